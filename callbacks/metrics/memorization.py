@@ -1,0 +1,54 @@
+"""Are samples copies of training images?"""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+HIGHEST = 100.0  # dB, stands for equal images: one level in one value of a 256 x 256 image is 101 dB
+
+
+def nearest_psnr(fakes: Tensor, reals: Tensor, flip: bool = True, chunk: int = 64) -> Tensor:
+    """PSNR in dB [n] of each sample to the training image nearest to it, bytes [n, 3, H, W] and [m, 3, H, W].
+
+    With `flip` mirrored training images count too. Float64; equal images give 100. ValueError if the sizes differ.
+    """
+    if fakes.shape[1:] != reals.shape[1:]:
+        raise ValueError(f"samples are {tuple(fakes.shape[1:])} and training images {tuple(reals.shape[1:])}")
+    reals = torch.cat([reals, reals.flip(-1)]) if flip else reals
+    reals = reals.flatten(1).float() / 255
+    errors = [_squared_distances(part.flatten(1).float() / 255, reals).amin(1) for part in fakes.split(chunk)]
+    mean_square = torch.cat(errors).cpu().double() / reals.shape[1]
+    return (-10 * mean_square.log10()).clamp(max=HIGHEST)
+
+
+def _squared_distances(left: Tensor, right: Tensor) -> Tensor:
+    """Without the shortcut through products, which loses the small distances that matter here."""
+    return torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+class NearestPSNR(Metric):
+    """Highest and mean `nearest_psnr` of all samples to the training images `reals`, bytes [m, 3, H, W], over all ranks.
+
+    A highest value above about 30 dB means that a sample repeats a training image.
+    """
+
+    full_state_update = False
+
+    def __init__(self, reals: Tensor, flip: bool = True) -> None:
+        super().__init__()
+        self.training_images, self.flip = reals, flip
+        self.add_state("highest", default=torch.tensor(-torch.inf, device=reals.device), dist_reduce_fx="max")
+        self.add_state("total", default=torch.tensor(0.0, device=reals.device), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.tensor(0, device=reals.device), dist_reduce_fx="sum")
+
+    def update(self, fakes: Tensor) -> None:
+        """Adds bytes [N, 3, H, W], N may be 0."""
+        if len(fakes) == 0:
+            return
+        values = nearest_psnr(fakes, self.training_images, self.flip).float().to(self.total.device)
+        self.highest = torch.maximum(self.highest, values.max())
+        self.total += values.sum()
+        self.count += len(values)
+
+    def compute(self) -> dict[str, Tensor]:
+        return {"nearest_psnr_max": self.highest, "nearest_psnr_mean": self.total / self.count}

@@ -1,0 +1,53 @@
+"""Which training images do the patches of samples come from?"""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from modules.ops.images import from_uint8
+from modules.ops.patches import extract, nearest
+
+MOST_NAMED = 16  # with more training images only the smallest share is told
+
+
+def source_counts(fakes: Tensor, reals: Tensor, patch: int = 7, stride: int = 7) -> Tensor:
+    """How many patches of the samples have their nearest training patch in each training image: int64 [m].
+
+    Bytes [n, 3, H, W] and [m, 3, H', W']. Samples are cut every `stride` pixels, by default into tiles, and compared by
+    squared distance with the patches around every pixel of the training images. ValueError if an image is below `patch`.
+    """
+    if min(*fakes.shape[-2:], *reals.shape[-2:]) < patch:
+        raise ValueError(f"images of {tuple(fakes.shape[-2:])} and {tuple(reals.shape[-2:])} hold no patch of {patch} pixels")
+    keys = extract(from_uint8(reals), patch)
+    per_image = keys.shape[1]
+    keys = keys.flatten(0, 1)
+    counts = torch.zeros(len(reals), dtype=torch.long, device=reals.device)
+    for image in fakes:
+        queries = extract(from_uint8(image[None]), patch, stride)[0]
+        counts += torch.bincount(nearest(queries, keys)[1] // per_image, minlength=len(reals))
+    return counts
+
+
+class SourceShare(Metric):
+    """Share of the samples' patches that come from each of the training images `reals`, bytes [m, 3, H, W]; sums to 1.
+
+    `source_share_min` is the least share, `source_share_<i>` each one for up to 16 training images. An even use gives
+    1 / m; near 0 means that an image was forgotten.
+    """
+
+    full_state_update = False
+
+    def __init__(self, reals: Tensor, patch: int = 7, stride: int = 7) -> None:
+        super().__init__()
+        self.training_images, self.patch, self.stride = reals, patch, stride
+        zeros = torch.zeros(len(reals), dtype=torch.long, device=reals.device)
+        self.add_state("counts", default=zeros, dist_reduce_fx="sum")
+
+    def update(self, fakes: Tensor) -> None:
+        """Adds bytes [N, 3, H, W], N may be 0."""
+        self.counts += source_counts(fakes, self.training_images, self.patch, self.stride)
+
+    def compute(self) -> dict[str, Tensor]:
+        shares = self.counts.cpu().double() / self.counts.sum().cpu()
+        named = {f"source_share_{i}": share for i, share in enumerate(shares)} if len(shares) <= MOST_NAMED else {}
+        return {"source_share_min": shares.min()} | named

@@ -1,0 +1,69 @@
+"""Scalar metrics as a table on disk, beside whatever other logger a run has."""
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class MetricsCSV(Logger):
+    """Writes `metrics.csv`: a row for each logging call, with columns step (batches since the start), epoch and metrics.
+
+    A new metric gets a new column. A resumed run goes on in the same file: its first row replaces all rows from its step
+    on, which were written after the checkpoint and are computed again. (Lightning's CSVLogger deletes the file instead.)
+
+    Args:
+        run_dir: folder of the file.
+    """
+
+    def __init__(self, run_dir: str) -> None:
+        super().__init__()
+        self.file = Path(run_dir) / "metrics.csv"
+        self._columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.file.parent)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {"step": step or 0, "epoch": metrics.get("epoch", ""), **metrics}
+        if not self._columns:
+            self._write([old for old in self._rows() if old["step"].isdigit() and int(old["step"]) < row["step"]], row)
+        elif not row.keys() <= set(self._columns):
+            self._write(self._rows(), row)
+        with self.file.open("a", newline="") as file:
+            values = [row.get(column, "") for column in self._columns]
+            csv.writer(file).writerow(f"{v:.8g}" if isinstance(v, float) else v for v in values)
+
+    def log_hyperparams(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        """Nothing: the configuration is in config.yaml."""
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self.file.exists():
+            return []
+        with self.file.open(newline="") as file:
+            return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(file)]
+
+    def _write(self, rows: list[dict[str, str]], newest: Mapping[str, Any]) -> None:
+        """Replaces the file by one with these rows and a column for everything in them and in `newest`."""
+        self._columns = list(dict.fromkeys(key for row in [{"step": 0, "epoch": 0}, *rows[:1], newest] for key in row))
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.file.with_suffix(".csv.tmp")
+        with draft.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(draft, self.file)

@@ -1,0 +1,48 @@
+"""Environment variables that have to be right before torch and wandb are imported. Standard library only.
+
+Threads. torch computes on the CPU with OpenMP, whose threads by default spin while they wait for each other. That is fastest on
+an idle machine and ruinous on a shared one, where a spinning thread holds the core that the awaited one needs. One gradient-penalty
+step on two cores took 14-22 ms on the idle machine and 851 ms beside two busy processes; with threads that sleep while they
+wait, 20 ms and 36 ms. So threads sleep, unless the user has set OMP_WAIT_POLICY (GOMP_SPINCOUNT wins over it).
+The number of threads is left alone for one process; for several, Lightning gives each its share of the cores.
+
+W&B. Without a key a run is kept on disk and can be sent later; nobody is asked anything.
+"""
+
+import netrc
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+
+def use_sleeping_threads(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Makes OpenMP threads sleep while they wait. Works only before torch is imported: the runtime reads it when it is loaded."""
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def choose_wandb_mode(environment: MutableMapping[str, str] = os.environ) -> str | None:
+    """Sets WANDB_MODE=offline when nothing says otherwise and no key is found; returns a line for the user, or None.
+
+    A key is WANDB_API_KEY, an identity token or a netrc entry for the host of WANDB_BASE_URL (default api.wandb.ai).
+    """
+    given = ("WANDB_MODE", "WANDB_DISABLED", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+    if any(environment.get(name) for name in given):
+        return None
+    host = urlsplit(environment.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+    if _netrc_knows(host, environment):
+        return None
+    environment["WANDB_MODE"] = "offline"
+    return f"W&B: no key for {host} found, so this run stays on this machine (WANDB_MODE=offline)."
+
+
+def _netrc_knows(host: str, environment: MutableMapping[str, str]) -> bool:
+    named = environment.get("NETRC")
+    files = [Path(named)] if named else [Path("~/.netrc"), Path("~/_netrc")]
+    for file in files:
+        try:
+            if netrc.netrc(file.expanduser()).authenticators(host):
+                return True
+        except (OSError, RuntimeError, netrc.NetrcParseError):  # not there, no home folder, or not readable as a netrc
+            continue
+    return False

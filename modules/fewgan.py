@@ -1,0 +1,388 @@
+"""FewGAN (Ben-Moshe, Benaim & Wolf 2022, arXiv 2207.11226): images from the joint patch distribution of a few photographs."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam
+from torch.utils.data import Dataset
+
+from modules.losses.adversarial import wasserstein_d, wasserstein_g
+from modules.losses.penalties import gradient_penalty
+from modules.losses.structure import continuity_loss, ssim_loss
+from modules.networks.patch import PatchCritic, ResidualGenerator
+from modules.networks.pixelcnn import GatedPixelCNN
+from modules.networks.vqvae import VQGenerator
+from modules.ops.images import resize
+from modules.ops.scales import proportional_size, scale_sizes
+from modules.pyramid import PyramidModule
+
+
+class FewGAN(PyramidModule):
+    """A vector-quantised generator at the coarsest scale, residual patch GANs above, a PixelCNN prior over the codes.
+
+    Stages: scale 0 (encoder, code book, decoder, critic), scales 1 ... T (one residual generator and critic each, everything
+    below frozen), then the prior, fitted to the codes of the side images. No scale takes noise: the codes are the only
+    source of randomness, so that the frozen chain is computed once a stage.
+
+    The paper states beta = 0.25 and no other number; the defaults follow HP-VAE-GAN (Gur et al. 2020), by the same group.
+
+    Args:
+        image_size: height and width of the finest scale in pixels.
+        min_size: shorter side of the coarsest scale; its grid of codes has the same size.
+        scale_factor: nominal ratio of neighbouring scales, see `scale_sizes`.
+        num_codes: K, entries of the code book; keep it below a tenth of the training images' coarse pixels.
+        code_dim: n_z, length of a code without its position.
+        position_weight: lambda_pos; 0 lets any code appear anywhere.
+        width: channels of all convolutions; `depth`: hidden layers of decoder, generators and critics.
+        critic_on_side: the critic sees the side images' outputs as fakes, too. The paper does not say; without it the
+            outputs of side images turn neon green within minutes. Side images are never reals.
+        weight_*: weights of the loss terms; continuity is a mean, not a sum.
+        revive_every: iterations between two re-seedings of codes that no training image uses.
+        epochs_per_stage: one number, or a list with one for each scale and the prior.
+        prior_patience: epochs without a better held-out likelihood after which the prior's training stops.
+    """
+
+    def __init__(
+        self,
+        image_size: list[int],
+        epochs_per_stage: int | list[int] = 5,
+        min_size: int = 32,
+        scale_factor: float = 0.75,
+        num_codes: int = 256,
+        code_dim: int = 128,
+        position_weight: float = 16.0,
+        beta: float = 0.25,
+        width: int = 64,
+        depth: int = 5,
+        encoder_depth: int = 3,
+        critic_on_side: bool = True,
+        weight_reconstruction: float = 10.0,
+        weight_codebook: float = 1.0,
+        weight_adversarial: float = 1.0,
+        weight_adversarial_side: float = 1.0,
+        weight_ssim: float = 1.0,
+        weight_continuity: float = 0.1,
+        weight_gp: float = 0.1,
+        lr_g: float = 5e-4,
+        lr_d: float = 5e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        clip_norm: float = 5.0,
+        revive_every: int = 100,
+        prior_width: int = 64,
+        prior_layers: int = 8,
+        prior_dropout: float = 0.1,
+        prior_batch_size: int = 16,
+        prior_lr: float = 3e-4,
+        prior_patience: int = 5,
+    ) -> None:
+        sizes = scale_sizes(tuple(image_size), min_size, scale_factor=scale_factor)
+        super().__init__(len(sizes) + 1, epochs_per_stage)
+        self.save_hyperparameters()
+        self.image_size, self.sizes = tuple(image_size), sizes
+        self.num_scales = len(self.sizes)
+        vq = VQGenerator(num_codes, code_dim, position_weight, width, encoder_depth, depth)
+        self.generators = nn.ModuleList([vq, *(ResidualGenerator(width, depth) for _ in self.sizes[1:])])
+        self.discriminators = nn.ModuleList(PatchCritic(width, depth) for _ in self.sizes)
+        prior = {"width": prior_width, "num_layers": prior_layers, "dropout": prior_dropout}
+        self.prior = GatedPixelCNN(num_codes, **prior)
+        self.prior_best = GatedPixelCNN(num_codes, **prior)
+        self.register_buffer("prior_best_bits", torch.tensor(math.inf))
+        self.register_buffer("prior_stale_epochs", torch.tensor(0))
+        self._inputs: dict[str, Tensor] = {}
+
+    # --- stages ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def prior_stage(self) -> int:
+        return self.num_scales
+
+    @property
+    def samples_ready(self) -> bool:
+        return bool(self.prior_best_bits.isfinite())
+
+    def stage_label(self, stage: int) -> tuple[str, str]:
+        height, width = self.sizes[0 if stage == self.prior_stage else stage]
+        return "prior" if stage == self.prior_stage else f"scale {stage}", f"{height}×{width}"
+
+    def stage_work(self, stage: int, batch_size: int) -> list[tuple[nn.Module, Tensor, float]]:
+        size = self.sizes[0 if stage == self.prior_stage else stage]
+        if stage == self.prior_stage:
+            return [(self.prior, torch.zeros(1, *size, dtype=torch.long), 3 * self.hparams.prior_batch_size)]
+        # Generator on training and side images; critic: three sets with backward, penalty (about 7), two without weights' gradient.
+        work = {self.generators[stage]: 6 * batch_size, self.discriminators[stage]: 20 * batch_size}
+        return [(network, torch.zeros(1, 3, *size), passes) for network, passes in work.items()]
+
+    def stage_modules(self, stage: int) -> list[nn.Module]:
+        return [self.prior] if stage == self.prior_stage else [self.generators[stage], self.discriminators[stage]]
+
+    def stage_optimizers(self, stage: int) -> list[torch.optim.Optimizer]:
+        if stage == self.prior_stage:
+            return [Adam(self.prior.parameters(), self.hparams.prior_lr)]
+        betas = tuple(self.hparams.betas)
+        return [
+            Adam(self.generators[stage].parameters(), self.hparams.lr_g, betas),
+            Adam(self.discriminators[stage].parameters(), self.hparams.lr_d, betas),
+        ]
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and "side" not in self.trainer.datamodule.sets():
+            raise ValueError(
+                "FewGAN learns the layout of its images from side images, and datamodule gives none; "
+                "use datamodule.class_path=datamodules.side.SideDataModule with datamodule.side_root"
+            )
+
+    def enter_stage(self, stage: int) -> None:
+        if stage == 0:
+            self.vq.quantizer.initialise(self._placed_features(), self.common_generator())
+        elif stage < self.prior_stage:
+            self.discriminators[stage].load_state_dict(self.discriminators[stage - 1].state_dict())
+            if stage > 1:
+                self.generators[stage].load_state_dict(self.generators[stage - 1].state_dict())
+
+    def cache_stage(self, stage: int) -> None:
+        """Inputs of the stage's generator for every image, or the codes of every side image."""
+        sets = self.trainer.datamodule.sets()
+        self._inputs = {}
+        if stage == self.prior_stage:
+            names = [name for name in ("side", "side_heldout") if name in sets]
+            self._inputs = {name: self._each(sets[name], lambda x: self.vq.codes(self._coarse(x))) for name in names}
+        elif stage > 0:
+            for name in ("image", "side"):
+                self._inputs[name] = self._each(sets[name], lambda x: resize(self.chain(x, stage - 1), self.sizes[stage]))
+
+    @torch.no_grad()
+    def _each(self, images: Dataset, function) -> Tensor:  # noqa: ANN001
+        """`function` of each image by itself: the result's bits do not depend on how images are batched."""
+        return torch.cat([function(images[i].unsqueeze(0).to(self.device, self.dtype)) for i in range(len(images))])
+
+    @torch.no_grad()
+    def _placed_features(self) -> Tensor:
+        """The encoder's features of all training images, with positions."""
+        images = self.trainer.datamodule.sets()["image"]
+        return self._each(images, lambda x: self.vq.quantizer.place(self.vq.encode(self._coarse(x))))
+
+    # --- generation -----------------------------------------------------------------------------------------------------
+
+    @property
+    def vq(self) -> VQGenerator:
+        return self.generators[0]
+
+    def _coarse(self, images: Tensor) -> Tensor:
+        return resize(images, proportional_size(images.shape[-2:], self.image_size, self.sizes[0]))
+
+    def refine(self, images: Tensor, start: int, end: int, size: tuple[int, int]) -> Tensor:
+        """Runs the residual generators of scales `start` ... `end` (Eq. 5) towards an output of `size`."""
+        for scale in range(start, end + 1):
+            images = resize(images, proportional_size(size, self.image_size, self.sizes[scale]))
+            images = self.generators[scale](images)
+        return images
+
+    def chain(self, images: Tensor, scale: int) -> Tensor:
+        """Output of scale `scale` for images at the finest size: G_scale(... G_0(image))."""
+        return self.refine(self.vq(self._coarse(images)), 1, scale, images.shape[-2:])
+
+    @torch.no_grad()
+    def render(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Images of codes [N, h, w] at `size`, in [-1, 1]."""
+        return self.refine(self.vq.render(codes), 1, self.num_scales - 1, size or self.image_size).clamp(-1, 1)
+
+    def code_grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Height and width of the code map of an image of `size`."""
+        return proportional_size(size or self.image_size, self.image_size, self.sizes[0])
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num_images: int,
+        size: tuple[int, int] | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+    ) -> Tensor:
+        codes = self.prior_best.sample(num_images, self.code_grid(size), temperature=temperature, top_k=top_k)
+        return self.render(codes, size)
+
+    @torch.no_grad()
+    def inject(self, images: Tensor, scale: int = 0) -> Tensor:
+        """The images re-made from training patches: G_0 ... G_T, or only G_scale ... G_T for `scale` > 0, which keeps more
+        of the images [N, 3, H, W]; any size, same size out."""
+        if not 0 <= scale < self.num_scales:
+            raise ValueError(f"scale is {scale}; this model has the scales 0 (coarsest) to {self.num_scales - 1} (finest)")
+        size = images.shape[-2:]
+        if scale == 0:
+            return self.chain(images, self.num_scales - 1).clamp(-1, 1)
+        below = resize(images, proportional_size(size, self.image_size, self.sizes[scale - 1]))
+        return self.refine(below, scale, self.num_scales - 1, size).clamp(-1, 1)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """The images through the whole chain; for a training image this is its reconstruction."""
+        return self.inject(images)
+
+    @torch.no_grad()
+    def fill(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        num_images: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        dilation: int | None = None,
+        candidates: int = 1,
+    ) -> Tensor:
+        """`num_images` ways to fill the hole (mask 1) of an image [1, 3, H, W]: its codes are drawn again from the prior.
+
+        `dilation` in cells widens the hole, default the encoder's reach, since codes near the hole have seen its pixels. The
+        prior cannot see what lies right of or below a cell; of `candidates` fills the one with the likeliest whole map is
+        kept. The whole image is re-synthesised.
+        """
+        codes = self.vq.codes(self._coarse(image))
+        hole = F.adaptive_max_pool2d(mask.float(), codes.shape[-2:])
+        reach = self.vq.encoder_reach if dilation is None else dilation
+        if hole.any():
+            hole = F.max_pool2d(hole, 2 * reach + 1, stride=1, padding=reach)
+        filled = self.prior_best.sample(
+            num_images * candidates,
+            codes.shape[-2:],
+            temperature=temperature,
+            top_k=top_k,
+            known=codes.expand(num_images * candidates, -1, -1),
+            mask=(hole[:, 0] > 0).expand(num_images * candidates, -1, -1),
+        )
+        if candidates > 1:
+            likelihood = self.prior_best.log_prob(filled).view(num_images, candidates)
+            filled = filled.view(num_images, candidates, *codes.shape[-2:])[torch.arange(num_images), likelihood.argmax(1)]
+        return self.render(filled, image.shape[-2:])
+
+    # --- training -------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        if self.stage == self.prior_stage:
+            self._prior_step()
+        else:
+            self._gan_step(batch)
+
+    def _gan_step(self, batch: Mapping[str, Tensor]) -> None:
+        """Eq. 2-4 and continuity at scale 0, Eq. 6 above: one critic step, one generator step."""
+        t, hp = self.stage, self.hparams
+        g_opt, d_opt = self.current_optimizers()
+        reals, sides = (resize(batch[name], self.sizes[t]) for name in ("image", "side"))
+        outputs, terms = self._vq_outputs(reals, sides) if t == 0 else (self._residual_outputs(batch), {})
+        fakes, side_fakes = outputs.split([len(reals), len(sides)])
+
+        with self.toggled_optimizer(d_opt):
+            critic = self.discriminators[t]
+            # Paper: "the discriminator does not see any image from the side-dataset as real input"; here: their outputs are
+            # fakes for it, as otherwise nothing stops the generator from exploiting it on them.
+            seen = outputs.detach() if hp.critic_on_side else fakes.detach()
+            loss_critic = wasserstein_d(critic(reals), critic(seen))
+            loss_gp = gradient_penalty(critic, reals, fakes)
+            self.optimize(d_opt, loss_critic + hp.weight_gp * loss_gp)
+
+        with self.toggled_optimizer(g_opt):
+            terms["adversarial"] = hp.weight_adversarial * wasserstein_g(critic(fakes))
+            terms["adversarial_side"] = hp.weight_adversarial_side * wasserstein_g(critic(side_fakes))
+            terms["reconstruction"] = hp.weight_reconstruction * F.mse_loss(fakes, reals)
+            terms["ssim"] = hp.weight_ssim * ssim_loss(side_fakes, sides)
+            loss = sum(terms.values())
+            self.optimize(g_opt, loss, hp.clip_norm)
+
+        if t == 0 and (self.iteration + 1) % hp.revive_every == 0:
+            self.vq.quantizer.revive(self._placed_features(), self.common_generator())
+        self._log({"g_loss": loss, "d_loss": loss_critic, "gp": loss_gp, "stage": float(t), **terms}, len(reals))
+
+    def _vq_outputs(self, reals: Tensor, sides: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Outputs of scale 0 for training and side images, and the terms of Eq. 3 that act on codes."""
+        vq, hp = self.vq, self.hparams
+        features = vq.encode(torch.cat([reals, sides]))
+        placed = vq.quantizer.place(features)
+        entries = vq.quantizer.lookup(vq.quantizer.indices(placed))
+        train = slice(len(reals))
+        terms = {
+            # Only training images move the code book: it stays a vocabulary of their patches.
+            "codebook": hp.weight_codebook * F.mse_loss(entries[train], placed[train].detach()),
+            "commitment": hp.beta * F.mse_loss(placed[train], entries[train].detach()),
+            "continuity": hp.weight_continuity * (continuity_loss(features[train]) + continuity_loss(features[len(reals) :])),
+        }
+        return vq.decode(placed + (entries - placed).detach()), terms
+
+    def _residual_outputs(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Outputs of the scale in training for the batch's images, then for its side images, from the cached frozen chain."""
+        inputs = torch.cat([self._inputs["image"][batch["index"]], self._inputs["side"][batch["side_index"]]])
+        return self.generators[self.stage](inputs)
+
+    def _prior_step(self) -> None:
+        """Maximum likelihood of the side images' codes, in batches of their own size."""
+        codes = self._inputs["side"]
+        rows = torch.randint(len(codes), (self.hparams.prior_batch_size,)).to(self.device)
+        loss = F.cross_entropy(self.prior(codes[rows]), codes[rows])
+        self.optimize(self.current_optimizers()[0], loss, clip_norm=1.0)
+        self._log({"prior_bits": loss / math.log(2), "stage": float(self.stage)}, len(rows))
+
+    def _log(self, values: Mapping[str, Tensor], batch_size: int) -> None:
+        shown = ("g_loss", "d_loss", "reconstruction", "prior_bits")
+        for name, value in values.items():
+            self.log(f"train/{name}", value, prog_bar=name in shown, batch_size=batch_size)
+        self.log("train/iteration", float(self.iteration), batch_size=batch_size)
+
+    def on_train_epoch_end(self) -> None:
+        if self.stage == self.prior_stage:
+            self._keep_best_prior()
+        super().on_train_epoch_end()
+
+    def training_done(self) -> bool:
+        return super().training_done() or int(self.prior_stale_epochs) >= self.hparams.prior_patience
+
+    def _keep_best_prior(self) -> None:
+        """Held-out early stopping; with few side images a PixelCNN overfits within a few epochs."""
+        codes = self._inputs.get("side_heldout", self._inputs["side"])
+        self.prior.eval()
+        bits = self.prior_bits(self.prior, codes)
+        self.prior.train()
+        better = bits < self.prior_best_bits
+        if better:
+            self.prior_best.load_state_dict(self.prior.state_dict())
+            self.prior_best_bits.fill_(bits)
+        self.prior_stale_epochs.copy_(torch.where(better, 0, self.prior_stale_epochs + 1))
+        self.log("train/prior_heldout_bits", bits)
+
+    @torch.no_grad()
+    def prior_bits(self, prior: GatedPixelCNN, codes: Tensor) -> Tensor:
+        """Mean negative log2-likelihood of a code, one image at a time."""
+        nats = torch.stack([prior.log_prob(row.unsqueeze(0)).sum() for row in codes])
+        return -nats.sum() / codes.numel() / math.log(2)
+
+    # --- measuring ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
+        """Reconstruction RMSE of the training images at each scale, use of the code book, bits of the prior."""
+        images = sets["image"].stack().to(self.device)
+        numbers = {}
+        for scale, size in enumerate(self.sizes):
+            errors = (self.chain(images, scale) - resize(images, size)).square().mean((1, 2, 3)).sqrt()
+            numbers[f"reconstruction_rmse_scale{scale}"] = float(errors.mean())
+        numbers["reconstruction_rmse_worst_image"] = float(errors.max())
+        counts = torch.bincount(self.vq.codes(self._coarse(images)).flatten(), minlength=self.hparams.num_codes).double()
+        shares = counts[counts > 0] / counts.sum()
+        numbers["codes_used"] = float((counts > 0).double().mean())
+        numbers["code_perplexity"] = float(torch.exp(-(shares * shares.log()).sum()))
+        if "side_heldout" in sets and self.samples_ready:
+            side, heldout = (self._each(sets[name], lambda x: self.vq.codes(self._coarse(x))) for name in ("side", "side_heldout"))
+            numbers["prior_bits_per_code"] = float(self.prior_bits(self.prior_best, heldout))
+            numbers["order0_bits_per_code"] = order0_bits(side, heldout, self.hparams.num_codes)
+            numbers["uniform_bits_per_code"] = math.log2(self.hparams.num_codes)
+        return numbers
+
+    @torch.no_grad()
+    def baselines(self, num_images: int) -> dict[str, Tensor]:
+        """Images of uniformly random codes: what the decoder alone gives without a prior."""
+        codes = torch.randint(self.hparams.num_codes, (num_images, *self.code_grid())).to(self.device)
+        return {"random_codes": self.render(codes)}
+
+
+def order0_bits(train: Tensor, heldout: Tensor, num_codes: int) -> float:
+    """Bits per code of held-out code maps under the frequencies of `train` with add-one smoothing."""
+    counts = torch.bincount(train.flatten(), minlength=num_codes).double() + 1
+    return float(-(counts / counts.sum()).log2()[heldout].mean())

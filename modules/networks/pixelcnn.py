@@ -1,0 +1,290 @@
+"""Gated PixelCNN over maps of codes: an exact likelihood and an exact, cached ancestral sampler.
+
+Conditional Image Generation with PixelCNN Decoders, van den Oord et al. 2016, https://arxiv.org/abs/1606.05328
+(gate: Eq. 2; two stacks without a blind spot: Section 2.2 and Figure 2). Differences: causality comes from one-sided
+padding, not from masked weights; the vertical stack is strictly above from its first layer on; positions can be read.
+"""
+
+import math
+import sys
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Root mean square of tanh(a)·sigmoid(b) for a, b ~ N(0, 1). Weights that read gated features are divided by it, so
+# that every layer starts with pre-activations of variance one and deep gates neither vanish nor saturate.
+GATED_RMS = 0.34
+
+
+def gate(features: Tensor) -> Tensor:
+    """tanh(a) · sigmoid(b) of the two halves of the channels, [B, 2C, …] → [B, C, …]."""
+    a, b = features.chunk(2, dim=1)
+    return torch.tanh(a) * torch.sigmoid(b)
+
+
+def coordinate_map(height: int, width: int) -> Tensor:
+    """[1, 2, height, width]: x then y, -1 and 1 at opposite ends; 0 along a side of length 1."""
+    x = torch.linspace(-1, 1, width) if width > 1 else torch.zeros(1)
+    y = torch.linspace(-1, 1, height) if height > 1 else torch.zeros(1)
+    return torch.stack((x.expand(height, width), y[:, None].expand(height, width)))[None]
+
+
+def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> Tensor:
+    """Codes [B] from logits [B, K] by inverting the distribution function at `uniform` [B] in [0, 1).
+
+    Exactly `top_k` codes can be drawn (all for None); ties at the border are cut by index.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    if top_k is not None and top_k < logits.shape[1]:
+        values, kept = logits.topk(top_k, dim=1)
+        logits = torch.full_like(logits, -math.inf).scatter_(1, kept, values)
+    cumulative = logits.softmax(1).cumsum(1)
+    # Divided by its own end the sum reaches exactly 1 > uniform: no index K, never a code of probability 0.
+    return (cumulative / cumulative[:, -1:] <= uniform[:, None]).sum(1)
+
+
+class GatedLayer(nn.Module):
+    """One layer of both stacks.
+
+    `vertical` sees rows i-half … i (first layer: … i-1) of its stack, `horizontal` columns j-half … j (first: … j-1).
+    """
+
+    def __init__(self, width: int, kernel: int, dropout: float, coordinates: bool, first: bool, last: bool):
+        super().__init__()
+        self.half = kernel // 2
+        self.span = self.half if first else self.half + 1
+        self.first = first
+        self.vertical = nn.Conv2d(width, 2 * width, (self.span, kernel), padding=(0, self.half))
+        self.horizontal = nn.Conv2d(width, 2 * width, (1, self.span))
+        self.link = nn.Conv2d(2 * width, 2 * width, 1)
+        self.place = nn.Conv2d(2, 4 * width, 1, bias=False) if coordinates else None
+        self.out = None if last else nn.Conv2d(width, width, 1)  # nothing reads the last horizontal features
+        self.dropout = nn.Dropout(dropout)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        above = 1.0 if self.first else 1 / GATED_RMS  # the first layer reads embeddings, the others gated features
+        gains = {self.vertical: above, self.horizontal: math.sqrt(0.5), self.link: math.sqrt(0.5)}
+        if self.out is not None:
+            gains[self.out] = 1 / GATED_RMS if self.first else 1.0
+        for convolution, gain in gains.items():
+            nn.init.normal_(convolution.weight, std=gain / math.sqrt(convolution.weight[0].numel()))
+            nn.init.zeros_(convolution.bias)
+        if self.place is not None:
+            nn.init.normal_(self.place.weight, std=0.5)
+
+    def from_above(self, rows: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor]:
+        """Vertical features [B, C, n, w] and what they tell the horizontal stack [B, 2C, n, w], for n output rows.
+
+        `rows` [B, C, n + span - 1, w] starts `half` rows above the first output row; `coordinates` [1, 2, n, w].
+        """
+        features = self.vertical(rows)
+        if self.place is None:
+            return gate(features), self.link(features)
+        for_vertical, for_horizontal = self.place(coordinates).chunk(2, dim=1)
+        features = features + for_vertical
+        return gate(features), self.link(features) + for_horizontal
+
+    def forward(self, v: Tensor, h: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Both stacks [B, C, h, w] → both stacks one layer on (h None after the last) and the gated features."""
+        crop = -1 if self.first else 0
+        v, context = self.from_above(F.pad(v, (0, 0, self.half, crop)), coordinates)
+        gated = self.dropout(gate(self.horizontal(F.pad(h, (self.half, crop))) + context))
+        if self.out is None:
+            return v, None, gated
+        # A residual in the first layer would hand the current code to its own prediction.
+        return self.dropout(v), self.out(gated) if self.first else h + self.out(gated), gated
+
+
+class GatedPixelCNN(nn.Module):
+    """p(codes) = Π p(code_t | codes before t in raster order) over int64 maps [B, h, w] of any size.
+
+    A position sees everything before it when first_kernel // 2 + num_layers · (kernel // 2) ≥ max(h, w) - 1; beyond
+    that it sees the nearest neighbourhood of this radius and, with `coordinates`, always where it is.
+
+    Args:
+        num_codes: K; codes are 0 … K-1.
+        width: channels C of both stacks and of the embedding.
+        num_layers: gated layers after the first one.
+        first_kernel: side of the first layer's neighbourhood, odd, at least 3.
+        kernel: the same of the other layers.
+        head: channels of the hidden 1×1 layer before the logits.
+        dropout: probability, on gated features, in training mode only.
+        coordinates: condition every position on its (x, y) in [-1, 1]: landscapes have their sky above.
+    """
+
+    def __init__(
+        self,
+        num_codes: int,
+        width: int = 64,
+        num_layers: int = 8,
+        first_kernel: int = 7,
+        kernel: int = 3,
+        head: int = 128,
+        dropout: float = 0.1,
+        coordinates: bool = True,
+    ):
+        super().__init__()
+        for name, value in (("first_kernel", first_kernel), ("kernel", kernel)):
+            if value < 3 or value % 2 == 0:
+                raise ValueError(f"{name}={value}: the side of a causal neighbourhood is an odd number from 3 on")
+        self.num_codes = num_codes
+        self.embedding = nn.Embedding(num_codes, width)
+        sides = [first_kernel] + [kernel] * num_layers
+        self.layers = nn.ModuleList(
+            GatedLayer(width, side, dropout, coordinates, first=index == 0, last=index == num_layers)
+            for index, side in enumerate(sides)
+        )
+        self.skip = nn.Conv2d(len(sides) * width, width, 1)  # the sum of one 1×1 convolution per layer, as one
+        self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(width, head, 1), nn.ReLU(), nn.Conv2d(head, num_codes, 1))
+        # Almost flat logits: the first loss is ln K, and gradients already reach every layer.
+        nn.init.normal_(self.head[-1].weight, std=0.1 / math.sqrt(head))
+        nn.init.zeros_(self.head[-1].bias)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Logits [B, K, h, w] of every position given the codes before it; `codes` int64 [B, h, w] in 0 … K-1."""
+        return self.logits_of(self.embedding(codes).permute(0, 3, 1, 2))
+
+    def logits_of(self, embedded: Tensor) -> Tensor:
+        """The network after its embedding: [B, C, h, w] → [B, K, h, w]."""
+        coordinates = coordinate_map(*embedded.shape[-2:]).to(embedded)
+        v = h = embedded
+        skips = []
+        for layer in self.layers:
+            v, h, gated = layer(v, h, coordinates)
+            skips.append(gated)
+        return self.head(self.skip(torch.cat(skips, dim=1)))
+
+    def log_prob(self, codes: Tensor) -> Tensor:
+        """Log-likelihood [B] of whole maps in nats, differentiable; call it in eval mode to measure (dropout)."""
+        return -F.cross_entropy(self(codes), codes, reduction="none").sum(dim=(1, 2))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num: int,
+        size: tuple[int, int],
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        known: Tensor | None = None,
+        mask: Tensor | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Draws code maps int64 [num, h, w] in raster order, without dropout in either mode.
+
+        With `known` (int64 [num or 1, h, w]) and `mask` (bool, the same shape, True = draw this cell) the other cells
+        keep their known codes and are context for the cells after them. One call consumes exactly
+        `torch.rand(num, h, w)` of the global CPU generator, so a map depends neither on the device nor on `mask`.
+
+        Raises:
+            ValueError: temperature ≤ 0, top_k outside 1 … K, `known` without `mask` or of another shape.
+        """
+        codes, mask = self._canvas(num, size, known, mask)
+        if temperature <= 0:
+            raise ValueError(f"temperature={temperature}: must be above 0 (top_k=1 takes the most likely code)")
+        if top_k is not None and not 1 <= top_k <= self.num_codes:
+            raise ValueError(f"top_k={top_k}: allowed is 1 … {self.num_codes}, the number of codes, or none")
+        uniform = torch.rand(num, *size).to(codes.device)
+        drawn_columns = mask.any(dim=0).tolist()
+        with torch.autocast(codes.device.type, enabled=False):
+            scan = RasterScan(self, num, size)
+            for row, columns in enumerate(drawn_columns):
+                scan.enter_row()
+                # Horizontal features serve their own row only: nothing is needed after its last drawn column.
+                for column in range(max((j + 1 for j, wanted in enumerate(columns) if wanted), default=0)):
+                    if columns[column]:
+                        drawn = draw(scan.logits(column), uniform[:, row, column], temperature, top_k)
+                        codes[:, row, column] = torch.where(mask[:, row, column], drawn, codes[:, row, column])
+                    else:
+                        scan.advance(column)
+                    scan.put(column, codes[:, row, column])
+                scan.leave_row(codes[:, row])
+                if progress:
+                    print(f"\rcodes: row {row + 1} of {size[0]}", end="", file=sys.stderr, flush=True)
+        if progress:
+            print(file=sys.stderr)
+        return codes
+
+    def _canvas(self, num: int, size: tuple[int, int], known: Tensor | None, mask: Tensor | None) -> tuple[Tensor, ...]:
+        device = self.embedding.weight.device
+        if (known is None) != (mask is None):
+            raise ValueError("known codes and the mask of cells to draw go together: give both or none")
+        if known is None or mask is None:
+            empty = torch.zeros(num, *size, dtype=torch.int64, device=device)
+            return empty, torch.ones_like(empty, dtype=torch.bool)
+        for name, given in (("known", known), ("mask", mask)):
+            if tuple(given.shape) not in {(num, *size), (1, *size)}:
+                raise ValueError(f"{name} has shape {list(given.shape)}; expected {[num, *size]} or {[1, *size]}")
+        mask = mask.to(device).bool().expand(num, *size)
+        return known.to(device).expand(num, *size).masked_fill(mask, 0), mask
+
+
+class RasterScan:
+    """Logits of one position after the other, each network feature computed once (the cache behind `sample`).
+
+    Call, row after row: `enter_row`; for every column from the left `logits` (or `advance`, where no prediction is
+    wanted) and `put`; then `leave_row`. Equal to the network's forward pass up to rounding, without dropout.
+    """
+
+    def __init__(self, network: GatedPixelCNN, num: int, size: tuple[int, int]):
+        height, width = size
+        weight = network.embedding.weight
+        channels = weight.shape[1]
+        self.network, self.row = network, -1
+        self.coordinates = coordinate_map(height, width).to(weight)
+        # The last rows of what each vertical convolution reads, zeros where the padding is.
+        self.above = [weight.new_zeros(num, channels, layer.half, width) for layer in network.layers]
+        # The current row of what each horizontal convolution reads, behind its left padding.
+        self.left = [weight.new_zeros(num, layer.half + width, channels) for layer in network.layers]
+        self.context: list[Tensor] = []
+        self.gated = weight.new_empty(num, len(network.layers), channels)
+        # Columns first, channels second: the order of a flattened window of `left`.
+        self.horizontal = [layer.horizontal.weight[:, :, 0].transpose(1, 2).flatten(1).t() for layer in network.layers]
+        self.out = [layer.out.weight.flatten(1).t() for layer in network.layers if layer.out is not None]
+        readers = (network.skip, network.head[1], network.head[3])
+        self.readout = [(convolution.weight.flatten(1), convolution.bias) for convolution in readers]
+
+    def enter_row(self) -> None:
+        """The whole vertical stack of the next row: it depends on the rows above alone."""
+        self.row += 1
+        self.context = []
+        place = self.coordinates[:, :, self.row : self.row + 1]
+        v = None
+        for index, layer in enumerate(self.network.layers):
+            rows = self.above[index]
+            if v is not None:
+                rows = torch.cat((rows, v), dim=2)
+                self.above[index] = rows[:, :, 1:]
+            v, context = layer.from_above(rows, place)
+            context = context + layer.horizontal.bias[:, None, None]
+            self.context.append(context[:, :, 0].permute(2, 0, 1).contiguous())
+
+    def advance(self, column: int) -> None:
+        """The horizontal stack at this column."""
+        h = None
+        for index, layer in enumerate(self.network.layers):
+            if h is not None:
+                self.left[index][:, layer.half + column] = h
+            window = self.left[index][:, column : column + layer.span].flatten(1)
+            features = gate(torch.addmm(self.context[index][column], window, self.horizontal[index]))
+            self.gated[:, index] = features
+            if layer.out is not None:
+                change = torch.addmm(layer.out.bias, features, self.out[index])
+                h = change if h is None else h + change
+
+    def logits(self, column: int) -> Tensor:
+        """Logits [num, K] of this column of the current row."""
+        self.advance(column)
+        skip, hidden, last = self.readout
+        features = F.linear(self.gated.flatten(1), *skip).relu_()
+        return F.linear(F.linear(features, *hidden).relu_(), *last)
+
+    def put(self, column: int, codes: Tensor) -> None:
+        """Tells the scan the codes [num] of this column."""
+        self.left[0][:, self.network.layers[0].half + column] = self.network.embedding(codes)
+
+    def leave_row(self, codes: Tensor) -> None:
+        """Tells the scan all codes [num, w] of the row, so that the next row can look up to them."""
+        embedded = self.network.embedding(codes).transpose(1, 2)[:, :, None]
+        self.above[0] = torch.cat((self.above[0][:, :, 1:], embedded), dim=2)

@@ -1,0 +1,103 @@
+"""Vector-quantised generator of FewGAN's coarsest scale: encoder, quantiser with positions, decoder."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from modules.networks.patch import conv_stack
+from modules.ops.clusters import kmeans
+from modules.ops.patches import nearest
+
+
+def coordinates(height: int, width: int, like: Tensor) -> Tensor:
+    """Positions [1, 2, H, W] (x, y) from exactly -1 to 1; 0 along a side of length 1."""
+
+    def axis(length: int) -> Tensor:
+        steps = torch.arange(length, device=like.device, dtype=like.dtype)
+        return 2 * steps / (length - 1) - 1 if length > 1 else steps
+
+    y, x = torch.meshgrid(axis(height), axis(width), indexing="ij")
+    return torch.stack([x, y]).unsqueeze(0)
+
+
+class VectorQuantizer(nn.Module):
+    """A code book [K, code_dim + 2] whose entries hold a feature and a position.
+
+    The position is the paper's lambda_pos-fold concatenation of coordinates, written as two coordinates times
+    sqrt(lambda_pos): the squared distances are equal.
+    """
+
+    def __init__(self, num_codes: int, code_dim: int, position_weight: float) -> None:
+        super().__init__()
+        self.position_scale = math.sqrt(position_weight)
+        self.codebook = nn.Parameter(torch.randn(num_codes, code_dim + 2))
+
+    def place(self, features: Tensor) -> Tensor:
+        """Features [N, C, h, w] with the scaled coordinates of their grid appended: [N, C + 2, h, w]."""
+        number, _, height, width = features.shape
+        positions = self.position_scale * coordinates(height, width, features)
+        return torch.cat([features, positions.expand(number, -1, -1, -1)], dim=1)
+
+    def indices(self, placed: Tensor) -> Tensor:
+        """Index of the nearest code for each position [N, h, w]; float32 whatever the precision of training."""
+        with torch.autocast(placed.device.type, enabled=False):
+            rows = placed.detach().float().permute(0, 2, 3, 1).flatten(0, 2)
+            return nearest(rows, self.codebook.detach().float())[1].view(len(placed), *placed.shape[-2:])
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Entries [N, C + 2, h, w] of codes [N, h, w]."""
+        return self.codebook[codes].permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def initialise(self, placed: Tensor, generator: torch.Generator) -> None:
+        """Sets the code book to the k-means centres of placed features [N, C + 2, h, w]."""
+        rows = placed.permute(0, 2, 3, 1).flatten(0, 2)
+        self.codebook.copy_(kmeans(rows, len(self.codebook), generator))
+
+    @torch.no_grad()
+    def revive(self, placed: Tensor, generator: torch.Generator) -> int:
+        """Re-seeds every code that no position of `placed` uses from random positions of it; returns how many."""
+        rows = placed.permute(0, 2, 3, 1).flatten(0, 2)
+        dead = torch.bincount(self.indices(placed).flatten(), minlength=len(self.codebook)) == 0
+        order = torch.randperm(len(rows), generator=generator).to(rows.device)[: int(dead.sum())]
+        dead = dead.nonzero().squeeze(1)[: len(order)]
+        self.codebook[dead] = rows[order]
+        return len(dead)
+
+
+class VQGenerator(nn.Module):
+    """Encoder, quantiser, decoder at stride 1: images [N, 3, h, w] <-> codes [N, h, w].
+
+    The encoder's features have unit root mean square at each position, so that `position_weight` has a fixed meaning next
+    to the feature energy `code_dim` and the features cannot shrink to please the continuity loss.
+    """
+
+    def __init__(
+        self, num_codes: int, code_dim: int, position_weight: float, width: int, encoder_depth: int, decoder_depth: int
+    ) -> None:
+        super().__init__()
+        self.encoder = conv_stack(3, width, code_dim, encoder_depth)
+        self.quantizer = VectorQuantizer(num_codes, code_dim, position_weight)
+        self.decoder = conv_stack(code_dim + 2, width, 3, decoder_depth)
+        self.encoder_reach = encoder_depth + 1  # radius of the encoder's receptive field, in cells
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features [N, code_dim, h, w] before coordinates and quantisation."""
+        features = self.encoder(images)
+        return features * (features.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
+    def codes(self, images: Tensor) -> Tensor:
+        """Code indices [N, h, w]."""
+        return self.quantizer.indices(self.quantizer.place(self.encode(images)))
+
+    def decode(self, entries: Tensor) -> Tensor:
+        """Images in [-1, 1] of code book entries [N, code_dim + 2, h, w]."""
+        return torch.tanh(self.decoder(entries))
+
+    def render(self, codes: Tensor) -> Tensor:
+        """Images of code indices [N, h, w]."""
+        return self.decode(self.quantizer.lookup(codes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.render(self.codes(images))

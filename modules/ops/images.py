@@ -1,0 +1,47 @@
+"""Ranges, bytes, resizing and grids of images. Inside the project an image is float32 NCHW in [-1, 1]."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Bytes of images in [-1, 1], same shape: clamped, then rounded to the nearest of 256 levels.
+
+    The only way from float to bytes: wandb casts floats without scaling, so [0, 1] becomes black (P 10.4).
+    """
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """The inverse of `to_uint8`: bytes to float32 in [-1, 1]."""
+    return images.float().div(127.5).sub(1)
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images [N, C, H, W] brought to `size` (height, width) and clamped to [-1, 1].
+
+    Antialiased bicubic in both directions: torch's antialiased kernel has a = -0.5 also when enlarging, the plain one
+    a = -0.75. One operator for training, sampling and injection, since a generator learns the look of its resized input.
+    """
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    return F.interpolate(images, tuple(size), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+
+
+def luma(images: Tensor) -> Tensor:
+    """Brightness [N, 1, H, W] of RGB images by the Rec. 601 weights, same range as the input."""
+    weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    return (images * weights).sum(1, keepdim=True)
+
+
+def image_grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
+    """One picture [3, H', W'] of images [N, 3, H, W], row by row, `gap` white pixels between; empty places are white."""
+    number, channels, height, width = images.shape
+    columns = max(1, min(columns, number))
+    rows = -(-number // columns)
+    grid = images.new_ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        grid[:, top : top + height, left : left + width] = image
+    return grid

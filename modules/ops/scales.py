@@ -1,0 +1,48 @@
+"""Sizes of an image pyramid and the pyramid itself. Scale 0 is the coarsest."""
+
+import math
+
+from torch import Tensor
+
+from modules.ops.images import resize
+
+ROUNDING = 1e-6  # 25 = 188 * (25 / 188) evaluates just above 25; without the correction `ceil` gives 26
+
+
+def scale_sizes(
+    image_size: tuple[int, int], min_size: int, max_size: int | None = None, scale_factor: float = 0.75
+) -> list[tuple[int, int]]:
+    """Heights and widths from coarsest to finest by SinGAN's rule (Rott Shaham et al. 2019, released code).
+
+    The shorter side of scale 0 is `min_size`, the longer side of the last scale at most `max_size` (None: the image's own
+    size). `scale_factor` < 1 is the nominal ratio of neighbours; the true one is adjusted so that both ends fit.
+    Raises ValueError if the image leaves no room for two scales.
+    """
+    short, long = min(image_size), max(image_size)
+    max_size = max_size or long
+    if not 0 < scale_factor < 1:
+        raise ValueError(f"scale_factor is {scale_factor}; it has to lie between 0 and 1, for example 0.75")
+    shrink = min(max_size / long, 1.0)
+    height, width = (math.ceil(shrink * side - ROUNDING) for side in image_size)
+    if min(height, width) <= min_size:
+        cause = f", shrunk to {height}x{width} because max_size is {max_size}" if shrink < 1 else ""
+        raise ValueError(
+            f"image_size [{image_size[0]}, {image_size[1]}]{cause}: the shorter side has to be larger than min_size "
+            f"{min_size}, the coarsest scale; enlarge image_size or lower min_size"
+        )
+    number = math.ceil(math.log(min_size / short) / math.log(scale_factor)) + 1
+    cut = math.ceil(math.log(min(max_size, long) / long) / math.log(scale_factor))
+    last = max(number - cut, 1)
+    ratio = (min_size / min(height, width)) ** (1 / last)
+    factors = [ratio ** (last - scale) for scale in range(last + 1)]
+    return [(math.ceil(height * f - ROUNDING), math.ceil(width * f - ROUNDING)) for f in factors]
+
+
+def proportional_size(size: tuple[int, int], image_size: tuple[int, int], scale_size: tuple[int, int]) -> tuple[int, int]:
+    """Size that an output of `size` has at a scale which is `scale_size` when the output is `image_size`; at least 1."""
+    return tuple(max(1, round(wanted * own / full)) for wanted, own, full in zip(size, scale_size, image_size, strict=True))
+
+
+def build_pyramid(images: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
+    """Images at every size, each resized from the finest and not from its neighbour."""
+    return [resize(images, size) for size in sizes]

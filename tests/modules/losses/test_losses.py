@@ -1,0 +1,102 @@
+import pytest
+import torch
+from torch import nn
+
+from modules.losses.adversarial import wasserstein_d, wasserstein_g
+from modules.losses.penalties import gradient_penalty
+from modules.losses.structure import continuity_loss, ssim_loss
+from modules.ops.images import luma
+
+
+def test_wasserstein_signs():
+    real, fake = torch.tensor([3.0, 5.0]), torch.tensor([1.0])
+    assert wasserstein_d(real, fake) == -3 and wasserstein_g(fake) == -1
+
+
+def linear_critic(weight):
+    layer = nn.Conv2d(3, 1, 1, bias=False)
+    layer.weight.data = torch.tensor(weight).view(1, 3, 1, 1)
+    return layer
+
+
+@pytest.mark.parametrize(("weight", "expected"), [([1.0, 0.0, 0.0], 0.0), ([0.0, 3.0, 4.0], 16.0)])
+def test_pixel_penalty_of_a_linear_critic(weight, expected):
+    """The gradient at every pixel is the weight, so the penalty is (|w| - 1)^2 exactly."""
+    penalty = gradient_penalty(linear_critic(weight), torch.randn(2, 3, 5, 5), torch.randn(2, 3, 5, 5))
+    assert penalty.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_image_penalty_takes_the_norm_over_the_image():
+    penalty = gradient_penalty(linear_critic([1.0, 0, 0]), torch.randn(2, 3, 5, 5), torch.randn(2, 3, 5, 5), norm="image")
+    assert penalty.item() == pytest.approx((25**0.5 - 1) ** 2, abs=1e-4)
+
+
+def test_penalty_reaches_the_weights_as_finite_differences_say():
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Conv2d(4, 1, 3)).double()
+    reals, fakes = torch.randn(2, 2, 3, 8, 8)
+
+    def value():
+        torch.manual_seed(1)
+        return gradient_penalty(lambda x: critic(x.double()), reals, fakes)
+
+    value().backward()
+    weight = critic[0].weight
+    expected, step = weight.grad[1, 2, 0, 1].item(), 1e-4
+    with torch.no_grad():
+        weight[1, 2, 0, 1] += step
+    up = value().item()
+    with torch.no_grad():
+        weight[1, 2, 0, 1] -= 2 * step
+    # float32 inside the penalty limits the difference quotient
+    assert (up - value().item()) / (2 * step) == pytest.approx(expected, rel=2e-2, abs=1e-4)
+
+
+def test_penalty_norm_is_checked():
+    with pytest.raises(ValueError, match="'pixel' and 'image'"):
+        gradient_penalty(linear_critic([1.0, 0, 0]), torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2), norm="l1")
+
+
+def test_ssim_equals_the_formula_window_by_window():
+    torch.manual_seed(0)
+    images, references = (torch.rand(2, 1, 3, 16, 18) * 2 - 1).double()
+    x, y = luma(images)[0, 0], luma(references)[0, 0]
+    offsets = torch.arange(-5, 6).double()
+    weights = torch.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
+    weights /= weights.sum()
+    values = []
+    for i in range(16 - 10):
+        for j in range(18 - 10):
+            a, b = x[i : i + 11, j : j + 11], y[i : i + 11, j : j + 11]
+            mean_a, mean_b = (weights * a).sum(), (weights * b).sum()
+            var_a, var_b = (weights * (a - mean_a) ** 2).sum(), (weights * (b - mean_b) ** 2).sum()
+            cov = (weights * (a - mean_a) * (b - mean_b)).sum()
+            c1, c2 = 0.02**2, 0.06**2
+            ssim = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
+            values.append(ssim / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)))
+    assert ssim_loss(images, references).item() == pytest.approx(1 - torch.stack(values).mean().item(), abs=1e-9)
+
+
+def test_ssim_of_equal_images_is_zero_and_it_has_a_gradient():
+    images = torch.rand(1, 3, 24, 24) * 2 - 1
+    assert ssim_loss(images, images).abs() < 1e-6
+    other = torch.zeros(1, 3, 24, 24, requires_grad=True)
+    loss = ssim_loss(other, images)
+    loss.backward()
+    assert loss > 0 and other.grad.abs().sum() > 0
+
+
+def test_ssim_window_shrinks_to_small_images():
+    assert ssim_loss(torch.rand(1, 3, 6, 9), torch.rand(1, 3, 6, 9)).isfinite()
+
+
+def test_ssim_ignores_colour_of_equal_luma():
+    grey = torch.rand(1, 1, 16, 16).expand(-1, 3, -1, -1) - 0.5
+    tint = torch.tensor([0.114, 0.0, -0.299]).view(1, 3, 1, 1)  # adds nothing to the luma
+    assert ssim_loss(grey + tint, grey).abs() < 1e-5
+
+
+def test_continuity_by_hand():
+    # columns differ by 1 and 2 (mean 1.5), rows by 3 and 4 (mean 3.5)
+    assert continuity_loss(torch.tensor([[[[0.0, 1.0], [3.0, 5.0]]]])) == pytest.approx(1.5 + 3.5)
+    assert continuity_loss(torch.ones(1, 2, 4, 5)) == 0 and continuity_loss(torch.ones(1, 2, 1, 1)) == 0

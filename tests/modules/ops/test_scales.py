@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from modules.ops.scales import build_pyramid, proportional_size, scale_sizes
+
+
+@pytest.mark.parametrize(
+    ("image_size", "expected"),
+    [
+        ((250, 250), [(s, s) for s in (25, 32, 40, 50, 63, 80, 100, 126, 158, 199, 250)]),
+        # SinGAN's published sizes; the first is 26 there by a rounding error that is corrected here.
+        (
+            (188, 250),
+            [(25, 34), (32, 42), (40, 53), (49, 66), (62, 82), (77, 102), (96, 128), (121, 160), (151, 200), (188, 250)],
+        ),
+        (
+            (1000, 750),
+            [(34, 25), (43, 33), (56, 42), (71, 54), (92, 69), (118, 89), (151, 114), (195, 147), (250, 188)],
+        ),
+        ((200, 1000), [(25, 125), (30, 149), (36, 177), (43, 211), (50, 250)]),
+    ],
+)
+def test_sizes_follow_singans_rule(image_size, expected):
+    assert scale_sizes(image_size, min_size=25, max_size=250) == expected
+
+
+def test_finest_scale_is_the_image_and_coarsest_has_the_minimum_side():
+    for image_size in [(72, 96), (96, 72), (48, 64), (65, 131), (256, 256)]:
+        sizes = scale_sizes(image_size, min_size=24, scale_factor=0.57)
+        assert sizes[-1] == image_size and min(sizes[0]) == 24 and sizes == sorted(sizes)
+
+
+def test_impossible_sizes_say_what_to_change():
+    with pytest.raises(ValueError, match=r"image_size \[20, 64\].*min_size 25"):
+        scale_sizes((20, 64), min_size=25)
+    with pytest.raises(ValueError, match="max_size is 250"):
+        scale_sizes((100, 2000), min_size=25, max_size=250)
+    with pytest.raises(ValueError, match="scale_factor is 1.5"):
+        scale_sizes((64, 64), min_size=25, scale_factor=1.5)
+
+
+def test_proportional_size():
+    assert proportional_size((72, 192), (72, 96), (24, 32)) == (24, 64)
+    assert proportional_size((1, 1), (72, 96), (24, 32)) == (1, 1)
+
+
+def test_every_level_comes_from_the_finest():
+    images = torch.rand(1, 3, 40, 40)
+    pyramid = build_pyramid(images, [(10, 10), (20, 20), (40, 40)])
+    direct = torch.nn.functional.interpolate(images, (10, 10), mode="bicubic", antialias=True).clamp(-1, 1)
+    assert torch.equal(pyramid[0], direct) and pyramid[2] is images
