@@ -7,15 +7,14 @@
     python train.py configs/fewgan.yaml run_name=birds resume=auto
     python train.py configs/fewgan.yaml trainer.devices=2 trainer.accelerator=cpu
 
-Later words change what earlier ones say: configs/base.yaml, then the YAML files, then key=value. A value is YAML:
-datamodule.image_size=[72,96], callbacks.metrics=null, module.lr_g=1e-4. Which keys there are, and what they mean, is in
-the YAML files and in the docstrings of the classes that they name.
+Later words win: configs/base.yaml, then the YAML files, then key=value. A value is YAML: datamodule.image_size=[72,96],
+callbacks.metrics=null, module.lr_g=1e-4. What keys mean is in the YAML files and the docstrings of the classes they name.
 
     --dry-run   shows the whole configuration and the plan of the training, and trains nothing
+    run_dir     gets checkpoints/, images/, metrics.csv, config.yaml and wandb/; runs/<run_name> by default
     resume      null: a new run; auto: go on from run_dir, or begin there; or the path of a checkpoint
-    run_dir     where checkpoints/, images/, metrics.csv, config.yaml and wandb/ go; runs/<run_name> by default
 
-W&B: without a key the run stays on this machine; WANDB_MODE (online, offline, disabled) and WANDB_BASE_URL are respected.
+W&B: without a key the run stays on this machine. WANDB_MODE (online, offline, disabled), WANDB_BASE_URL are respected.
 """
 
 import sys
@@ -24,9 +23,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from configs.build import build, check, nodes
+from configs.build import build, check
 from configs.environment import choose_wandb_mode, use_sleeping_threads
-from configs.loader import ConfigError, load_config
+from configs.loader import ConfigError, load_config, nodes
 
 
 def main(arguments: list[str]) -> int:
@@ -34,22 +33,18 @@ def main(arguments: list[str]) -> int:
         print(__doc__.strip())
         return 0
     use_sleeping_threads()
-    try:
-        config = load_config(word for word in arguments if word != "--dry-run")
-    except ConfigError as error:
-        return refuse(error)
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
     dry_run = "--dry-run" in arguments
     try:
+        config = load_config(word for word in arguments if word != "--dry-run")
         trainer, module, datamodule, checkpoint = prepare(config, dry_run)
-    except (ValueError, OSError, MisconfigurationException) as error:
-        return refuse(error)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if dry_run:
-        print(OmegaConf.to_yaml(config) + show_plan(trainer, module, datamodule))
+        plan = module.plan(datamodule.samples_per_epoch, datamodule.batch_size, trainer.world_size)
+        print(OmegaConf.to_yaml(config) + "\n".join(f"# {line}" for line in plan.splitlines()))  # as a whole YAML, too
         return 0
-    notice = choose_wandb_mode() if "WandbLogger" in str(config.logger) else None
-    if notice and trainer.is_global_zero:
+    if "WandbLogger" in str(config.logger) and (notice := choose_wandb_mode()) and trainer.is_global_zero:
         print(notice)
     trainer.fit(module, datamodule, ckpt_path=checkpoint)
     if trainer.is_global_zero:
@@ -60,43 +55,31 @@ def main(arguments: list[str]) -> int:
 
 def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | None]:
     """Trainer, module, data module and the checkpoint to go on from. Finds all mistakes before any file is written."""
-    from lightning import seed_everything
-    from lightning.pytorch.utilities import rank_zero_only
+    from lightning import seed_everything  # not at the top: help and wrong words are answered without torch
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    from callbacks.config_snapshot import ConfigSnapshot, check_resume
+    from callbacks.config_snapshot import ConfigSnapshot, check_resume, find_resume
 
     for key, node in nodes(config):
         check(node, key)
-    run_dir = Path(config.run_dir)
-    if config.resume is None and not dry_run and rank_zero_only.rank == 0 and any(run_dir.glob("**/*.ckpt")):
-        raise ConfigError(f"{run_dir} holds checkpoints of a run. Go on with it: resume=auto. Begin another: run_name=…")
-    checkpoint = config.resume
-    if checkpoint == "auto":  # SLURM's requeue signal leaves its file outside checkpoints/
-        found = [*run_dir.glob("checkpoints/last.ckpt"), *run_dir.glob("hpc_ckpt_*.ckpt")]
-        checkpoint = max(map(str, found), key=lambda path: Path(path).stat().st_mtime, default=None)
+    begins = config.resume is None and not dry_run and rank_zero_only.rank == 0
+    if begins and any(Path(config.run_dir).glob("**/*.ckpt")):
+        raise ConfigError(f"{config.run_dir} holds a run. resume=auto goes on with it, run_name=… begins another.")
     seed_everything(config.seed, workers=True, verbose=False)
     datamodule = build(config.datamodule)
     datamodule.setup("fit")
     module = build(config.module)
+    checkpoint = find_resume(config.resume, config.run_dir)
     if checkpoint is not None:
         check_resume(module, checkpoint)
-    loggers, callbacks = ([build(node) for key, node in nodes(config) if key.startswith(group)] for group in GROUPS)
-    trainer = build(config.trainer, logger=loggers, callbacks=[*callbacks, ConfigSnapshot(config)])
+    try:
+        loggers = [build(node) for node in (config.logger or {}).values() if node]
+        callbacks = [build(node) for node in (config.callbacks or {}).values() if node]
+        trainer = build(config.trainer, logger=loggers, callbacks=[*callbacks, ConfigSnapshot(config)])
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer: {error}") from None
     return trainer, module, datamodule, checkpoint
-
-
-GROUPS = ("logger.", "callbacks.")
-
-
-def show_plan(trainer: Any, module: Any, datamodule: Any) -> str:
-    """The module's plan as YAML comments, so that the output of a dry run is a YAML file."""
-    plan = module.plan(datamodule.samples_per_epoch, datamodule.batch_size, trainer.world_size)
-    return "\n".join(f"# {line}".rstrip() for line in plan.splitlines())
-
-
-def refuse(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 
 class ConfigSnapshot(Callback):
-    """Writes `config.yaml` when training begins, adds the key "config" to checkpoints, hands the values to the loggers once.
+    """Writes `config.yaml` when training begins, adds "config" to checkpoints, hands the values to the loggers once.
 
     Args:
         config: the resolved configuration, a DictConfig or plain containers; kept as plain containers, which the safe
@@ -58,6 +58,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def find_resume(resume: str | None, run_dir: str | Path) -> str | None:
+    """The checkpoint that `resume` means: itself if it is a path; for "auto" the newest of the run, None if it has none.
+
+    SLURM's requeue signal leaves its file outside of checkpoints/ (P 7.6).
+    """
+    if resume != "auto":
+        return resume
+    found = [*Path(run_dir).glob("checkpoints/last.ckpt"), *Path(run_dir).glob("hpc_ckpt_*.ckpt")]
+    return str(max(found, key=lambda path: path.stat().st_mtime)) if found else None
+
+
 def check_resume(module: LightningModule, path: str | Path) -> None:
     """Raises ValueError or FileNotFoundError unless a training of `module` can go on from the file."""
     content = read_checkpoint(path)
@@ -68,6 +79,6 @@ def check_resume(module: LightningModule, path: str | Path) -> None:
     for key in sorted(stored.keys() | own.keys()):
         if stored.get(key) != own.get(key):
             raise ValueError(
-                f"{path}: does not fit the configured {type(module).__name__}: {key} has shape {stored.get(key)} in the file "
-                f"and {own.get(key)} here. A run is resumed with the settings that it was begun with."
+                f"{path}: does not fit the configured {type(module).__name__}: {key} has shape {stored.get(key)} in the "
+                f"file and {own.get(key)} here. A run is resumed with the settings that it was begun with."
             )

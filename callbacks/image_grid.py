@@ -19,7 +19,7 @@ class ImageGrid(Callback):
     """One picture of each kind at epoch ends, as PNG in `<run folder>/images` and at loggers that take images.
 
     Kinds: `samples`, as soon as they mean something; `reconstruction` (above a training image, below what the module
-    makes of it); `conditional` (above a side image, below the module's rendering of it), each where the module can do it.
+    makes of it); `conditional` (above a side image, below the module's rendering of it); each where the module can.
 
     Only rank 0 draws: nothing here waits for other ranks. The random state of training is left as it was, so that a run
     gives the same numbers with and without pictures.
@@ -32,7 +32,7 @@ class ImageGrid(Callback):
 
     def __init__(self, num_images: int = 16, every_n_epochs: int = 1, seed: int = 0) -> None:
         if num_images < 2 or every_n_epochs < 1:
-            raise ValueError(f"num_images is {num_images} and every_n_epochs {every_n_epochs}; at least 2 and 1 are needed")
+            raise ValueError(f"num_images={num_images}, every_n_epochs={every_n_epochs}: at least 2 and 1 are needed")
         self.num_images, self.every_n_epochs, self.seed = num_images, every_n_epochs, seed
         self._undrawn_epoch: int | None = None
 

@@ -11,10 +11,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class MetricsCSV(Logger):
-    """Writes `metrics.csv`: a row for each logging call, with columns step (batches since the start), epoch and metrics.
+    """Writes `metrics.csv`: a row for each logging call; columns step (batches since the start), epoch and metrics.
 
-    A new metric gets a new column. A resumed run goes on in the same file: its first row replaces all rows from its step
-    on, which were written after the checkpoint and are computed again. (Lightning's CSVLogger deletes the file instead.)
+    A new metric gets a new column. A resumed run goes on in the same file: its first row replaces all rows from its
+    step on, which came after the checkpoint and are computed again. (Lightning's CSVLogger deletes the file instead.)
 
     Args:
         run_dir: folder of the file.

@@ -9,8 +9,9 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 
 class StageProgress(TQDMProgressBar):
-    """Lightning's bar with the stage's name and the values logged with `prog_bar=True`; where the output is no terminal,
-    one line an epoch instead of a bar.
+    """Lightning's bar with the stage's name and the values logged with `prog_bar=True`.
+
+    Where the output is no terminal there is one line an epoch instead.
 
     Args:
         refresh_rate: batches between two updates of the bar.

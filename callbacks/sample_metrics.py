@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from callbacks.metrics.backbones import FID_SHA256_BEGINS, PACKAGE, Backbone, FIDInception, RandomCNN, load_backbone
+from callbacks.metrics.backbones import PACKAGE, Backbone, RandomCNN, load_backbone
 from callbacks.metrics.card import finite, versions
 from callbacks.metrics.diversity import PixelDiversity
-from callbacks.metrics.features import DISTANCES, FEWEST, Features, crop_size, distances, extract_features
+from callbacks.metrics.features import FEWEST, Features, crop_size, distances, extract_features
 from callbacks.metrics.frechet import FrechetDistance
 from callbacks.metrics.kernel import FULL_SAMPLE, SUBSETS, KernelDistance
 from callbacks.metrics.memorization import NearestPSNR
@@ -39,19 +40,20 @@ class Reference(NamedTuple):
 
 
 class SampleMetrics(Callback):
-    """Quality, diversity and novelty of `module.sample`, logged as `val/<key>` in training and as `test/<key>` in a test.
+    """Quality, diversity and novelty of `module.sample`, logged as `val/<key>` in training and as `test/<key>` in a
+    test.
 
-    Samples come in chunks, chunk c after `manual_seed(seed + c)`, shared out over the ranks, so that the set does not depend
-    on their number. Reference are the images of the validation or test loader. While `module.samples_ready` is False only
-    `module.diagnostics` is logged. Afterwards `results` holds "metrics", "anchors", "diagnostics" and "protocol". A test
-    measures anchors too, sets of known worth beside which a few-shot number has to be read: one half of the reference
-    against the other, copies of it, the side images, and `module.baselines`.
+    Samples come in chunks, chunk c after `manual_seed(seed + c)`, shared out over the ranks, so that the set does not
+    depend on their number. Reference are the images of the validation or test loader. While `module.samples_ready` is
+    False only `module.diagnostics` is logged. Afterwards `results` holds "metrics", "anchors", "diagnostics" and
+    "protocol". A test measures anchors too, sets of known worth beside which a few-shot number has to be read: one half
+    of the reference against the other, copies of it, the side images, and `module.baselines`.
 
     Args:
         num_images: samples; values are comparable at equal numbers only.
-        metrics: some of fd, kd, kd_crops (kernel distance between crops of half the size), pixel_diversity, nearest_psnr,
-            source_share; null is all. The keys of the first three carry the backbone, as kd_mobilenet_v2, and are fid, kid
-            and kid_crops for the Inception-v3 of published numbers alone.
+        metrics: some of fd, kd, kd_crops (kernel distance between crops of half the size), pixel_diversity,
+            nearest_psnr, source_share; null is all. The keys of the first three carry the backbone, as kd_mobilenet_v2,
+            and are fid, kid and kid_crops for the Inception-v3 of published numbers alone.
         backbone, weights, lowpass: see `load_backbone`.
         every_n_epochs: of training; a test always measures.
         chunk: samples drawn at once.
@@ -87,7 +89,7 @@ class SampleMetrics(Callback):
         self._reference: Reference | None = None
         self._batches: list[Mapping[str, Tensor]] = []
 
-    # --- hooks ----------------------------------------------------------------------------------------------------------
+    # --- hooks -------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: GenerativeModule, stage: str) -> None:
         self._reference = None
@@ -95,8 +97,8 @@ class SampleMetrics(Callback):
             self.backbone = load_backbone(**self.backbone_choice)
             if isinstance(self.backbone, RandomCNN) and self.backbone_choice["name"] == "auto":
                 rank_zero_info(
-                    f"SampleMetrics: neither the package {PACKAGE} nor a `weights` file is there; distances are taken on a "
-                    f"random network ({self.backbone.key('kd')})"
+                    f"SampleMetrics: neither the package {PACKAGE} nor a `weights` file is there; distances are taken "
+                    f"on a random network ({self.backbone.key('kd')})"
                 )
 
     def on_validation_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
@@ -119,7 +121,7 @@ class SampleMetrics(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         self._measure(trainer, pl_module, "test")
 
-    # --- measuring ------------------------------------------------------------------------------------------------------
+    # --- measuring ---------------------------------------------------------------------------------------------------
 
     def _measure(self, trainer: Trainer, module: GenerativeModule, phase: str) -> None:
         """Every rank computes everything, with equal results; only drawing and features of samples are shared out."""
@@ -150,7 +152,9 @@ class SampleMetrics(Callback):
         self._batches = []
         size, expected = list(images.shape[-2:]), list(module.image_size)
         if size != expected:
-            raise ValueError(f"the reference images are {size}, the samples {expected}: set datamodule.image_size={expected}")
+            raise ValueError(
+                f"the reference images are {size}, the samples {expected}: set datamodule.image_size={expected}"
+            )
         features = self._features(images, indices.tolist(), self.crops, 2 * self.seed)
         indices, images, whole, crops = (_all_ranks(tensor) for tensor in (indices, images, *features))
         order = indices.argsort()
@@ -172,8 +176,9 @@ class SampleMetrics(Callback):
         on_features, on_images = self._new_metrics(reference, notes)
         metrics = on_features | on_images
         empty = reference.images[:0]  # a rank that draws nothing takes part in the gathering all the same (P 9.6)
-        for first, images in [(0, empty), *self._draw(trainer, module)]:
-            features = self._sample_features(images, first)
+        for first, images in chain([(0, empty)], self._draw(trainer, module)):
+            if on_features:
+                features = self._sample_features(images, first)
             for name, metric in on_features.items():
                 metric.update(features.rows(name))
             for metric in on_images.values():
@@ -194,7 +199,8 @@ class SampleMetrics(Callback):
                 notes.append(f"no {self.key(name)}: it needs {FEWEST} rows a side, there are {len(rows)} and {samples}")
             else:
                 on_features[name] = FEATURE_METRICS[name](rows).to(rows.device)
-        return on_features, {name: kind(reference.images) for name, kind in IMAGE_METRICS.items() if name in self.metrics}
+        wanted = {name: kind for name, kind in IMAGE_METRICS.items() if name in self.metrics}
+        return on_features, {name: kind(reference.images) for name, kind in wanted.items()}
 
     def _draw(self, trainer: Trainer, module: GenerativeModule) -> Iterator[tuple[int, Tensor]]:
         """Number of the first sample, and bytes, of each of this rank's chunks."""
@@ -205,9 +211,11 @@ class SampleMetrics(Callback):
             yield starts[chunk], to_uint8(module.sample(min(self.chunk, self.num_images - starts[chunk])))
             seconds = (time.monotonic() - begin) * len(starts) / trainer.world_size
             if chunk == 0 and seconds > PATIENCE:
-                rank_zero_info(f"SampleMetrics: drawing and measuring {self.num_images} samples takes about {seconds:.0f} s")
+                rank_zero_info(
+                    f"SampleMetrics: drawing and measuring {self.num_images} samples takes about {seconds:.0f} s"
+                )
 
-    # --- anchors and protocol -------------------------------------------------------------------------------------------
+    # --- anchors and protocol ----------------------------------------------------------------------------------------
 
     def _anchor_rows(
         self, module: GenerativeModule, reference: Reference, sets: Mapping[str, Any], notes: list[str]
@@ -234,29 +242,21 @@ class SampleMetrics(Callback):
         return self.backbone.key(kind) + ("_crops" if crops else "")
 
     def _protocol(self, reference: Reference, sets: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-        backbone, images = self.backbone, reference.images
-        if backbone is not None and not isinstance(backbone, FIDInception):
-            notes.append("not comparable with published FID and KID: another backbone")
-        elif backbone is not None and not backbone.weights_sha256.startswith(FID_SHA256_BEGINS):
-            notes.append(f"fid and kid are of a file whose SHA-256 does not begin with {FID_SHA256_BEGINS}, as the known one")
+        size = reference.images.shape[-2:]
+        caution = self.backbone and self.backbone.caution()
         return {
-            "backbone": None if backbone is None else backbone.name,
-            "backbone_fingerprint": None if backbone is None else backbone.fingerprint(),
-            "weights_sha256": None if backbone is None else backbone.weights_sha256,
-            "input_size": None if backbone is None else backbone.input_size,
-            "resize": None if backbone is None else backbone.resize_filter,
-            "lowpass": None if backbone is None else backbone.lowpass,
-            "image_size": list(images.shape[-2:]),
-            "num_real": len(images),
+            **(self.backbone.card() if self.backbone else {"backbone": None, "resize": None}),
+            "image_size": list(size),
+            "num_real": len(reference.images),
             "num_generated": self.num_images,
             "reference": sets["image"].fingerprint if "image" in sets else None,
             "reference_names": sets["image"].originals().names if "image" in sets else None,
             "seed": self.seed,
             "chunk": self.chunk,
-            "crops": {"reference": self.crops, "samples": self.sample_crops, "size": list(crop_size(*images.shape[-2:]))},
+            "crops": {"reference": self.crops, "samples": self.sample_crops, "size": list(crop_size(*size))},
             "kernel_distance": f"all pairs up to {FULL_SAMPLE} rows on a side, else {SUBSETS} subsets of {FULL_SAMPLE}",
             "versions": versions(),
-            "notes": notes,
+            "notes": notes + [caution] * bool(caution),
         }
 
 

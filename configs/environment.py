@@ -1,10 +1,11 @@
 """Environment variables that have to be right before torch and wandb are imported. Standard library only.
 
-Threads. torch computes on the CPU with OpenMP, whose threads by default spin while they wait for each other. That is fastest on
-an idle machine and ruinous on a shared one, where a spinning thread holds the core that the awaited one needs. One gradient-penalty
-step on two cores took 14-22 ms on the idle machine and 851 ms beside two busy processes; with threads that sleep while they
-wait, 20 ms and 36 ms. So threads sleep, unless the user has set OMP_WAIT_POLICY (GOMP_SPINCOUNT wins over it).
-The number of threads is left alone for one process; for several, Lightning gives each its share of the cores.
+Threads. torch computes on the CPU with OpenMP, whose threads by default spin while they wait for each other. That is
+good on an idle machine and ruinous on a busy one, where a spinning thread holds the core that the awaited one needs. A
+step with gradient penalty on two cores took 14-22 ms on the idle machine and 851 ms beside two busy processes; with
+threads that sleep while they wait, 20 ms and 36 ms. So they sleep, unless the user has set OMP_WAIT_POLICY
+(GOMP_SPINCOUNT wins over it). Their number is left alone for one process; of several processes on one machine Lightning
+gives each its share of the cores.
 
 W&B. Without a key a run is kept on disk and can be sent later; nobody is asked anything.
 """
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 
 def use_sleeping_threads(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Makes OpenMP threads sleep while they wait. Works only before torch is imported: the runtime reads it when it is loaded."""
+    """Makes OpenMP threads sleep while they wait. Has to come before torch is imported, which loads the runtime."""
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

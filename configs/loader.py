@@ -1,4 +1,4 @@
-"""From the words of a command line to one configuration: base.yaml, then YAML files, then key=value, each from left to right.
+"""From the words of a command line to one configuration: base.yaml, then YAML files, then key=value.
 
 Imports neither torch nor lightning, so that help and mistakes are answered at once.
 """
@@ -27,6 +27,7 @@ TOP_LEVEL: dict[str, tuple[type, ...]] = {
     "logger": MAPPING_OR_NONE,
     "callbacks": MAPPING_OR_NONE,
 }
+OPTIONS = ("--dry-run", "--help")
 TYPE_NAMES = {DictConfig: "mapping", type(None): "null"}
 
 
@@ -55,13 +56,22 @@ def load_config(
         for key in layer:
             if key not in keys:
                 raise ConfigError(f"{key}: no such key.{nearest(str(key), keys)} The top level has: {', '.join(keys)}.")
-    config = _resolve(OmegaConf.merge(*layers))
+    merged = _resolve(OmegaConf.merge(*layers))
+    config = OmegaConf.create({key: merged[key] for key in keys if key in merged})  # in one order, for readers
     for key, kinds in keys.items():
-        if key in config and not (isinstance(config[key], kinds) and not isinstance(config[key], bool)):
-            raise ConfigError(f"{key}: expected {' or '.join(TYPE_NAMES.get(k, k.__name__) for k in kinds)}, got {config[key]!r}.")
+        if key in config and (isinstance(config[key], bool) or not isinstance(config[key], kinds)):
+            expected = " or ".join(TYPE_NAMES.get(kind, kind.__name__) for kind in kinds)
+            raise ConfigError(f"{key}: expected {expected}, got {config[key]!r}.")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", config.run_name):
         raise ConfigError(f"run_name: {config.run_name!r} is not made of letters, digits, _ and - alone.")
     return config
+
+
+def nodes(config: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Dotted key and node of every object of an experiment; loggers and callbacks that are null are left out."""
+    yield from ((key, config.get(key)) for key in ("module", "datamodule", "trainer"))
+    for group in ("logger", "callbacks"):
+        yield from ((f"{group}.{name}", node) for name, node in (config.get(group) or {}).items() if node is not None)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -74,7 +84,7 @@ def _sorted_words(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
     files, overrides = [], []
     for word in arguments:
         if word.startswith("-"):
-            raise ConfigError(f"{word}: no such option.{nearest(word, ['--dry-run', '--help'])} Keys are given as key=value.")
+            raise ConfigError(f"{word}: no such option.{nearest(word, OPTIONS)} Keys are set by key=value.")
         if "=" in word:
             overrides.append(word)
         elif word.endswith((".yaml", ".yml")):
@@ -88,13 +98,13 @@ def _read(file: Path) -> DictConfig:
     try:
         content = OmegaConf.load(file)
     except FileNotFoundError:
-        known = {str(p) for folder in {file.parent, Path("configs"), FOLDER} for p in folder.glob("**/*.yaml")}
-        same_name = [p for p in sorted(known) if Path(p).name == file.name]
-        hint = f" Did you mean {same_name[0]}?" if same_name else nearest(str(file), known)
+        known = sorted(str(path) for folder in {file.parent, Path("configs")} for path in folder.glob("**/*.yaml"))
+        same_name = [f" Did you mean {path}?" for path in known if Path(path).name == file.name]
+        hint = same_name[0] if same_name else nearest(str(file), known) or f" There are: {', '.join(known)}"
         raise ConfigError(f"{file}: no such file.{hint}") from None
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError(f"{file}, line {line}: {error.problem or error.context}.") from None
+        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{file}{place}: {error.problem or error.context}.") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{file}: not readable as YAML: {error}") from None
     if not isinstance(content, DictConfig):
@@ -121,7 +131,7 @@ def _resolve(config: DictConfig) -> DictConfig:
     for key, text in _texts(OmegaConf.to_container(config, resolve=False), ""):
         for resolver in re.findall(r"\$\{\s*([\w.]+)\s*:", text):
             if resolver != "oc.env":
-                raise ConfigError(f"{key}: {text!r} uses {resolver!r}; of OmegaConf's resolvers only oc.env is allowed.")
+                raise ConfigError(f"{key}: {text!r} uses {resolver!r}; the only resolver allowed is oc.env.")
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:

@@ -18,7 +18,8 @@ from configs.loader import load_config
 
 ROOT = Path(__file__).parent.parent
 YAMLS = [path for path in sorted(ROOT.glob("configs/*.yaml")) if path.name != "base.yaml"]
-QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.metrics=null", "callbacks.images=null", "callbacks.progress=null"]
+QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.metrics=null", "callbacks.images=null",
+         "callbacks.progress=null", "callbacks.checkpoint.save_top_k=-1"]  # fmt: skip
 
 pytestmark = pytest.mark.parametrize("path", YAMLS, ids=[path.stem for path in YAMLS])
 

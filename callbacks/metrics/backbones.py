@@ -83,6 +83,21 @@ class Backbone(nn.Module):
     def freeze(self) -> "Backbone":
         return self.eval().requires_grad_(False)
 
+    def card(self) -> dict[str, str | int | None]:
+        """What has to stand beside a number measured on these features."""
+        return {
+            "backbone": self.name,
+            "backbone_fingerprint": self.fingerprint(),
+            "weights_sha256": self.weights_sha256,
+            "input_size": self.input_size,
+            "resize": self.resize_filter,
+            "lowpass": self.lowpass,
+        }
+
+    def caution(self) -> str | None:
+        """What a reader may wrongly take for granted."""
+        return "not comparable with published FID and KID: another backbone"
+
     def fingerprint(self) -> str:
         """SHA-256 over all tensors in the order of their names, and the preprocessing."""
         digest = hashlib.sha256(f"{self.name} {self.input_size} {self.resize_filter} {self.lowpass}".encode())
@@ -160,6 +175,10 @@ class FIDInception(Backbone):
     def key(self, kind: str) -> str:
         return {"fd": "fid", "kd": "kid"}[kind]
 
+    def caution(self) -> str | None:
+        known = str(self.weights_sha256).startswith(FID_SHA256_BEGINS)
+        return None if known else f"fid and kid of a file whose SHA-256 does not begin with {FID_SHA256_BEGINS}"
+
     def normalise(self, images: Tensor) -> Tensor:
         return (images - 128) / 128
 
@@ -176,9 +195,10 @@ CHOICES = ("auto", "mobilenet_v2", "inception_v3_fid", "rand_cnn")
 def load_backbone(name: str = "auto", weights: str | None = None, lowpass: int | None = None) -> Backbone:
     """The backbone `name` with weights from a local file; nothing is ever downloaded.
 
-    `weights` is a state dict with torchvision's names of MobileNetV2 or of the Inception-v3 with 1008 classes. Without it
-    the optional package's MobileNetV2 is taken. "auto": the file's network, else the package's, else `rand_cnn`.
-    ValueError or FileNotFoundError for an unknown name, a file that is missing, of another network or not readable safely.
+    `weights` is a state dict with torchvision's names of MobileNetV2 or of the Inception-v3 with 1008 classes. Without
+    it the optional package's MobileNetV2 is taken. "auto": the file's network, else the package's, else `rand_cnn`.
+    ValueError or FileNotFoundError for an unknown name, a file that is missing, of another network or not readable
+    safely.
     """
     if name not in CHOICES:
         near = get_close_matches(name, CHOICES, 1, 0)[0]

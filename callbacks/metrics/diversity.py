@@ -1,4 +1,5 @@
-"""Pixel diversity of samples (Shaham et al., "SinGAN: Learning a Generative Model from a Single Natural Image", 2019)."""
+"""Pixel diversity of samples (Shaham et al., "SinGAN: Learning a Generative Model from a Single Natural Image",
+2019)."""
 
 import torch
 from torch import Tensor
@@ -10,10 +11,11 @@ LEVELS = 3 * 255  # grey is kept as the integer sum of the channels, so that sum
 def pixel_diversity(fakes: Tensor, reals: Tensor) -> dict[str, Tensor]:
     """Spread of the samples, bytes [n, 3, H, W], beside that of the training images, bytes [m, 3, H, W].
 
-    `pixel_diversity_raw` is the standard deviation of each pixel's grey value (mean of channels, 0 to 1) over the samples,
-    averaged over pixels. Over the mean of the training images' own standard deviations it is `pixel_diversity`, the paper's
-    number when m = 1; over the standard deviation of all training pixels together, `pixel_diversity_pooled`. Population
-    deviations. 0 means equal samples; noise scores highest, so it says nothing alone.
+    `pixel_diversity_raw` is the standard deviation of each pixel's grey value (mean of channels, 0 to 1) over the
+    samples, averaged over pixels. Over the mean of the training images' own standard deviations it is
+    `pixel_diversity`, the paper's number when m = 1; over the standard deviation of all training pixels together,
+    `pixel_diversity_pooled`. Population deviations. 0 means equal samples; noise scores highest, so it says nothing
+    alone.
     """
     metric = PixelDiversity(reals)
     metric.update(fakes)
@@ -25,7 +27,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 class PixelDiversity(Metric):
-    """`pixel_diversity` of all ranks' samples, from integer sums; samples have the size of the training images `reals`."""
+    """`pixel_diversity` of all ranks' samples, from integer sums; they have the size of the training images `reals`."""
 
     higher_is_better = True
     full_state_update = False

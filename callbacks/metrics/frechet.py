@@ -9,9 +9,9 @@ from torchmetrics.utilities import dim_zero_cat
 def frechet_distance(reals: Tensor, fakes: Tensor) -> Tensor:
     """|mu_r - mu_f|^2 + Tr(S_r) + Tr(S_f) - 2 Tr((S_r S_f)^(1/2)) of feature rows [m, d] and [n, d], float64 scalar.
 
-    Covariances divide by N - 1. The trace of the root is the nuclear norm of X_r X_f^T / sqrt((m - 1)(n - 1)) with centred
-    rows X: exact for any rank, so a few images against many features need no constant on the diagonal. The value is biased
-    upwards by about c / N: compare only at equal m and n. ValueError below two rows a side.
+    Covariances divide by N - 1. The trace of the root is the nuclear norm of X_r X_f^T / sqrt((m - 1)(n - 1)) with
+    centred rows X: exact for any rank, so a few images against many features need no constant on the diagonal. The
+    value is biased upwards by about c / N: compare only at equal m and n. ValueError below two rows a side.
     """
     if min(len(reals), len(fakes)) < 2:
         raise ValueError(f"the Fréchet distance needs two rows a side, got {len(reals)} and {len(fakes)}")
@@ -28,7 +28,7 @@ def _scaled(rows: Tensor) -> Tensor:
 
 
 def _few_rows(rows: Tensor) -> Tensor:
-    """At most d rows with the same Gram matrix: X = QR with orthonormal columns of Q leaves the nuclear norm as it is."""
+    """At most d rows with the same Gram matrix: in X = QR the orthonormal Q leaves the nuclear norm as it is."""
     return torch.linalg.qr(rows, mode="r").R if rows.shape[0] > rows.shape[1] else rows
 
 

@@ -27,7 +27,8 @@ def _squared_distances(left: Tensor, right: Tensor) -> Tensor:
 
 
 class NearestPSNR(Metric):
-    """Highest and mean `nearest_psnr` of all samples to the training images `reals`, bytes [m, 3, H, W], over all ranks.
+    """Highest and mean `nearest_psnr` of all samples to the training images `reals`, bytes [m, 3, H, W], over all
+    ranks.
 
     A highest value above about 30 dB means that a sample repeats a training image.
     """

@@ -14,10 +14,13 @@ def source_counts(fakes: Tensor, reals: Tensor, patch: int = 7, stride: int = 7)
     """How many patches of the samples have their nearest training patch in each training image: int64 [m].
 
     Bytes [n, 3, H, W] and [m, 3, H', W']. Samples are cut every `stride` pixels, by default into tiles, and compared by
-    squared distance with the patches around every pixel of the training images. ValueError if an image is below `patch`.
+    squared distance with the patches around every pixel of the training images. ValueError if an image is below
+    `patch`.
     """
     if min(*fakes.shape[-2:], *reals.shape[-2:]) < patch:
-        raise ValueError(f"images of {tuple(fakes.shape[-2:])} and {tuple(reals.shape[-2:])} hold no patch of {patch} pixels")
+        raise ValueError(
+            f"images of {tuple(fakes.shape[-2:])} and {tuple(reals.shape[-2:])} hold no patch of {patch} pixels"
+        )
     keys = extract(from_uint8(reals), patch)
     per_image = keys.shape[1]
     keys = keys.flatten(0, 1)

@@ -41,8 +41,12 @@ def main() -> None:
     cells = size[0] * size[1]
     naive = forward * cells
     threads = torch.get_num_threads()
-    print(f"{options.num} maps of {size[0]}×{size[1]} codes, K = {options.codes}, {options.device}, {threads} thread(s)")
-    print(f"cached {cached:.2f} s · naive {naive:.1f} s ({forward * 1000:.0f} ms × {cells}) · ratio {naive / cached:.0f}")
+    print(
+        f"{options.num} maps of {size[0]}×{size[1]} codes, K = {options.codes}, {options.device}, {threads} thread(s)"
+    )
+    print(
+        f"cached {cached:.2f} s · naive {naive:.1f} s ({forward * 1000:.0f} ms × {cells}) · ratio {naive / cached:.0f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,77 @@
+"""From the words of evaluate.py and a checkpoint's content to a module and a configuration.
+
+Imports neither torch nor lightning, so that mistakes are answered at once.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from configs.build import check
+from configs.loader import MAPPING, ConfigError, load_config, nearest
+
+CHANGEABLE = ("out", "datamodule", "callbacks.metrics", "trainer.accelerator", "trainer.devices", "task")
+EXTRA_KEYS = {"out": (str, type(None)), "task": MAPPING}
+METRICS = {"class_path": "callbacks.sample_metrics.SampleMetrics"}
+
+
+def split_words(arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """Checkpoints, and the words that make the configuration; ConfigError for mistakes that show before a file is read.
+
+    The name of a checkpoint may contain "=" where the file exists.
+    """
+    words = [w for w in arguments if w.startswith("-") or w.endswith((".yaml", ".yml")) or "=" in w]
+    words = [word for word in words if not (word.endswith(".ckpt") and Path(word).is_file())]
+    checkpoints = [Path(word) for word in arguments if word not in words]
+    for key in (word.split("=")[0] for word in words if "=" in word):
+        if not any(f"{key}.".startswith(f"{name}.") for name in CHANGEABLE):
+            raise ConfigError(
+                f"{key}: fixed by the checkpoint.{nearest(key, CHANGEABLE)} Here: {', '.join(CHANGEABLE)}."
+            )
+    if not checkpoints:
+        raise ConfigError("no checkpoint given, such as runs/fewgan/checkpoints/last.ckpt; --help explains.")
+    _load({"run_name": "unknown"}, words)
+    return checkpoints, words
+
+
+def stored_config(path: Path, content: Mapping[str, Any], words: list[str]) -> DictConfig:
+    """The configuration in a checkpoint's `content` with `words` on top, as far as it matters after training.
+
+    `run_dir` is the folder above `checkpoints/`, wherever the run was moved to, or that of the file. The trainer is one
+    of this machine: accelerator auto, one device.
+    """
+    stored = content.get("config") or {}
+    start = {
+        "run_name": stored.get("run_name") or "".join(c if c.isalnum() else "_" for c in path.stem),
+        "run_dir": str(path.parent.parent if path.parent.name == "checkpoints" else path.parent),
+        "trainer": {"accelerator": "auto", "devices": 1},
+        "callbacks": {"metrics": (stored.get("callbacks") or {}).get("metrics") or METRICS},
+    }
+    config = _load(start | {key: stored[key] for key in ("datamodule",) if key in stored}, words)
+    if "datamodule" not in config and "task" not in config:
+        raise ConfigError(
+            f"{path} holds weights and no configuration: give datamodule.root=…, datamodule.image_size=[height,width] "
+            f"and datamodule.class_path=datamodules.fewshot.FewShotDataModule."
+        )
+    return config
+
+
+def rebuild(path: Path, content: Mapping[str, Any]) -> Any:
+    """The module of a checkpoint with this `content`, in eval mode on the CPU, from the file alone.
+
+    ConfigError unless it was written by a class in `modules` whose constructor and parameters still fit.
+    """
+    class_path = str(content.get("class_path"))
+    if not class_path.startswith("modules."):
+        raise ConfigError(f"{path} was not written by a method of this project: its class_path is {class_path}.")
+    class_, _ = check(OmegaConf.create({"class_path": class_path, **content.get("hyper_parameters", {})}), str(path))
+    try:
+        return class_.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    except (RuntimeError, AttributeError, KeyError) as error:
+        raise ConfigError(f"{path} does not fit {class_path}: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _load(start: Mapping[str, Any], words: list[str]) -> DictConfig:
+    return load_config(words, start=start, extra_keys=EXTRA_KEYS)

@@ -1,0 +1,47 @@
+"""New images from nothing."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from modules.base import GenerativeModule
+from modules.tasks.inputs import accepted, checked_number, checked_size, inference, require, require_trained_sampler
+
+
+class Generate:
+    """Random images: `sample_000`, `sample_001`, …
+
+    Args:
+        num_images: how many.
+        size: [height, width], any; the training size by default.
+        temperature: spread of the random choices, 1 as trained, below 1 safer. For methods that sample codes.
+        top_k: only the k most likely codes are drawn. For methods that sample codes.
+        batch_size: images made at once; it limits the memory.
+        seed: the same seed gives the same images.
+    """
+
+    def __init__(
+        self,
+        num_images: int = 8,
+        size: list[int] | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        batch_size: int = 16,
+        seed: int = 0,
+    ) -> None:
+        self.num_images = checked_number(num_images)
+        self.size = checked_size(size) if size is not None else None
+        self.options = {"size": self.size, "temperature": temperature, "top_k": top_k}
+        self.batch_size = max(1, batch_size)
+        self.seed = seed
+
+    def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
+        sample = require(module, "sample", "generate")
+        require_trained_sampler(module, "generate")
+        options = accepted(sample, "generate", **self.options)
+        counts = [min(self.batch_size, self.num_images - done) for done in range(0, self.num_images, self.batch_size)]
+        with inference(module, self.seed):
+            images = torch.cat([sample(count, **options).cpu() for count in counts])
+        for index, image in enumerate(images):
+            yield f"sample_{index:03d}", image

@@ -1,0 +1,235 @@
+"""What every task needs before it asks a model: images and masks from files, working sizes, capabilities, a seed.
+
+Image files: EXIF orientation is applied, transparency is laid over white, grey becomes three equal channels, 16-bit grey
+keeps its range, colour profiles are ignored, of an animation the first frame counts. Masks: white is the region to change.
+"""
+
+import difflib
+import importlib
+import inspect
+import math
+import pkgutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+import modules
+from modules.base import GenerativeModule
+from modules.ops.images import luma, resize
+
+# A closed list, because Pillow goes by content, not by ending: EPS, for one, would start an external program.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+ASPECT_TOLERANCE = 0.02  # between an image and its mask
+MOSTLY_MASKED = 0.9  # above this share of white pixels a mask is probably inverted
+REFERENCE_SIDE = 250  # longer side in pixels at which SinGAN's mask radii are stated
+
+
+# --- files --------------------------------------------------------------------------------------------------------------
+
+
+def read_image(path: str, key: str = "task.image", background: str = "white") -> Tensor:
+    """An image file of any mode as float32 [1, 3, H, W] in [-1, 1]; transparency over `background`.
+
+    Raises FileNotFoundError or ValueError with `key`, the file and what is wrong with it.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        beside = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
+        close = difflib.get_close_matches(file.name, beside, n=1)
+        raise FileNotFoundError(f"{key}={path}: no such file." + (f" Did you mean {file.parent / close[0]}?" if close else ""))
+    try:
+        with Image.open(file, formats=FORMATS) as opened:
+            values = _channels(ImageOps.exif_transpose(opened), background)
+    except Exception as error:  # decoders raise nearly anything on damaged data: SyntaxError, struct.error, EOFError, …
+        raise ValueError(f"{key}={path}: not an image that can be read ({', '.join(FORMATS)}): {error}") from error
+    return torch.from_numpy(values).permute(2, 0, 1).unsqueeze(0).contiguous() * 2 - 1
+
+
+def _channels(image: Image.Image, background: str) -> np.ndarray:
+    """A Pillow image as float32 [H, W, 3] in [0, 1]."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        white = 1.0 if image.mode == "F" else 65535.0
+        grey = np.asarray(image, dtype=np.float32)
+        if not 0 <= grey.min() <= grey.max() <= white:
+            raise ValueError(f"its grey values run from {grey.min():g} to {grey.max():g}, understood are 0 to {white:g}")
+        return np.repeat(grey[..., None] / white, 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
+    return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+
+
+def read_prepared(path: str, module: GenerativeModule, size: Sequence[int] | None) -> Tensor:
+    """The image at the working size (see `working_size`), [1, 3, H, W] in [-1, 1] on the CPU."""
+    image = read_image(path)
+    return resize(image, working_size(image.shape[-2:], module.image_size, size))
+
+
+def read_masked(path: str, mask_path: str, module: GenerativeModule, size: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+    """The image at the working size, and its mask [1, 1, H, W] of zeros and ones, 1 = the region to change.
+
+    Grey values of the mask are cut at one half, transparency counts as black. A pixel of the working size is masked as soon
+    as the mask touches it. A mask of another size has to have the image's aspect within 2 %.
+    Warns when nothing or more than 90 % is masked; raises ValueError naming both sizes when the aspects differ.
+    """
+    image = read_image(path)
+    grey = luma(read_image(mask_path, "task.mask", background="black")) / 2 + 0.5
+    (height, width), (mask_height, mask_width) = image.shape[-2:], grey.shape[-2:]
+    if abs(mask_width * height / (mask_height * width) - 1) > ASPECT_TOLERANCE:
+        raise ValueError(
+            f"task.mask={mask_path} is {mask_width}×{mask_height} pixels (width × height), task.image={path} is "
+            f"{width}×{height}: their aspects have to be equal"
+        )
+    mask = (grey >= 0.5).float()
+    share = mask.mean().item()
+    if share == 0:
+        brightest = f"its brightest value is {grey.max().item() * 255:.0f} of 255"
+        warnings.warn(f"task.mask={mask_path}: nothing is masked ({brightest}); white is the region to change", stacklevel=2)
+    if share > MOSTLY_MASKED:
+        advice = "white is the region to change: invert it if you meant the rest"
+        warnings.warn(f"task.mask={mask_path}: {share:.0%} of the image is masked; {advice}", stacklevel=2)
+    image = resize(image, working_size((height, width), module.image_size, size))
+    return image, F.adaptive_max_pool2d(mask, image.shape[-2:])
+
+
+def working_size(given: Sequence[int], model: Sequence[int], wanted: Sequence[int] | None = None) -> tuple[int, int]:
+    """Height and width a task works at: `wanted`, or the `given` size scaled so that its shorter side is the model's.
+
+    The aspect is kept; an aspect above 16:1 is refused, because the longer side would grow beyond all that was trained.
+    """
+    if wanted is not None:
+        return checked_size(wanted)
+    factor = min(model) / min(given)
+    height, width = (max(1, round(side * factor)) for side in given)
+    if max(height, width) > 16 * min(height, width):
+        raise ValueError(f"task.image: {given[1]}×{given[0]} pixels is a strip; crop it or set task.size=[HEIGHT,WIDTH]")
+    return height, width
+
+
+def checked_size(size: Sequence[int]) -> tuple[int, int]:
+    """`task.size` as (height, width); ValueError unless it is two numbers from 1 on."""
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"task.size={list(size)}: expected [HEIGHT,WIDTH] in pixels, for example task.size=[48,96]")
+    return size[0], size[1]
+
+
+# --- masks --------------------------------------------------------------------------------------------------------------
+
+
+def dilate(mask: Tensor, radius: int) -> Tensor:
+    """A mask [N, 1, H, W] of zeros and ones grown by a disk of `radius` pixels."""
+    offsets = torch.arange(-radius, radius + 1)
+    disk = (offsets[:, None] ** 2 + offsets**2 <= radius**2).to(mask)[None, None]
+    return (F.conv2d(mask, disk, padding=radius) > 0.5).to(mask)
+
+
+def blur(mask: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of [N, 1, H, W], exactly local: the kernel ends at ceil(3 sigma) pixels; borders are repeated."""
+    if sigma <= 0:
+        return mask
+    reach = math.ceil(3 * sigma)
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1).to(mask) / sigma) ** 2)
+    weights = weights / weights.sum()
+    padded = F.pad(mask, (reach, reach, reach, reach), mode="replicate")
+    return F.conv2d(F.conv2d(padded, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1)).clamp(0, 1)
+
+
+def blending_mask(mask: Tensor, dilation: float, sigma: float) -> Tensor:
+    """SinGAN's soft mask (Rott Shaham et al. 2019, released code): grown by a disk, blurred, stretched to 0 … 1.
+
+    Radius `dilation` and `sigma` are pixels of an image whose longer side is 250 and scale with the image. Exactly 0
+    away from the mask; an empty or full mask stays what it is.
+    """
+    scale = max(mask.shape[-2:]) / REFERENCE_SIDE
+    grown = dilate(mask, round(dilation * scale))
+    soft = blur(grown, sigma * scale)
+    low, high = soft.min(), soft.max()
+    return (soft - low) / (high - low) if high > low else grown
+
+
+def feathered_mask(mask: Tensor, sigma: float) -> Tensor:
+    """1 on the whole mask, falling softly to exactly 0 outside; `sigma` as in `blending_mask`."""
+    sigma = sigma * max(mask.shape[-2:]) / REFERENCE_SIDE
+    soft = blur(dilate(mask, math.ceil(3 * sigma)), sigma)
+    return torch.maximum(soft, mask)  # the sum of the kernel's weights may round to just below 1
+
+
+def blend(mask: Tensor, changed: Tensor, image: Tensor) -> Tensor:
+    """(1 - mask) · image + mask · changed; exactly the image where the mask is 0."""
+    return (1 - mask) * image + mask * changed
+
+
+def as_picture(mask: Tensor) -> Tensor:
+    """A mask [1, 1, H, W] as an image [3, H, W] in [-1, 1] to look at."""
+    return mask[0].expand(3, -1, -1) * 2 - 1
+
+
+# --- the model ----------------------------------------------------------------------------------------------------------
+
+
+def require(module: GenerativeModule, capability: str, task: str) -> Callable[..., Tensor]:
+    """The module's method `capability`; ValueError naming task, method and the methods that have it, if it has none."""
+    if _has(type(module), capability):
+        return getattr(module, capability)
+    able = ", ".join(methods_with(capability)) or "none so far"
+    raise ValueError(f"task {task} needs {capability}(), which {type(module).__name__} does not have; methods with it: {able}")
+
+
+def require_trained_sampler(module: GenerativeModule, task: str) -> None:
+    """ValueError while the module's random images mean nothing yet (a prior that is not trained)."""
+    if not module.samples_ready:
+        stage = getattr(module, "stage_name", "its current stage")
+        raise ValueError(f"task {task}: {type(module).__name__} cannot draw images yet, its training stopped in {stage}")
+
+
+def methods_with(capability: str) -> list[str]:
+    """Names of the project's methods that have a capability."""
+    files = [entry.name for entry in pkgutil.iter_modules(modules.__path__) if not entry.ispkg]
+    found = [value for name in files for value in vars(importlib.import_module(f"modules.{name}")).values()]
+    methods = {value for value in found if isinstance(value, type) and issubclass(value, GenerativeModule)}
+    return sorted(method.__name__ for method in methods if _has(method, "sample") and _has(method, capability))
+
+
+def _has(method: type, capability: str) -> bool:
+    own = getattr(method, capability, None)
+    return callable(own) and own is not getattr(GenerativeModule, capability, None)
+
+
+def accepted(function: Callable[..., Any], task: str, **options: Any) -> dict[str, Any]:
+    """The options that are set (not None); ValueError for one that the module's `function` does not take."""
+    options = {name: value for name, value in options.items() if value is not None}
+    known = inspect.signature(function).parameters
+    for name in options:
+        if name not in known:
+            owner = type(getattr(function, "__self__", function)).__name__
+            raise ValueError(f"task.{name}: task {task} cannot use it, because {owner}.{function.__name__}() does not take it")
+    return options
+
+
+def checked_number(num_images: int) -> int:
+    """`task.num_images`; ValueError below 1."""
+    if num_images < 1:
+        raise ValueError(f"task.num_images={num_images}: must be at least 1")
+    return num_images
+
+
+@contextmanager
+def inference(module: GenerativeModule, seed: int) -> Iterator[None]:
+    """Eval mode, no gradients and a generator that starts at `seed`; mode and random state are restored afterwards."""
+    training = module.training
+    cuda = [module.device] if module.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        module.eval()
+        try:
+            yield
+        finally:
+            module.train(training)
