@@ -8,7 +8,7 @@
     python train.py configs/fewgan.yaml trainer.devices=2 trainer.accelerator=cpu
 
 Later words win: configs/base.yaml, then the YAML files, then key=value. A value is YAML: datamodule.image_size=[72,96],
-callbacks.metrics=null, module.lr_g=1e-4. What keys mean is in the YAML files and the docstrings of the classes they name.
+callbacks.metrics=null, module.lr_g=1e-4. What a key means is in the YAML files and in the docstring of its class.
 
     --dry-run   shows the whole configuration and the plan of the training, and trains nothing
     run_dir     gets checkpoints/, images/, metrics.csv, config.yaml and wandb/; runs/<run_name> by default
@@ -24,7 +24,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from configs.build import build, check
-from configs.environment import choose_wandb_mode, use_sleeping_threads
+from configs.environment import choose_wandb_mode, hide_known_noise, use_sleeping_threads
 from configs.loader import ConfigError, load_config, nodes
 
 
@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__.strip())
         return 0
     use_sleeping_threads()
+    hide_known_noise()
     dry_run = "--dry-run" in arguments
     try:
         config = load_config(word for word in arguments if word != "--dry-run")
@@ -46,6 +47,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if "WandbLogger" in str(config.logger) and (notice := choose_wandb_mode()) and trainer.is_global_zero:
         print(notice)
+    Path(config.run_dir).mkdir(parents=True, exist_ok=True)
     trainer.fit(module, datamodule, ckpt_path=checkpoint)
     if trainer.is_global_zero:
         print(f"Done. {config.run_dir} holds checkpoints/, images/, metrics.csv and config.yaml.")

@@ -1,6 +1,7 @@
 """The configuration of a run, kept beside its results: in the run folder, in every checkpoint and at the loggers."""
 
 import pickle
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -47,19 +48,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
         raise ValueError(
-            f"{path}: refused, since it holds more than tensors and plain values and could run code when loaded "
-            f"({str(error).splitlines()[0]})"
+            f"{path}: refused. Loading it would run code{f' ({wanted[1]})' if wanted else ''}; a checkpoint holds tensors "
+            f"and plain values only."
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+    except (RuntimeError, EOFError, OSError, KeyError, IndexError):  # what torch raises for files that are something else
+        raise ValueError(f"{path}: not a checkpoint, or a damaged one.") from None
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(f"{path}: not a checkpoint of this project: it has no state_dict.")
     return content
 
 
 def find_resume(resume: str | None, run_dir: str | Path) -> str | None:
-    """The checkpoint that `resume` means: itself if it is a path; for "auto" the newest of the run, None if it has none.
+    """The checkpoint that `resume` means: itself if it is a path; for "auto" the newest of the run, or None.
 
     SLURM's requeue signal leaves its file outside of checkpoints/ (P 7.6).
     """
@@ -74,11 +76,14 @@ def check_resume(module: LightningModule, path: str | Path) -> None:
     content = read_checkpoint(path)
     if "loops" not in content or "optimizer_states" not in content:
         raise ValueError(f"{path}: holds weights only, a training cannot go on from it.")
-    module.on_load_checkpoint(content)  # refuses the file of another class
+    try:
+        module.on_load_checkpoint(content)  # refuses the file of another class
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     stored, own = ({k: tuple(v.shape) for k, v in d.items()} for d in (content["state_dict"], module.state_dict()))
     for key in sorted(stored.keys() | own.keys()):
         if stored.get(key) != own.get(key):
             raise ValueError(
-                f"{path}: does not fit the configured {type(module).__name__}: {key} has shape {stored.get(key)} in the "
-                f"file and {own.get(key)} here. A run is resumed with the settings that it was begun with."
+                f"{path} does not fit the configured {type(module).__name__}: {key} has shape {stored.get(key)} in the "
+                f"file and {own.get(key)} here. A run goes on with the settings that it was begun with."
             )

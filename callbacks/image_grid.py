@@ -34,18 +34,18 @@ class ImageGrid(Callback):
         if num_images < 2 or every_n_epochs < 1:
             raise ValueError(f"num_images={num_images}, every_n_epochs={every_n_epochs}: at least 2 and 1 are needed")
         self.num_images, self.every_n_epochs, self.seed = num_images, every_n_epochs, seed
-        self._undrawn_epoch: int | None = None
+        self._ended_epoch: int | None = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._draw(trainer, pl_module, trainer.current_epoch)
-            self._undrawn_epoch = None
-        else:
-            self._undrawn_epoch = trainer.current_epoch
+        self._ended_epoch = trainer.current_epoch  # drawn later: the module's own epoch end comes after the callbacks'
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._ended_epoch is not None and (self._ended_epoch + 1) % self.every_n_epochs == 0:
+            self._draw(trainer, pl_module, self._ended_epoch)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._undrawn_epoch is not None:
-            self._draw(trainer, pl_module, self._undrawn_epoch)
+        if self._ended_epoch is not None:
+            self._draw(trainer, pl_module, self._ended_epoch)
 
     def _draw(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
         if not trainer.is_global_zero:

@@ -269,12 +269,9 @@ def _all_ranks(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _undisturbed(module: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradient; afterwards random numbers and every part's mode are as before.
-
-    Not in inference mode, in which Lightning validates: a module may keep what it computes here and train on it.
-    """
+    """Eval mode, no gradient; afterwards random numbers and every part's mode are as before."""
     modes = [(part, part.training) for part in module.modules()]
-    with isolate_rng(), torch.inference_mode(False), torch.no_grad():
+    with isolate_rng(), torch.no_grad():
         module.eval()
         try:
             yield

@@ -10,8 +10,10 @@ gives each its share of the cores.
 W&B. Without a key a run is kept on disk and can be sent later; nobody is asked anything.
 """
 
+import logging
 import netrc
 import os
+import warnings
 from collections.abc import MutableMapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,6 +22,18 @@ from urllib.parse import urlsplit
 def use_sleeping_threads(environment: MutableMapping[str, str] = os.environ) -> None:
     """Makes OpenMP threads sleep while they wait. Has to come before torch is imported, which loads the runtime."""
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def hide_known_noise() -> None:
+    """Drops messages of Lightning that tell a user of this project nothing, or that something intended is suspicious."""
+    rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    rank_zero.addFilter(lambda record: "litlogger" not in record.getMessage())  # an advertisement
+    for message in (
+        r".*LeafSpec.* is deprecated",  # in Lightning's own code
+        r"Found \d+ module\(s\) in eval mode",  # frozen parts are
+        r"Checkpoint directory .* exists and is not empty",  # so it is when a run goes on
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def choose_wandb_mode(environment: MutableMapping[str, str] = os.environ) -> str | None:

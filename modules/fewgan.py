@@ -15,6 +15,7 @@ from modules.losses.structure import continuity_loss, ssim_loss
 from modules.networks.patch import PatchCritic, ResidualGenerator
 from modules.networks.pixelcnn import GatedPixelCNN
 from modules.networks.vqvae import VQGenerator
+from modules.ops.codes import code_usage, order0_bits
 from modules.ops.images import resize
 from modules.ops.scales import proportional_size, scale_sizes
 from modules.pyramid import PyramidModule
@@ -27,7 +28,7 @@ class FewGAN(PyramidModule):
     below frozen), then the prior, fitted to the codes of the side images. No scale takes noise: the codes are the only
     source of randomness, so that the frozen chain is computed once a stage.
 
-    The paper states beta = 0.25 and no other number; the defaults follow HP-VAE-GAN (Gur et al. 2020), by the same group.
+    The paper states beta and no other number; the defaults follow HP-VAE-GAN (Gur et al. 2020), by the same group.
 
     Args:
         image_size: height and width of the finest scale in pixels.
@@ -93,8 +94,6 @@ class FewGAN(PyramidModule):
         self.register_buffer("prior_stale_epochs", torch.tensor(0))
         self._inputs: dict[str, Tensor] = {}
 
-    # --- stages ---------------------------------------------------------------------------------------------------------
-
     @property
     def prior_stage(self) -> int:
         return self.num_scales
@@ -104,16 +103,15 @@ class FewGAN(PyramidModule):
         return bool(self.prior_best_bits.isfinite())
 
     def stage_label(self, stage: int) -> tuple[str, str]:
-        height, width = self.sizes[0 if stage == self.prior_stage else stage]
+        height, width = self.sizes[stage % self.num_scales]
         return "prior" if stage == self.prior_stage else f"scale {stage}", f"{height}×{width}"
 
     def stage_work(self, stage: int, batch_size: int) -> list[tuple[nn.Module, Tensor, float]]:
-        size = self.sizes[0 if stage == self.prior_stage else stage]
         if stage == self.prior_stage:
-            return [(self.prior, torch.zeros(1, *size, dtype=torch.long), 3 * self.hparams.prior_batch_size)]
-        # Generator on training and side images; critic: three sets with backward, penalty (about 7), two without weights' gradient.
+            return [(self.prior, torch.zeros(1, *self.sizes[0], dtype=torch.long), 3 * self.hparams.prior_batch_size)]
+        # Generator on two sets; critic on three with backward, on one with the penalty (7), on two without its own gradient.
         work = {self.generators[stage]: 6 * batch_size, self.discriminators[stage]: 20 * batch_size}
-        return [(network, torch.zeros(1, 3, *size), passes) for network, passes in work.items()]
+        return [(network, torch.zeros(1, 3, *self.sizes[stage]), passes) for network, passes in work.items()]
 
     def stage_modules(self, stage: int) -> list[nn.Module]:
         return [self.prior] if stage == self.prior_stage else [self.generators[stage], self.discriminators[stage]]
@@ -164,8 +162,6 @@ class FewGAN(PyramidModule):
         images = self.trainer.datamodule.sets()["image"]
         return self._each(images, lambda x: self.vq.quantizer.place(self.vq.encode(self._coarse(x))))
 
-    # --- generation -----------------------------------------------------------------------------------------------------
-
     @property
     def vq(self) -> VQGenerator:
         return self.generators[0]
@@ -189,20 +185,12 @@ class FewGAN(PyramidModule):
         """Images of codes [N, h, w] at `size`, in [-1, 1]."""
         return self.refine(self.vq.render(codes), 1, self.num_scales - 1, size or self.image_size).clamp(-1, 1)
 
-    def code_grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Height and width of the code map of an image of `size`."""
-        return proportional_size(size or self.image_size, self.image_size, self.sizes[0])
-
     @torch.no_grad()
     def sample(
-        self,
-        num_images: int,
-        size: tuple[int, int] | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
+        self, num_images: int, size: tuple[int, int] | None = None, temperature: float = 1.0, top_k: int | None = None
     ) -> Tensor:
-        codes = self.prior_best.sample(num_images, self.code_grid(size), temperature=temperature, top_k=top_k)
-        return self.render(codes, size)
+        grid = proportional_size(size or self.image_size, self.image_size, self.sizes[0])
+        return self.render(self.prior_best.sample(num_images, grid, temperature, top_k), size)
 
     @torch.no_grad()
     def inject(self, images: Tensor, scale: int = 0) -> Tensor:
@@ -217,20 +205,14 @@ class FewGAN(PyramidModule):
         return self.refine(below, scale, self.num_scales - 1, size).clamp(-1, 1)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """The images through the whole chain; for a training image this is its reconstruction."""
+        """The images through the whole chain."""
         return self.inject(images)
 
     @torch.no_grad()
     def fill(
-        self,
-        image: Tensor,
-        mask: Tensor,
-        num_images: int,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        dilation: int | None = None,
-        candidates: int = 1,
-    ) -> Tensor:
+        self, image: Tensor, mask: Tensor, num_images: int, temperature: float = 1.0, top_k: int | None = None,
+        dilation: int | None = None, candidates: int = 1,
+    ) -> Tensor:  # fmt: skip
         """`num_images` ways to fill the hole (mask 1) of an image [1, 3, H, W]: its codes are drawn again from the prior.
 
         `dilation` in cells widens the hole, default the encoder's reach, since codes near the hole have seen its pixels. The
@@ -240,22 +222,13 @@ class FewGAN(PyramidModule):
         codes = self.vq.codes(self._coarse(image))
         hole = F.adaptive_max_pool2d(mask.float(), codes.shape[-2:])
         reach = self.vq.encoder_reach if dilation is None else dilation
-        if hole.any():
-            hole = F.max_pool2d(hole, 2 * reach + 1, stride=1, padding=reach)
-        filled = self.prior_best.sample(
-            num_images * candidates,
-            codes.shape[-2:],
-            temperature=temperature,
-            top_k=top_k,
-            known=codes.expand(num_images * candidates, -1, -1),
-            mask=(hole[:, 0] > 0).expand(num_images * candidates, -1, -1),
-        )
-        if candidates > 1:
-            likelihood = self.prior_best.log_prob(filled).view(num_images, candidates)
-            filled = filled.view(num_images, candidates, *codes.shape[-2:])[torch.arange(num_images), likelihood.argmax(1)]
+        hole = F.max_pool2d(hole, 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0
+        number = num_images * candidates
+        known, hole = codes.expand(number, -1, -1), hole.expand(number, -1, -1)
+        filled = self.prior_best.sample(number, codes.shape[-2:], temperature, top_k, known=known, mask=hole)
+        best = self.prior_best.log_prob(filled).view(num_images, candidates).argmax(1)
+        filled = filled.view(num_images, candidates, *codes.shape[-2:])[torch.arange(num_images), best]
         return self.render(filled, image.shape[-2:])
-
-    # --- training -------------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         if self.stage == self.prior_stage:
@@ -353,8 +326,6 @@ class FewGAN(PyramidModule):
         nats = torch.stack([prior.log_prob(row.unsqueeze(0)).sum() for row in codes])
         return -nats.sum() / codes.numel() / math.log(2)
 
-    # --- measuring ------------------------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
         """Reconstruction RMSE of the training images at each scale, use of the code book, bits of the prior."""
@@ -364,10 +335,8 @@ class FewGAN(PyramidModule):
             errors = (self.chain(images, scale) - resize(images, size)).square().mean((1, 2, 3)).sqrt()
             numbers[f"reconstruction_rmse_scale{scale}"] = float(errors.mean())
         numbers["reconstruction_rmse_worst_image"] = float(errors.max())
-        counts = torch.bincount(self.vq.codes(self._coarse(images)).flatten(), minlength=self.hparams.num_codes).double()
-        shares = counts[counts > 0] / counts.sum()
-        numbers["codes_used"] = float((counts > 0).double().mean())
-        numbers["code_perplexity"] = float(torch.exp(-(shares * shares.log()).sum()))
+        codes = self.vq.codes(self._coarse(images))
+        numbers["codes_used"], numbers["code_perplexity"] = code_usage(codes, self.hparams.num_codes)
         if "side_heldout" in sets and self.samples_ready:
             side, heldout = (self._each(sets[name], lambda x: self.vq.codes(self._coarse(x))) for name in ("side", "side_heldout"))
             numbers["prior_bits_per_code"] = float(self.prior_bits(self.prior_best, heldout))
@@ -378,11 +347,6 @@ class FewGAN(PyramidModule):
     @torch.no_grad()
     def baselines(self, num_images: int) -> dict[str, Tensor]:
         """Images of uniformly random codes: what the decoder alone gives without a prior."""
-        codes = torch.randint(self.hparams.num_codes, (num_images, *self.code_grid())).to(self.device)
+        codes = torch.randint(self.hparams.num_codes, (num_images, *self.sizes[0])).to(self.device)
         return {"random_codes": self.render(codes)}
 
-
-def order0_bits(train: Tensor, heldout: Tensor, num_codes: int) -> float:
-    """Bits per code of held-out code maps under the frequencies of `train` with add-one smoothing."""
-    counts = torch.bincount(train.flatten(), minlength=num_codes).double() + 1
-    return float(-(counts / counts.sum()).log2()[heldout].mean())

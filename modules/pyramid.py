@@ -69,6 +69,11 @@ class PyramidModule(GenerativeModule):
         """Number of epochs of a stage."""
         return self._stage_ends[stage] - (self._stage_ends[stage - 1] if stage else 0)
 
+    @property
+    def stage_progress(self) -> float:
+        """Share of the current stage's epochs that are done, 0 in its first epoch; for schedules within a stage."""
+        return 1 - (self._stage_ends[self.stage] - self.current_epoch) / self.stage_epochs(self.stage)
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         stages = [self.stage_optimizers(stage) for stage in range(self.num_stages)]
         self._optimizer_slices = [(end - len(opts), end) for opts, end in zip(stages, accumulate(map(len, stages)), strict=True)]

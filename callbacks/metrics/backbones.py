@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Mapping
 from contextlib import ExitStack
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -116,18 +117,15 @@ class RandomCNN(Backbone):
     def __init__(self, lowpass: int | None = None) -> None:
         super().__init__(lowpass)
         generator = torch.Generator().manual_seed(0)
-        inputs = (3, *self.widths)
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False) for i, o in zip(inputs, self.widths, strict=False)
-        )
-        for convolution in self.convolutions:
-            nn.init.kaiming_normal_(convolution.weight, generator=generator)
+        for number, (inputs, outputs) in enumerate(pairwise((3, *self.widths))):
+            weight = torch.randn(outputs, inputs, 3, 3, generator=generator) * (2 / (9 * inputs)) ** 0.5
+            self.register_buffer(f"weight{number}", weight)
         self.freeze()
 
     def embed(self, images: Tensor) -> Tensor:
         means = []
-        for convolution in self.convolutions:
-            images = F.relu(convolution(images))
+        for weight in self.buffers():
+            images = F.conv2d(images, weight, stride=2, padding=1).relu()
             means.append(images.mean((2, 3)))
         return torch.cat(means, 1)
 
@@ -221,7 +219,8 @@ def load_backbone(name: str = "auto", weights: str | None = None, lowpass: int |
     if name not in ("auto", kind.name):
         raise ValueError(f"backbone is {name}, but {path} holds {kind.name}")
     try:
-        return kind(state, sha256, lowpass)
+        with torch.random.fork_rng(devices=[]):  # layers draw weights before they get those of the file
+            return kind(state, sha256, lowpass)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit {kind.name}: {str(error).splitlines()[-1].strip()}") from error
 

@@ -19,9 +19,8 @@ class Edit:
         mask: file, white = the edited region; the image's aspect.
         scale: where the image enters the model, 0 = coarsest; finer scales keep more of the edit.
         size: [height, width] to work at; by default the image is scaled until its shorter side is the model's.
-        dilation: radius of the disk that grows the mask, and
-        blur: sigma of the Gaussian that softens it: pixels of an image with 250 on its longer side, scaled with the image.
-            Defaults as in SinGAN (Rott Shaham et al. 2019).
+        dilation: radius of the disk that grows the mask, in pixels at a longer side of 250; scaled with the image.
+        blur: sigma of the Gaussian that then softens the mask, same unit. Both as in SinGAN (Rott Shaham et al. 2019).
         seed: for methods that draw noise.
     """
 
@@ -39,12 +38,16 @@ class Edit:
         self.dilation, self.blur, self.seed = dilation, blur, seed
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        inject = require(module, "inject", "edit")
-        image, mask = read_masked(self.image, self.mask, module, self.size)
-        soft = blending_mask(mask, self.dilation, self.blur)
-        with inference(module, self.seed):
-            result = inject(image.to(module.device), scale=self.scale).cpu()
+        image, soft, result = self.remake(module, "edit")
         yield "00_input", image[0]
         yield "01_mask", as_picture(soft)
         yield "02_unmasked", result[0]
         yield "03_edited", blend(soft, result, image)[0]
+
+    def remake(self, module: GenerativeModule, task: str) -> tuple[Tensor, Tensor, Tensor]:
+        """The prepared image [1, 3, H, W], its softened mask [1, 1, H, W] and the image re-made by the model."""
+        inject = require(module, "inject", task)
+        image, mask = read_masked(self.image, self.mask, module, self.size)
+        with inference(module, self.seed):
+            result = inject(image.to(module.device), scale=self.scale).cpu()
+        return image, blending_mask(mask, self.dilation, self.blur), result

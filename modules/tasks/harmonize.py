@@ -5,24 +5,14 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from modules.base import GenerativeModule
-from modules.tasks.inputs import as_picture, blend, blending_mask, inference, read_masked, require
+from modules.tasks.edit import Edit
+from modules.tasks.inputs import as_picture, blend
 
 
-class Harmonize:
-    """The pasted object in the colours and textures of the training images: `00_input`, `01_mask` (as used), `02_harmonized`.
+class Harmonize(Edit):
+    """The pasted object re-made in trained colours and textures: `00_input`, `01_mask` (as used), `02_harmonized`.
 
-    `02_harmonized` is (1 - m) · input + m · re-made with the softened mask m: the input itself away from the object; with
-    an empty mask everywhere (and a warning).
-
-    Args:
-        image: file with the object already pasted in; any size and mode.
-        mask: file, white = the object; the image's aspect.
-        scale: where the image enters the model, 0 = coarsest; finer scales keep more of the object.
-        size: [height, width] to work at; by default the image is scaled until its shorter side is the model's.
-        dilation: radius of the disk that grows the mask, and
-        blur: sigma of the Gaussian that softens it: pixels of an image with 250 on its longer side, scaled with the image.
-            Defaults as in SinGAN (Rott Shaham et al. 2019).
-        seed: for methods that draw noise.
+    As `Edit` with a tighter mask: `image` is the picture with the object pasted in, `mask` is white on the object.
     """
 
     def __init__(
@@ -35,15 +25,10 @@ class Harmonize:
         blur: float = 5.0,
         seed: int = 0,
     ) -> None:
-        self.image, self.mask, self.scale, self.size = image, mask, scale, size
-        self.dilation, self.blur, self.seed = dilation, blur, seed
+        super().__init__(image, mask, scale, size, dilation, blur, seed)
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        inject = require(module, "inject", "harmonize")
-        image, mask = read_masked(self.image, self.mask, module, self.size)
-        soft = blending_mask(mask, self.dilation, self.blur)
-        with inference(module, self.seed):
-            result = inject(image.to(module.device), scale=self.scale).cpu()
+        image, soft, result = self.remake(module, "harmonize")
         yield "00_input", image[0]
         yield "01_mask", as_picture(soft)
         yield "02_harmonized", blend(soft, result, image)[0]

@@ -1,7 +1,8 @@
 """What every task needs before it asks a model: images and masks from files, working sizes, capabilities, a seed.
 
-Image files: EXIF orientation is applied, transparency is laid over white, grey becomes three equal channels, 16-bit grey
-keeps its range, colour profiles are ignored, of an animation the first frame counts. Masks: white is the region to change.
+Image files: EXIF orientation is applied, transparency is laid over white, grey becomes three equal channels, 16-bit
+grey keeps its range, colour profiles are ignored, of an animation the first frame counts. Masks: white is the region to
+change.
 """
 
 import difflib
@@ -9,21 +10,21 @@ import importlib
 import inspect
 import math
 import pkgutil
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 import modules
 from modules.base import GenerativeModule
-from modules.ops.images import luma, resize
+from modules.ops.images import from_uint8, luma, resize
 
 # A closed list, because Pillow goes by content, not by ending: EPS, for one, would start an external program.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -32,7 +33,7 @@ MOSTLY_MASKED = 0.9  # above this share of white pixels a mask is probably inver
 REFERENCE_SIDE = 250  # longer side in pixels at which SinGAN's mask radii are stated
 
 
-# --- files --------------------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def read_image(path: str, key: str = "task.image", background: str = "white") -> Tensor:
@@ -41,30 +42,34 @@ def read_image(path: str, key: str = "task.image", background: str = "white") ->
     Raises FileNotFoundError or ValueError with `key`, the file and what is wrong with it.
     """
     file = Path(path).expanduser()
+    if file.is_dir():
+        raise ValueError(f"{key}={path}: is a folder; a task takes one image file")
     if not file.is_file():
         beside = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
         close = difflib.get_close_matches(file.name, beside, n=1)
-        raise FileNotFoundError(f"{key}={path}: no such file." + (f" Did you mean {file.parent / close[0]}?" if close else ""))
+        hint = f" Did you mean {file.parent / close[0]}?" if close else ""
+        raise FileNotFoundError(f"{key}={path}: no such file.{hint}")
     try:
         with Image.open(file, formats=FORMATS) as opened:
-            values = _channels(ImageOps.exif_transpose(opened), background)
+            return _to_tensor(ImageOps.exif_transpose(opened), background)
     except Exception as error:  # decoders raise nearly anything on damaged data: SyntaxError, struct.error, EOFError, …
         raise ValueError(f"{key}={path}: not an image that can be read ({', '.join(FORMATS)}): {error}") from error
-    return torch.from_numpy(values).permute(2, 0, 1).unsqueeze(0).contiguous() * 2 - 1
 
 
-def _channels(image: Image.Image, background: str) -> np.ndarray:
-    """A Pillow image as float32 [H, W, 3] in [0, 1]."""
+def _to_tensor(image: Image.Image, background: str) -> Tensor:
+    """A Pillow image of any mode as [1, 3, H, W] in [-1, 1]."""
     if image.mode == "F" or image.mode.startswith("I"):
         white = 1.0 if image.mode == "F" else 65535.0
-        grey = np.asarray(image, dtype=np.float32)
-        if not 0 <= grey.min() <= grey.max() <= white:
-            raise ValueError(f"its grey values run from {grey.min():g} to {grey.max():g}, understood are 0 to {white:g}")
-        return np.repeat(grey[..., None] / white, 3, axis=2)
+        # Via mode I, because 16 bits come in byte orders that torch does not know.
+        grey = pil_to_tensor(image if image.mode == "F" else image.convert("I")).float()
+        low, high = grey.aminmax()
+        if not 0 <= low <= high <= white:
+            raise ValueError(f"its grey values run from {low:g} to {high:g}, understood are 0 to {white:g}")
+        return (grey / white * 2 - 1).expand(1, 3, -1, -1)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
-    return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    return from_uint8(pil_to_tensor(image.convert("RGB")))[None]
 
 
 def read_prepared(path: str, module: GenerativeModule, size: Sequence[int] | None) -> Tensor:
@@ -73,11 +78,13 @@ def read_prepared(path: str, module: GenerativeModule, size: Sequence[int] | Non
     return resize(image, working_size(image.shape[-2:], module.image_size, size))
 
 
-def read_masked(path: str, mask_path: str, module: GenerativeModule, size: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+def read_masked(
+    path: str, mask_path: str, module: GenerativeModule, size: Sequence[int] | None
+) -> tuple[Tensor, Tensor]:
     """The image at the working size, and its mask [1, 1, H, W] of zeros and ones, 1 = the region to change.
 
-    Grey values of the mask are cut at one half, transparency counts as black. A pixel of the working size is masked as soon
-    as the mask touches it. A mask of another size has to have the image's aspect within 2 %.
+    Grey values of the mask are cut at one half, transparency counts as black. A pixel of the working size is masked as
+    soon as the mask touches it. A mask of another size has to have the image's aspect within 2 %.
     Warns when nothing or more than 90 % is masked; raises ValueError naming both sizes when the aspects differ.
     """
     image = read_image(path)
@@ -92,10 +99,10 @@ def read_masked(path: str, mask_path: str, module: GenerativeModule, size: Seque
     share = mask.mean().item()
     if share == 0:
         brightest = f"its brightest value is {grey.max().item() * 255:.0f} of 255"
-        warnings.warn(f"task.mask={mask_path}: nothing is masked ({brightest}); white is the region to change", stacklevel=2)
+        warn(f"task.mask={mask_path}: nothing is masked, {brightest}; white is the region to change", stacklevel=2)
     if share > MOSTLY_MASKED:
         advice = "white is the region to change: invert it if you meant the rest"
-        warnings.warn(f"task.mask={mask_path}: {share:.0%} of the image is masked; {advice}", stacklevel=2)
+        warn(f"task.mask={mask_path}: {share:.0%} of the image is masked; {advice}", stacklevel=2)
     image = resize(image, working_size((height, width), module.image_size, size))
     return image, F.adaptive_max_pool2d(mask, image.shape[-2:])
 
@@ -110,7 +117,8 @@ def working_size(given: Sequence[int], model: Sequence[int], wanted: Sequence[in
     factor = min(model) / min(given)
     height, width = (max(1, round(side * factor)) for side in given)
     if max(height, width) > 16 * min(height, width):
-        raise ValueError(f"task.image: {given[1]}×{given[0]} pixels is a strip; crop it or set task.size=[HEIGHT,WIDTH]")
+        strip = f"task.image: {given[1]}×{given[0]} pixels (width × height) is a strip"
+        raise ValueError(f"{strip}; crop it or set task.size=[HEIGHT,WIDTH]")
     return height, width
 
 
@@ -121,7 +129,7 @@ def checked_size(size: Sequence[int]) -> tuple[int, int]:
     return size[0], size[1]
 
 
-# --- masks --------------------------------------------------------------------------------------------------------------
+# --- masks ------------------------------------------------------------------------------------------------------------
 
 
 def dilate(mask: Tensor, radius: int) -> Tensor:
@@ -172,7 +180,7 @@ def as_picture(mask: Tensor) -> Tensor:
     return mask[0].expand(3, -1, -1) * 2 - 1
 
 
-# --- the model ----------------------------------------------------------------------------------------------------------
+# --- the model --------------------------------------------------------------------------------------------------------
 
 
 def require(module: GenerativeModule, capability: str, task: str) -> Callable[..., Tensor]:
@@ -180,14 +188,16 @@ def require(module: GenerativeModule, capability: str, task: str) -> Callable[..
     if _has(type(module), capability):
         return getattr(module, capability)
     able = ", ".join(methods_with(capability)) or "none so far"
-    raise ValueError(f"task {task} needs {capability}(), which {type(module).__name__} does not have; methods with it: {able}")
+    lacking = f"task {task} needs {capability}(), which {type(module).__name__} does not have"
+    raise ValueError(f"{lacking}; methods that have it: {able}")
 
 
 def require_trained_sampler(module: GenerativeModule, task: str) -> None:
     """ValueError while the module's random images mean nothing yet (a prior that is not trained)."""
     if not module.samples_ready:
         stage = getattr(module, "stage_name", "its current stage")
-        raise ValueError(f"task {task}: {type(module).__name__} cannot draw images yet, its training stopped in {stage}")
+        name = type(module).__name__
+        raise ValueError(f"task {task}: this {name} cannot draw images yet, its training ended in {stage}")
 
 
 def methods_with(capability: str) -> list[str]:
@@ -209,8 +219,8 @@ def accepted(function: Callable[..., Any], task: str, **options: Any) -> dict[st
     known = inspect.signature(function).parameters
     for name in options:
         if name not in known:
-            owner = type(getattr(function, "__self__", function)).__name__
-            raise ValueError(f"task.{name}: task {task} cannot use it, because {owner}.{function.__name__}() does not take it")
+            method = type(getattr(function, "__self__", function)).__name__
+            raise ValueError(f"task.{name}: {method}.{function.__name__}() has no such option; leave it out of {task}")
     return options
 
 

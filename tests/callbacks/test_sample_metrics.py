@@ -1,0 +1,275 @@
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+from torch import Tensor, nn
+
+from callbacks.metrics.backbones import RandomCNN
+from callbacks.metrics.features import extract_features
+from callbacks.metrics.kernel import kernel_distance
+from callbacks.metrics.memorization import nearest_psnr
+from callbacks.sample_metrics import SampleMetrics, _undisturbed
+from datamodules.synthetic import SyntheticDataModule
+from modules.base import GenerativeModule
+from modules.ops.images import from_uint8, to_uint8
+
+SIZE = (24, 32)
+SMALL = {"backbone": "rand_cnn", "num_images": 10, "chunk": 4, "crops": 3, "sample_crops": 2}
+
+
+class Toy(GenerativeModule):
+    """Smooth noise from the global generator; dropout and a frozen batch norm show whether modes are respected."""
+
+    def __init__(self, ready: bool = True) -> None:
+        super().__init__()
+        self.image_size = SIZE
+        self.ready = ready
+        self.dropout = nn.Dropout(0.5)
+        self.statistics = nn.BatchNorm2d(3).eval()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    @property
+    def samples_ready(self) -> bool:
+        return self.ready
+
+    def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
+        assert num_images <= 4 and not self.dropout.training and not torch.is_grad_enabled()
+        noise = self.statistics(self.dropout(torch.rand(num_images, 3, 6, 8, device=self.device)))
+        return (nn.functional.interpolate(noise, SIZE, mode="bilinear") * 2 - 1).clamp(-1, 1)
+
+    def diagnostics(self, sets: Mapping) -> dict[str, float]:
+        return {"side_images": float(len(sets["side"])), "chance": float(torch.rand(())), "never": math.nan}
+
+    def baselines(self, num_images: int) -> dict[str, Tensor]:
+        return {"black": -torch.ones(num_images, 3, *SIZE)}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        loss = (self.dropout(batch["image"]) * self.weight).mean() + self.weight.square().sum()
+        self.optimize(self.optimizers(), loss)
+        self.log("train/noise", torch.rand(()))
+
+
+def data(**keys: object) -> SyntheticDataModule:
+    return SyntheticDataModule(list(SIZE), **{"batch_size": 2, "samples_per_epoch": 4, "num_images": 5} | keys)
+
+
+def trainer(*callbacks: Callback, **keys: object) -> Trainer:
+    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    return Trainer(accelerator="cpu", callbacks=list(callbacks), num_sanity_val_steps=0, **{"devices": 1} | off | keys)
+
+
+def measure(metrics: SampleMetrics, module: Toy | None = None, **keys: object) -> dict:
+    trainer(metrics).test(module or Toy(), data(**keys), verbose=False)
+    return metrics.results
+
+
+@pytest.fixture(scope="module")
+def results() -> dict:
+    return measure(SampleMetrics(**SMALL))
+
+
+def references() -> Tensor:
+    images = data()
+    images.setup()
+    return to_uint8(images.sets()["image"].stack())
+
+
+def chunks(seed: int = 0) -> Tensor:
+    """The samples by the rule: chunk c after manual_seed(seed + c)."""
+    module, drawn = Toy().eval(), []
+    for chunk, size in enumerate((4, 4, 2)):
+        torch.manual_seed(seed + chunk)
+        with torch.no_grad():
+            drawn.append(to_uint8(module.sample(size)))
+    return torch.cat(drawn)
+
+
+def test_values_are_those_of_the_seeded_samples(results: dict) -> None:
+    reals, fakes, backbone = references(), chunks(), RandomCNN()
+    values = results["metrics"]
+    assert values["kd_rand_cnn"] == pytest.approx(kernel_distance(backbone(reals), backbone(fakes)).item(), rel=1e-4)
+    crops = [
+        extract_features(backbone, images, range(len(images)), count, seed).crops.flatten(0, 1)
+        for images, count, seed in ((reals, 3, 0), (fakes, 2, 1))
+    ]
+    assert values["kd_rand_cnn_crops"] == pytest.approx(kernel_distance(*crops).item(), rel=1e-4)
+    assert values["nearest_psnr_max"] == pytest.approx(nearest_psnr(fakes, reals).max().item(), rel=1e-5)
+    assert sum(values[f"source_share_{i}"] for i in range(5)) == pytest.approx(1)
+    assert {"fd_rand_cnn", "pixel_diversity", "pixel_diversity_pooled", "pixel_diversity_raw"} <= values.keys()
+    assert not {"fid", "kid"} & values.keys()
+
+
+def test_other_seed_other_samples_same_seed_same_values(results: dict) -> None:
+    assert measure(SampleMetrics(**SMALL)) == results
+    other = measure(SampleMetrics(**SMALL, seed=50))["metrics"]
+    assert all(other[key] != results["metrics"][key] for key in ("kd_rand_cnn", "pixel_diversity", "nearest_psnr_mean"))
+
+
+def test_anchors_stand_beside_the_samples(results: dict) -> None:
+    anchors = results["anchors"]
+    assert set(anchors) == {"split_half", "copies", "side", "black"}
+    for values in anchors.values():
+        assert values.keys() == {"fd_rand_cnn", "kd_rand_cnn", "kd_rand_cnn_crops"}
+    reals, backbone = RandomCNN()(references()), RandomCNN()
+    copies = kernel_distance(reals, torch.cat([reals, reals]))
+    assert anchors["copies"]["kd_rand_cnn"] == pytest.approx(copies.item(), rel=1e-4)
+    half = kernel_distance(reals[[0, 2, 4]], reals[[1, 3]])
+    assert anchors["split_half"]["kd_rand_cnn"] == pytest.approx(half.item(), rel=1e-4)
+    assert "split_half compares 3 with 2 reference images" in results["protocol"]["notes"]
+    black = kernel_distance(reals, backbone(torch.zeros(10, 3, *SIZE, dtype=torch.uint8)))
+    assert anchors["black"]["kd_rand_cnn"] == pytest.approx(black.item(), rel=1e-4)
+    assert anchors["copies"]["kd_rand_cnn"] < anchors["side"]["kd_rand_cnn"] < anchors["black"]["kd_rand_cnn"]
+
+
+def test_protocol_tells_how(results: dict) -> None:
+    images = data()
+    images.setup()
+    protocol = results["protocol"]
+    assert protocol["reference"] == images.sets()["image"].fingerprint
+    assert protocol["backbone_fingerprint"] == RandomCNN().fingerprint()
+    assert (protocol["num_real"], protocol["num_generated"], protocol["seed"], protocol["chunk"]) == (5, 10, 0, 4)
+    assert protocol["crops"] == {"reference": 3, "samples": 2, "size": [12, 16]}
+    assert any("not comparable with published" in note for note in protocol["notes"])
+    assert any(note.startswith("never is not finite") for note in protocol["notes"])
+    json.dumps(results, allow_nan=False)
+
+
+def test_diagnostics_of_the_method_are_logged_too() -> None:
+    run = trainer(SampleMetrics(**SMALL))
+    run.test(Toy(), data(), verbose=False)
+    assert run.callback_metrics["test/side_images"] == 7 and "test/kd_rand_cnn" in run.callback_metrics
+    assert "test/never" not in run.callback_metrics
+
+
+def test_untrained_samples_are_not_measured() -> None:
+    metrics = SampleMetrics(**SMALL)
+    run = trainer(metrics)
+    run.test(Toy(ready=False), data(), verbose=False)
+    assert set(run.callback_metrics) == {"test/side_images", "test/chance"}
+    assert metrics.results["metrics"] == metrics.results["anchors"] == {}
+    assert "not trained yet" in metrics.results["protocol"]["notes"][-2]
+
+
+def test_one_image_gives_no_distance_between_whole_images() -> None:
+    results = measure(SampleMetrics(**SMALL), num_images=1)
+    assert "kd_rand_cnn_crops" in results["metrics"]
+    assert not {"kd_rand_cnn", "fd_rand_cnn"} & results["metrics"].keys()
+    assert results["anchors"]["split_half"] == {}
+    assert any(note.startswith("no kd_rand_cnn:") for note in results["protocol"]["notes"])
+
+
+def test_chosen_metrics_only_and_no_backbone_without_need() -> None:
+    metrics = SampleMetrics(num_images=4, chunk=4, metrics=["nearest_psnr"], backbone="inception_v3_fid")
+    assert measure(metrics)["metrics"].keys() == {"nearest_psnr_max", "nearest_psnr_mean"}
+    assert metrics.results["anchors"] == {} and metrics.results["protocol"]["backbone"] is None
+
+
+def test_every_part_gets_its_mode_back() -> None:
+    module = Toy().train()
+    module.statistics.eval()
+    with pytest.raises(KeyError), _undisturbed(module):
+        assert not any(part.training for part in module.modules())
+        raise KeyError
+    assert module.training and module.dropout.training and not module.statistics.training
+
+
+class Modes(Callback):
+    """Training modes and random state before and after each validation."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple] = []
+
+    def state(self, trainer: Trainer, module: Toy) -> None:
+        modes = tuple(part.training for part in module.modules())
+        self.seen.append((modes, hash(torch.get_rng_state().numpy().tobytes())))
+
+    on_validation_start = on_validation_end = state
+
+
+def logged_noise(*callbacks: Callback, epochs: int = 2) -> tuple[list[float], Trainer]:
+    values: list[float] = []
+
+    class Record(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+            values.append(trainer.callback_metrics["train/noise"].item())
+
+    torch.manual_seed(0)
+    module = Toy()
+    run = trainer(*callbacks, Record(), max_epochs=epochs, log_every_n_steps=1)
+    run.fit(module, data())
+    assert module.dropout.training and module.training
+    return values, run
+
+
+def test_training_is_the_same_with_and_without_and_values_are_logged() -> None:
+    modes, metrics = Modes(), SampleMetrics(**SMALL)
+    plain, _ = logged_noise()
+    measured, run = logged_noise(modes, metrics)
+    assert plain == measured
+    assert modes.seen[0] == modes.seen[1] and len(modes.seen) == 4
+    assert "val/kd_rand_cnn" in run.callback_metrics and "val/nearest_psnr_max" in run.callback_metrics
+    assert metrics.results["anchors"] == {}  # of a test only
+
+
+def test_reference_features_are_computed_once() -> None:
+    metrics, seen = SampleMetrics(**SMALL), []
+    metrics._gather = lambda module: seen.append(1) or SampleMetrics._gather(metrics, module)
+    logged_noise(metrics, epochs=3)
+    assert seen == [1]
+
+
+@pytest.mark.parametrize(("epochs", "measured"), [(1, False), (2, True)])
+def test_every_n_epochs(epochs: int, measured: bool) -> None:
+    _, run = logged_noise(SampleMetrics(**SMALL, every_n_epochs=2), epochs=epochs)
+    assert ("val/kd_rand_cnn" in run.callback_metrics) == measured
+
+
+def test_reference_of_another_size_is_refused() -> None:
+    run = trainer(SampleMetrics(**SMALL))
+    with pytest.raises(ValueError, match=r"datamodule.image_size=\[24, 32\]"):
+        run.test(Toy(), SyntheticDataModule([16, 16], batch_size=2), verbose=False)
+
+
+def test_wrong_arguments_are_explained() -> None:
+    with pytest.raises(ValueError, match="nearest: kd_crops"):
+        SampleMetrics(metrics=["kd_crop"])
+    with pytest.raises(ValueError, match="chunk is 0"):
+        SampleMetrics(chunk=0)
+
+
+class Write(Callback):
+    """Every rank's results into a file of its own."""
+
+    def __init__(self, metrics: SampleMetrics, folder: Path) -> None:
+        self.metrics, self.folder = metrics, folder
+
+    def on_test_end(self, trainer: Trainer, module: Toy) -> None:
+        (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(self.metrics.results))
+
+
+@pytest.mark.parametrize("num_images", [10, 3])  # with 3 the second process draws nothing
+def test_two_processes_equal_one(tmp_path: Path, num_images: int) -> None:
+    one, two = (SampleMetrics(**SMALL | {"num_images": num_images}) for _ in range(2))
+    expected = measure(one)
+    run = trainer(two, Write(two, tmp_path), devices=2, strategy="ddp_fork")
+    run.test(Toy(), data(), verbose=False)
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["protocol"] == expected["protocol"]
+        assert found["diagnostics"] == expected["diagnostics"]
+        assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-5)
+        for name, values in expected["anchors"].items():
+            assert found["anchors"][name] == pytest.approx(values, rel=1e-5, abs=1e-7)
+
+
+def test_bytes_survive_the_loader() -> None:
+    """The reference is compared as the bytes of its files."""
+    images = references()
+    assert torch.equal(to_uint8(from_uint8(images)), images)

@@ -1,0 +1,274 @@
+"""The way from words and files to objects: order, types, and what a user reads after a mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from configs.build import build, check
+from configs.environment import choose_wandb_mode, use_sleeping_threads
+from configs.loader import MAPPING, ConfigError, load_config, nearest, nodes
+
+ROOT = Path(__file__).parent.parent
+YAMLS = sorted(path for path in ROOT.glob("configs/*.yaml") if path.name != "base.yaml")
+CHECKPOINT = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"}
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def plain(config) -> dict:
+    return OmegaConf.to_container(config)
+
+
+def refusal(function, *arguments, **keywords) -> str:
+    with pytest.raises(ConfigError) as caught:
+        function(*arguments, **keywords)
+    return str(caught.value)
+
+
+# --- order and values ---------------------------------------------------------------------------------------------------
+
+
+def test_files_from_left_to_right_then_words_wherever_they_stand(tmp_path):
+    first = write(tmp_path, "first.yaml", "seed: 1\nrun_name: first\nmodule: {a: 1, b: 1, c: [1, 2, 3]}")
+    second = write(tmp_path, "second.yaml", "seed: 2\nmodule: {b: 2, c: [4]}")
+    config = load_config(["module.b=3", first, "module.b=4", second])
+    assert config.seed == 2 and plain(config.module) == {"a": 1, "b": 4, "c": [4]}
+    assert config.run_dir == "runs/first"
+
+
+def test_base_yaml_is_the_start_unless_another_is_given():
+    assert load_config([]).run_dir == "runs/run"
+    given = {"run_name": "old", "datamodule": {"root": "a", "image_size": [3, 4]}}
+    config = load_config(["datamodule.root=b", "out=there"], start=given, extra_keys={"out": (str,)})
+    assert plain(config) == {"run_name": "old", "datamodule": {"root": "b", "image_size": [3, 4]}, "out": "there"}
+    assert given["datamodule"]["root"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "value"),
+    [
+        ("trainer.devices=2", "trainer.devices", 2),
+        ("datamodule.image_size=[48,64]", "datamodule.image_size", [48, 64]),
+        ("callbacks.checkpoint=null", "callbacks.checkpoint", None),
+        ("logger=null", "logger", None),
+        ("module.lr_g=1e-4", "module.lr_g", 0.0001),
+        ("resume=runs/a/checkpoints/epoch=3.ckpt", "resume", "runs/a/checkpoints/epoch=3.ckpt"),
+        ("resume=null", "resume", None),
+        ("run_name=007", "run_name", "007"),
+        ("run_name=no", "run_name", "no"),
+        ("run_dir=1e3", "run_dir", "1e3"),
+    ],
+)
+def test_values_are_yaml_and_names_stay_as_written(word, key, value):
+    assert OmegaConf.select(load_config([word]), key) == value
+
+
+def test_interpolation_and_environment(monkeypatch):
+    monkeypatch.setenv("PHOTOS", "somewhere/photos")
+    config = load_config(["seed=7", "module.image_size=${datamodule.image_size}", "datamodule.image_size=[8,9]",
+                          "datamodule.root=${oc.env:PHOTOS}"])  # fmt: skip
+    assert plain(config.module) == {"image_size": [8, 9]}
+    assert config.datamodule.root == "somewhere/photos" and config.callbacks.images.seed == 7
+
+
+# --- mistakes in words and files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("foo", ["foo", ".yaml", "key=value"]),
+        ("seed", ["seed", "key=value"]),
+        ("--dryrun", ["--dryrun", "--dry-run"]),
+        ("modul.lr_g=1", ["modul", "Did you mean module"]),
+        ("seed=abc", ["seed", "int", "'abc'"]),
+        ("seed=1.5", ["seed", "int", "1.5"]),
+        ("seed=true", ["seed", "int", "True"]),
+        ("seed.x=1", ["seed", "int"]),
+        ("module=3", ["module", "mapping", "3"]),
+        ("trainer=null", ["trainer", "mapping"]),
+        ("run_name=a/b", ["run_name", "'a/b'", "letters"]),
+        ("run_name=", ["run_name=", "no value"]),
+        ("datamodule.root=", ["datamodule.root=", "no value"]),
+        ("=3", ["=3", "not a key"]),
+        ("module..x=3", ["module..x", "not a key"]),
+        ("module.x={", ["module.x={", "YAML"]),
+        ("module.x=${nowhere}", ["module.x", "nowhere"]),
+        ("module.x=${oc.env:HANDFUL_NOT_SET}", ["module.x", "HANDFUL_NOT_SET"]),
+        ("module.x=${oc.create:1}", ["module.x", "oc.create", "oc.env"]),
+        ("module.x=???", ["module.x", "needs a value"]),
+    ],
+)
+def test_a_wrong_word_is_named_with_what_would_be_right(word, parts):
+    message = refusal(load_config, [word])
+    assert all(part in message for part in parts), message
+    assert "\n" not in message
+
+
+def test_a_missing_file_is_answered_with_the_nearest(tmp_path):
+    write(tmp_path, "fewgan.yaml", "seed: 1")
+    message = refusal(load_config, [str(tmp_path / "fewgam.yaml")])
+    assert "fewgam.yaml: no such file" in message and f"Did you mean {tmp_path / 'fewgan.yaml'}" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("seed: 1\nmodule:\n  a: [1\nrun_name: x\n", ["line 4"]),
+        ("seed: 1\nseed: 2\n", ["line 2", "duplicate"]),
+        ("- 1\n- 2\n", ["key: value"]),
+        ("seed: !!python/object/apply:os.getcwd []\n", ["line 1", "python"]),
+        ("sede: 1\n", ["sede", "Did you mean seed"]),
+    ],
+)
+def test_a_broken_file_is_named_with_the_line(tmp_path, text, parts):
+    file = write(tmp_path, "broken.yaml", text)
+    message = refusal(load_config, [file])
+    assert all(part in message for part in parts), message
+    assert "sede" in text or "broken.yaml" in message
+
+
+def test_extra_keys_have_types_too():
+    keys = {"task": MAPPING, "out": (str,)}
+    assert plain(load_config(["task.image=a.png"], extra_keys=keys).task) == {"image": "a.png"}
+    assert "task" in refusal(load_config, ["task.image=a.png"])
+    assert "mapping" in refusal(load_config, ["task=5"], extra_keys=keys)
+
+
+def test_nearest():
+    assert nearest("lr_gg", ["lr_g", "width"]) == " Did you mean lr_g?"
+    assert nearest("zzz", ["lr_g", "width"]) == ""
+
+
+# --- objects ------------------------------------------------------------------------------------------------------------
+
+
+def test_build_passes_the_given_keys_as_plain_values_of_the_right_type():
+    node = OmegaConf.create({"class_path": "datamodules.synthetic.SyntheticDataModule", "image_size": [12, 16], "batch_size": 2})
+    data = build(node)
+    assert type(data).__name__ == "SyntheticDataModule" and data.batch_size == 2 and data.samples_per_epoch == 4000
+    assert type(data.image_size) is list and data.image_size == [12, 16]
+    callback = build(OmegaConf.create({"class_path": "callbacks.image_grid.ImageGrid", "seed": 3}))
+    assert (callback.seed, callback.num_images) == (3, 16)
+
+
+def test_build_injects_objects_that_yaml_cannot_hold():
+    callback = build(OmegaConf.create({"class_path": "callbacks.image_grid.ImageGrid"}))
+    node = OmegaConf.create({"class_path": "lightning.Trainer", "accelerator": "cpu", "logger": False})
+    del node.logger
+    assert callback in build(node, callbacks=[callback], logger=[]).callbacks
+    node.callbacks = []
+    assert "callbacks" in refusal(build, node, callbacks=[callback])
+
+
+def config_with(**node):
+    return OmegaConf.create({"callbacks": {"own": node}}).callbacks.own
+
+
+@pytest.mark.parametrize(
+    ("node", "parts"),
+    [
+        ({"class_path": "os.system"}, ["callbacks.own.class_path", "os.system", "modules."]),
+        ({"class_path": "moduleslike.X"}, ["callbacks.own.class_path", "modules."]),
+        ({"seed": 1}, ["callbacks.own.class_path", "None"]),
+        ({"class_path": "callbacks.image_gird.ImageGrid"}, ["callbacks.own.class_path", "callbacks.image_gird"]),
+        ({"class_path": "callbacks.image_grid.ImageGird"}, ["callbacks.own.class_path", "Did you mean ImageGrid"]),
+        ({"class_path": "callbacks.image_grid.evaluating"}, ["no class evaluating"]),
+        ({**CHECKPOINT, "save_topk": 1}, ["callbacks.own.save_topk", "ModelCheckpoint", "save_top_k"]),
+        ({**CHECKPOINT, "zzz": 1}, ["callbacks.own.zzz", "ModelCheckpoint", "It has:", "save_top_k"]),
+        ({**CHECKPOINT, "save_top_k": "many"}, ["callbacks.own.save_top_k", "int", "'many'"]),
+        ({**CHECKPOINT, "save_top_k": 1.5}, ["callbacks.own.save_top_k", "int", "1.5"]),
+        ({**CHECKPOINT, "verbose": [1]}, ["callbacks.own.verbose", "bool", "[1]"]),
+        ({**CHECKPOINT, "mode": 7}, ["callbacks.own.mode", "str", "7", "Quote"]),
+        ({**CHECKPOINT, "filename": False}, ["callbacks.own.filename", "str", "False", "Quote"]),
+        ({"class_path": "lightning.pytorch.callbacks.EarlyStopping"}, ["callbacks.own.monitor", "missing"]),
+        ({"class_path": "datamodules.fewshot.FewShotDataModule", "root": "a", "image_size": [1, "x"]},
+         ["callbacks.own.image_size", "list[int]", "'x'"]),
+        ({"class_path": "lightning.pytorch.loggers.WandbLogger", "projct": "x"}, ["callbacks.own.projct", "project"]),
+    ],
+)  # fmt: skip
+def test_a_node_that_does_not_fit_its_class_is_refused_with_the_full_key(node, parts):
+    message = refusal(check, config_with(**node))
+    assert all(part in message for part in parts), message
+    assert refusal(build, config_with(**node)) == message
+
+
+def test_a_class_with_open_keywords_takes_more_than_it_names():
+    _, keywords = check(config_with(class_path="lightning.pytorch.loggers.WandbLogger", entity="team", project="x"))
+    assert keywords == {"entity": "team", "project": "x"}
+
+
+def test_a_node_that_is_no_mapping_is_refused():
+    assert "callbacks.images" in refusal(check, 5, "callbacks.images")
+    assert "configs/fewgan.yaml" in refusal(check, None, "module")
+
+
+def test_values_that_a_constructor_refuses_are_reported_with_the_key():
+    node = config_with(class_path="callbacks.image_grid.ImageGrid", num_images=1)
+    assert refusal(build, node).startswith("callbacks.own: num_images=1")
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_fits_its_classes(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config([str(path)])
+    found = dict(nodes(config))
+    assert {"module", "datamodule", "trainer", "logger.csv", "callbacks.checkpoint"} <= found.keys()
+    for key, node in found.items():
+        check(node, key)
+    assert config.run_name == path.stem, "run folders of different methods would be the same"
+    assert "key_that_is_not_there" in refusal(check, OmegaConf.merge(config.module, {"key_that_is_not_there": 1}), "module")
+
+
+def test_configs_import_neither_torch_nor_lightning():
+    code = "import sys, configs.build, configs.environment, train; print({'torch', 'lightning', 'wandb'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+# --- environment --------------------------------------------------------------------------------------------------------
+
+
+def test_threads_sleep_unless_the_user_decided():
+    environment = {}
+    use_sleeping_threads(environment)
+    assert environment == {"OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {"OMP_WAIT_POLICY": "ACTIVE"}
+    use_sleeping_threads(environment)
+    assert environment == {"OMP_WAIT_POLICY": "ACTIVE"}
+
+
+def test_wandb_stays_offline_without_a_key(tmp_path):
+    netrc = write(tmp_path, "netrc", "machine wandb.example.org login user password 0123\n")
+    environment = {"NETRC": netrc}
+    notice = choose_wandb_mode(environment)
+    assert environment["WANDB_MODE"] == "offline" and "offline" in notice and "\n" not in notice
+    assert choose_wandb_mode(environment) is None  # what was decided once is not said again
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"WANDB_MODE": "online"},
+        {"WANDB_MODE": "disabled"},
+        {"WANDB_API_KEY": "0123"},
+        {"WANDB_BASE_URL": "https://wandb.example.org"},
+        {"WANDB_BASE_URL": "http://wandb.example.org:8080"},
+    ],
+)
+def test_wandb_is_left_alone_with_a_key_or_a_mode(tmp_path, given):
+    text = "machine wandb.example.org login user password 0123\nmachine wandb.example.org:8080 login user password 0123\n"
+    environment = {"NETRC": write(tmp_path, "netrc", text), **given}
+    assert choose_wandb_mode(environment) is None
+    assert environment.get("WANDB_MODE") == given.get("WANDB_MODE")
+
+
+def test_an_unreadable_netrc_counts_as_no_key(tmp_path):
+    environment = {"NETRC": write(tmp_path, "netrc", "machine {{{ what\n")}
+    assert choose_wandb_mode(environment) is not None
