@@ -58,7 +58,6 @@ def main(arguments: list[str]) -> int:
 def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | None]:
     """Trainer, module, data module and the checkpoint to go on from. Finds all mistakes before any file is written."""
     from lightning import seed_everything  # not at the top: help and wrong words are answered without torch
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from callbacks.config_snapshot import ConfigSnapshot, check_resume, find_resume
@@ -75,12 +74,9 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
     checkpoint = find_resume(config.resume, config.run_dir)
     if checkpoint is not None:
         check_resume(module, checkpoint)
-    try:
-        loggers = [build(node) for node in (config.logger or {}).values() if node]
-        callbacks = [build(node) for node in (config.callbacks or {}).values() if node]
-        trainer = build(config.trainer, logger=loggers, callbacks=[*callbacks, ConfigSnapshot(config)])
-    except MisconfigurationException as error:
-        raise ConfigError(f"trainer: {error}") from None
+    loggers = [build(node) for node in (config.logger or {}).values() if node]
+    callbacks = [build(node) for node in (config.callbacks or {}).values() if node]
+    trainer = build(config.trainer, logger=loggers, callbacks=[*callbacks, ConfigSnapshot(config)])
     return trainer, module, datamodule, checkpoint
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.io import write_png
 
 from modules.ops.images import image_grid, to_uint8
 
@@ -55,11 +55,10 @@ class ImageGrid(Callback):
         sets = trainer.datamodule.sets() if hasattr(trainer.datamodule, "sets") else {}
         with isolate_rng(), torch.no_grad(), evaluating(module):
             for kind, images, columns in self._kinds(module, sets):
-                picture = to_uint8(image_grid(images, columns)).cpu()
-                write_png(picture, str(folder / f"{kind}_{epoch:04d}.png"))
+                pixels = to_uint8(image_grid(images, columns)).permute(1, 2, 0).cpu().numpy()
+                Image.fromarray(pixels).save(folder / f"{kind}_{epoch:04d}.png")
                 for logger in trainer.loggers:
                     if hasattr(logger, "log_image"):  # the step is the one that Lightning logs losses with (P 10.2)
-                        pixels = picture.permute(1, 2, 0).numpy()
                         logger.log_image(f"grids/{kind}", [pixels], step=trainer.fit_loop.total_batch_idx)
 
     def _kinds(self, module: LightningModule, sets: dict[str, Any]) -> Iterator[tuple[str, Tensor, int]]:

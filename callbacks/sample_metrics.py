@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import chain
 from typing import Any, NamedTuple
@@ -11,10 +10,11 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from callbacks.image_grid import evaluating
 from callbacks.metrics.backbones import PACKAGE, Backbone, RandomCNN, load_backbone
 from callbacks.metrics.card import finite, versions
 from callbacks.metrics.diversity import PixelDiversity
@@ -127,7 +127,7 @@ class SampleMetrics(Callback):
         """Every rank computes everything, with equal results; only drawing and features of samples are shared out."""
         sets = trainer.datamodule.sets() if trainer.datamodule is not None else {}
         metrics, anchors, notes = {}, {}, []
-        with _undisturbed(module):
+        with isolate_rng(), torch.no_grad(), evaluating(module):
             if self.backbone is not None:
                 self.backbone.to(module.device)
             self._reference = reference = self._reference or self._gather(module)
@@ -265,16 +265,3 @@ def _all_ranks(tensor: Tensor) -> Tensor:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return tensor
     return torch.cat(gather_all_tensors(tensor))
-
-
-@contextmanager
-def _undisturbed(module: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradient; afterwards random numbers and every part's mode are as before."""
-    modes = [(part, part.training) for part in module.modules()]
-    with isolate_rng(), torch.no_grad():
-        module.eval()
-        try:
-            yield
-        finally:
-            for part, training in modes:
-                part.training = training

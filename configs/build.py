@@ -18,19 +18,21 @@ def build(node: DictConfig, /, **objects: Any) -> Any:
     class_, keywords = check(node, injected=tuple(objects))
     try:
         return class_(**keywords, **objects)
-    except ValueError as error:
-        raise ConfigError(f"{node._get_full_key(None)}: {error}") from error
+    except Exception as error:
+        if isinstance(error, ValueError) or class_.__module__.startswith("lightning."):  # whose own errors have many types
+            raise ConfigError(f"{node._get_full_key(None)}: {error}") from error
+        raise
 
 
 def check(node: Any, key: str | None = None, injected: tuple[str, ...] = ()) -> tuple[type, dict[str, Any]]:
     """Class and keywords of a node, as plain containers; ConfigError with the full key if it does not fit the class.
 
-    `key` is the node's dotted key for messages, by default its place in its configuration; `injected` are keywords that
-    `build` will get as objects. For a class with **keywords only near misses of its named ones are refused.
+    `key` is the node's dotted key, by default its place in its configuration; `injected` are keywords that `build` adds.
+    A class with **keywords takes other names, too, but no near misses of its named ones.
     """
     if not OmegaConf.is_dict(node):
-        hint = "Give a method's YAML file first, such as configs/fewgan.yaml." if node is None else f"Got {node!r}."
-        raise ConfigError(f"{key}: expected a mapping with class_path. {hint}")
+        got = "nothing" if node is None else repr(node)
+        raise ConfigError(f"{key}: {got} given. Name a YAML file with its class_path, such as configs/fewgan.yaml.")
     key = node._get_full_key(None) if key is None else key  # OmegaConf has no public name for a node's own place
     class_ = _locate(node.get("class_path"), f"{key}.class_path")
     values = {name: value for name, value in OmegaConf.to_container(node).items() if name != "class_path"}
@@ -40,12 +42,12 @@ def check(node: Any, key: str | None = None, injected: tuple[str, ...] = ()) -> 
     for name in values:
         close = nearest(name, named)
         if name in injected or (name not in named and (close or not open_ended)):
-            close = close or f" It has: {', '.join(named)}."
-            raise ConfigError(f"{key}.{name}: {class_.__name__} has no such key.{close}")
+            hint = close or f" It has: {', '.join(named)}."
+            raise ConfigError(f"{key}.{name}: {class_.__name__} has no such key.{hint}")
     for name, parameter in named.items():
         if parameter.default is parameter.empty and name not in values and name not in injected:
             raise ConfigError(f"{key}.{name}: missing; {class_.__name__} needs it.")
-    hints = {name: p.annotation for name, p in named.items() if p.annotation is not p.empty}
+    hints = {name: parameter.annotation for name, parameter in named.items()}
     return class_, {name: _converted(value, hints.get(name, Any), f"{key}.{name}") for name, value in values.items()}
 
 

@@ -15,6 +15,15 @@ from configs.loader import MAPPING, ConfigError, load_config, nearest
 CHANGEABLE = ("out", "datamodule", "callbacks.metrics", "trainer.accelerator", "trainer.devices", "task")
 EXTRA_KEYS = {"out": (str, type(None)), "task": MAPPING}
 METRICS = {"class_path": "callbacks.sample_metrics.SampleMetrics"}
+TRAINER = {
+    "class_path": "lightning.Trainer",
+    "accelerator": "auto",
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 def split_words(arguments: list[str]) -> tuple[list[Path], list[str]]:
@@ -46,16 +55,30 @@ def stored_config(path: Path, content: Mapping[str, Any], words: list[str]) -> D
     start = {
         "run_name": stored.get("run_name") or "".join(c if c.isalnum() else "_" for c in path.stem),
         "run_dir": str(path.parent.parent if path.parent.name == "checkpoints" else path.parent),
-        "trainer": {"accelerator": "auto", "devices": 1},
+        "trainer": TRAINER,
         "callbacks": {"metrics": (stored.get("callbacks") or {}).get("metrics") or METRICS},
     }
     config = _load(start | {key: stored[key] for key in ("datamodule",) if key in stored}, words)
+    if "task" in config and "class_path" not in config.task:
+        raise ConfigError("task.*: give the task's file too, such as configs/tasks/generate.yaml.")
     if "datamodule" not in config and "task" not in config:
         raise ConfigError(
             f"{path} holds weights and no configuration: give datamodule.root=…, datamodule.image_size=[height,width] "
             f"and datamodule.class_path=datamodules.fewshot.FewShotDataModule."
         )
     return config
+
+
+def output_folder(config: DictConfig, path: Path, checkpoints: list[Path]) -> Path:
+    """Where the results of `path`, one of `checkpoints`, go: each has a folder of its own."""
+    folder = Path(config.get("out") or config.run_dir)
+    if config.get("out") and len(checkpoints) > 1:
+        folder /= config.run_name
+    if sum(other.parent == path.parent for other in checkpoints) > 1:
+        folder /= path.stem
+    if "task" in config and not config.get("out"):
+        folder = folder / "tasks" / config.task.class_path.split(".")[-2]
+    return folder
 
 
 def rebuild(path: Path, content: Mapping[str, Any]) -> Any:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from datamodules.fewshot import check_arrangement, reference_loader, with_tiling
 from datamodules.folder import ImageFolder
 from datamodules.side import SideDataModule, split_heldout
 
@@ -15,9 +17,12 @@ class SyntheticDataModule(SideDataModule):
 
     It takes the keys of all of them, so changing `class_path` alone makes any configuration run: `root`, `side_root`
     and `max_memory_gib` are accepted and ignored. Batches: `image`, `index`, `side`, `side_index`; `sets()`: `image`,
-    `side`, `side_heldout`, `source`. The drawings depend on `image_size`, set and position only, never on `seed`.
+    `side`, `side_heldout`, `source`, and with `tile` also `tile`. The drawings depend on `image_size`, set and position
+    only, never on `seed`.
 
     Args:
+        image: take one drawing only, number `image` modulo their number; any name stands for 0.
+        tile: see `FewShotDataModule`.
         num_images, num_side, num_source: drawings per set; `num_side` is split into `side` and `side_heldout`.
     """
 
@@ -36,24 +41,36 @@ class SyntheticDataModule(SideDataModule):
         num_images: int = 3,
         num_side: int = 8,
         num_source: int = 8,
+        image: str | int | None = None,
+        tile: str | None = None,
         seed: int = 0,
     ) -> None:
         sampling = (image_size, batch_size, samples_per_epoch, num_workers)
         super().__init__(root, side_root, *sampling, flip, side_flip, heldout_fraction, seed)
         if num_images < 1 or num_side < 2 or num_source < 1:
             raise ValueError(f"num_images={num_images}, num_side={num_side}, num_source={num_source}: at least 1, 2, 1")
+        check_arrangement(tile)
+        self.image = image
+        self.tile = tile
         self.num_images = num_images
         self.num_side = num_side
         self.num_source = num_source
 
     def load_sets(self) -> dict[str, ImageFolder]:
         train, heldout = split_heldout(_names("side", self.num_side), self.heldout_fraction)
+        names = _names("image", self.num_images)
+        if self.image is not None:
+            names = [names[self.image % len(names) if isinstance(self.image, int) else 0]]
         return {
-            "image": DrawnImages(_names("image", self.num_images), self.image_size, self.flip),
+            **with_tiling(DrawnImages(names, self.image_size, self.flip), self.tile),
             "side": DrawnImages(train, self.image_size, self.side_flip),
             "side_heldout": DrawnImages(heldout, self.image_size),
             "source": DrawnImages(_names("source", self.num_source), self.image_size, self.flip),
         }
+
+    def val_dataloader(self) -> DataLoader:
+        """The reference images, with `tile` the single drawings."""
+        return reference_loader(self)
 
 
 class DrawnImages(ImageFolder):

@@ -83,7 +83,7 @@ class FewGAN(PyramidModule):
         super().__init__(len(sizes) + 1, epochs_per_stage)
         self.save_hyperparameters()
         self.image_size, self.sizes = tuple(image_size), sizes
-        self.num_scales = len(self.sizes)
+        self.num_scales = self.prior_stage = len(sizes)
         vq = VQGenerator(num_codes, code_dim, position_weight, width, encoder_depth, depth)
         self.generators = nn.ModuleList([vq, *(ResidualGenerator(width, depth) for _ in self.sizes[1:])])
         self.discriminators = nn.ModuleList(PatchCritic(width, depth) for _ in self.sizes)
@@ -93,10 +93,6 @@ class FewGAN(PyramidModule):
         self.register_buffer("prior_best_bits", torch.tensor(math.inf))
         self.register_buffer("prior_stale_epochs", torch.tensor(0))
         self._inputs: dict[str, Tensor] = {}
-
-    @property
-    def prior_stage(self) -> int:
-        return self.num_scales
 
     @property
     def samples_ready(self) -> bool:
@@ -146,7 +142,7 @@ class FewGAN(PyramidModule):
         self._inputs = {}
         if stage == self.prior_stage:
             names = [name for name in ("side", "side_heldout") if name in sets]
-            self._inputs = {name: self._each(sets[name], lambda x: self.vq.codes(self._coarse(x))) for name in names}
+            self._inputs = {name: self._each(sets[name], self._codes) for name in names}
         elif stage > 0:
             for name in ("image", "side"):
                 self._inputs[name] = self._each(sets[name], lambda x: resize(self.chain(x, stage - 1), self.sizes[stage]))
@@ -168,6 +164,9 @@ class FewGAN(PyramidModule):
 
     def _coarse(self, images: Tensor) -> Tensor:
         return resize(images, proportional_size(images.shape[-2:], self.image_size, self.sizes[0]))
+
+    def _codes(self, images: Tensor) -> Tensor:
+        return self.vq.codes(self._coarse(images))
 
     def refine(self, images: Tensor, start: int, end: int, size: tuple[int, int]) -> Tensor:
         """Runs the residual generators of scales `start` ... `end` (Eq. 5) towards an output of `size`."""
@@ -219,7 +218,7 @@ class FewGAN(PyramidModule):
         prior cannot see what lies right of or below a cell; of `candidates` fills the one with the likeliest whole map is
         kept. The whole image is re-synthesised.
         """
-        codes = self.vq.codes(self._coarse(image))
+        codes = self._codes(image)
         hole = F.adaptive_max_pool2d(mask.float(), codes.shape[-2:])
         reach = self.vq.encoder_reach if dilation is None else dilation
         hole = F.max_pool2d(hole, 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0
@@ -309,9 +308,7 @@ class FewGAN(PyramidModule):
 
     def _keep_best_prior(self) -> None:
         """Held-out early stopping; with few side images a PixelCNN overfits within a few epochs."""
-        codes = self._inputs.get("side_heldout", self._inputs["side"])
-        self.prior.eval()
-        bits = self.prior_bits(self.prior, codes)
+        bits = self.prior_bits(self.prior.eval(), self._inputs.get("side_heldout", self._inputs["side"]))
         self.prior.train()
         better = bits < self.prior_best_bits
         if better:
@@ -335,10 +332,10 @@ class FewGAN(PyramidModule):
             errors = (self.chain(images, scale) - resize(images, size)).square().mean((1, 2, 3)).sqrt()
             numbers[f"reconstruction_rmse_scale{scale}"] = float(errors.mean())
         numbers["reconstruction_rmse_worst_image"] = float(errors.max())
-        codes = self.vq.codes(self._coarse(images))
+        codes = self._codes(images)
         numbers["codes_used"], numbers["code_perplexity"] = code_usage(codes, self.hparams.num_codes)
         if "side_heldout" in sets and self.samples_ready:
-            side, heldout = (self._each(sets[name], lambda x: self.vq.codes(self._coarse(x))) for name in ("side", "side_heldout"))
+            side, heldout = (self._each(sets[name], self._codes) for name in ("side", "side_heldout"))
             numbers["prior_bits_per_code"] = float(self.prior_bits(self.prior_best, heldout))
             numbers["order0_bits_per_code"] = order0_bits(side, heldout, self.hparams.num_codes)
             numbers["uniform_bits_per_code"] = math.log2(self.hparams.num_codes)

@@ -76,7 +76,8 @@ class PyramidModule(GenerativeModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         stages = [self.stage_optimizers(stage) for stage in range(self.num_stages)]
-        self._optimizer_slices = [(end - len(opts), end) for opts, end in zip(stages, accumulate(map(len, stages)), strict=True)]
+        ends = accumulate(map(len, stages))
+        self._optimizer_slices = [(end - len(opts), end) for opts, end in zip(stages, ends, strict=True)]
         return [optimizer for optimizers in stages for optimizer in optimizers]
 
     def current_optimizers(self) -> list[torch.optim.Optimizer]:

@@ -31,7 +31,7 @@ def refusal(function, *arguments, **keywords) -> str:
     return str(caught.value)
 
 
-# --- order and values ---------------------------------------------------------------------------------------------------
+# --- order and values -------------------------------------------------------------------------------------------------
 
 
 def test_files_from_left_to_right_then_words_wherever_they_stand(tmp_path):
@@ -77,7 +77,7 @@ def test_interpolation_and_environment(monkeypatch):
     assert config.datamodule.root == "somewhere/photos" and config.callbacks.images.seed == 7
 
 
-# --- mistakes in words and files ----------------------------------------------------------------------------------------
+# --- mistakes in words and files --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -146,12 +146,12 @@ def test_nearest():
     assert nearest("zzz", ["lr_g", "width"]) == ""
 
 
-# --- objects ------------------------------------------------------------------------------------------------------------
+# --- objects ----------------------------------------------------------------------------------------------------------
 
 
 def test_build_passes_the_given_keys_as_plain_values_of_the_right_type():
-    node = OmegaConf.create({"class_path": "datamodules.synthetic.SyntheticDataModule", "image_size": [12, 16], "batch_size": 2})
-    data = build(node)
+    node = {"class_path": "datamodules.synthetic.SyntheticDataModule", "image_size": [12, 16], "batch_size": 2}
+    data = build(OmegaConf.create(node))
     assert type(data).__name__ == "SyntheticDataModule" and data.batch_size == 2 and data.samples_per_epoch == 4000
     assert type(data.image_size) is list and data.image_size == [12, 16]
     callback = build(OmegaConf.create({"class_path": "callbacks.image_grid.ImageGrid", "seed": 3}))
@@ -160,8 +160,7 @@ def test_build_passes_the_given_keys_as_plain_values_of_the_right_type():
 
 def test_build_injects_objects_that_yaml_cannot_hold():
     callback = build(OmegaConf.create({"class_path": "callbacks.image_grid.ImageGrid"}))
-    node = OmegaConf.create({"class_path": "lightning.Trainer", "accelerator": "cpu", "logger": False})
-    del node.logger
+    node = OmegaConf.create({"class_path": "lightning.Trainer", "accelerator": "cpu"})
     assert callback in build(node, callbacks=[callback], logger=[]).callbacks
     node.callbacks = []
     assert "callbacks" in refusal(build, node, callbacks=[callback])
@@ -223,16 +222,16 @@ def test_every_shipped_configuration_fits_its_classes(path, monkeypatch):
     for key, node in found.items():
         check(node, key)
     assert config.run_name == path.stem, "run folders of different methods would be the same"
-    assert "key_that_is_not_there" in refusal(check, OmegaConf.merge(config.module, {"key_that_is_not_there": 1}), "module")
+    assert "module.nothing" in refusal(check, OmegaConf.merge(config.module, {"nothing": 1}), "module")
 
 
 def test_configs_import_neither_torch_nor_lightning():
-    code = "import sys, configs.build, configs.environment, train; print({'torch', 'lightning', 'wandb'} & set(sys.modules))"
+    code = "import sys, configs.build, train; print({'torch', 'lightning', 'wandb'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 
 
-# --- environment --------------------------------------------------------------------------------------------------------
+# --- environment ------------------------------------------------------------------------------------------------------
 
 
 def test_threads_sleep_unless_the_user_decided():
@@ -263,7 +262,8 @@ def test_wandb_stays_offline_without_a_key(tmp_path):
     ],
 )
 def test_wandb_is_left_alone_with_a_key_or_a_mode(tmp_path, given):
-    text = "machine wandb.example.org login user password 0123\nmachine wandb.example.org:8080 login user password 0123\n"
+    hosts = ("wandb.example.org", "wandb.example.org:8080")
+    text = "".join(f"machine {host} login user password 0123\n" for host in hosts)
     environment = {"NETRC": write(tmp_path, "netrc", text), **given}
     assert choose_wandb_mode(environment) is None
     assert environment.get("WANDB_MODE") == given.get("WANDB_MODE")

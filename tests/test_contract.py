@@ -1,4 +1,4 @@
-"""What every method promises, for every YAML in configs/, on drawn images and at the sizes named TINY in the method's test file.
+"""What every method promises, for every YAML in configs/, on drawn images at the sizes TINY of the method's test file.
 
 The fits go through `train.prepare`, so a configuration is checked on the way a user takes.
 """
@@ -57,7 +57,8 @@ def unequal(first, second, key="") -> list[str]:
         return [n for k in first for n in unequal(first[k], second[k], f"{key}.{k}")] if same else [f"{key}: keys"]
     if isinstance(first, list | tuple):
         same = len(first) == len(second)
-        return [n for i, (a, b) in enumerate(zip(first, second, strict=False)) for n in unequal(a, b, f"{key}[{i}]")] if same else [key]
+        pairs = enumerate(zip(first, second, strict=False))
+        return [n for i, (a, b) in pairs for n in unequal(a, b, f"{key}[{i}]")] if same else [key]
     return [] if first == second or (first != first and second != second) else [key]
 
 

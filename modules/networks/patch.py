@@ -18,7 +18,7 @@ def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
 
 
 def conv_stack(inputs: int, width: int, outputs: int, depth: int, gain: float = 1.0) -> nn.Sequential:
-    """`depth` convolutions with LeakyReLU and a linear head whose weights are scaled by `gain`; receptive field 2 * depth + 3."""
+    """`depth` convolutions with LeakyReLU and a linear head, its weights scaled by `gain`; receptive field 2 * depth + 3."""
     layers: list[nn.Module] = []
     for i in range(depth):
         layers += [conv(width if i else inputs, width), nn.LeakyReLU(SLOPE)]

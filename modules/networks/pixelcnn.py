@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.ops.positions import coordinate_map
+
 # Root mean square of tanh(a)·sigmoid(b) for a, b ~ N(0, 1). Weights that read gated features are divided by it, so
 # that every layer starts with pre-activations of variance one and deep gates neither vanish nor saturate.
 GATED_RMS = 0.34
@@ -21,13 +23,6 @@ def gate(features: Tensor) -> Tensor:
     """tanh(a) · sigmoid(b) of the two halves of the channels, [B, 2C, …] → [B, C, …]."""
     a, b = features.chunk(2, dim=1)
     return torch.tanh(a) * torch.sigmoid(b)
-
-
-def coordinate_map(height: int, width: int) -> Tensor:
-    """[1, 2, height, width]: x then y, -1 and 1 at opposite ends; 0 along a side of length 1."""
-    x = torch.linspace(-1, 1, width) if width > 1 else torch.zeros(1)
-    y = torch.linspace(-1, 1, height) if height > 1 else torch.zeros(1)
-    return torch.stack((x.expand(height, width), y[:, None].expand(height, width)))[None]
 
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> Tensor:
@@ -148,7 +143,7 @@ class GatedPixelCNN(nn.Module):
 
     def logits_of(self, embedded: Tensor) -> Tensor:
         """The network after its embedding: [B, C, h, w] → [B, K, h, w]."""
-        coordinates = coordinate_map(*embedded.shape[-2:]).to(embedded)
+        coordinates = coordinate_map(*embedded.shape[-2:], embedded)
         v = h = embedded
         skips = []
         for layer in self.layers:
@@ -232,7 +227,7 @@ class RasterScan:
         weight = network.embedding.weight
         channels = weight.shape[1]
         self.network, self.row = network, -1
-        self.coordinates = coordinate_map(height, width).to(weight)
+        self.coordinates = coordinate_map(height, width, weight)
         # The last rows of what each vertical convolution reads, zeros where the padding is.
         self.above = [weight.new_zeros(num, channels, layer.half, width) for layer in network.layers]
         # The current row of what each horizontal convolution reads, behind its left padding.

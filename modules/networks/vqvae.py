@@ -8,17 +8,7 @@ from torch import Tensor, nn
 from modules.networks.patch import conv_stack
 from modules.ops.clusters import kmeans
 from modules.ops.patches import nearest
-
-
-def coordinates(height: int, width: int, like: Tensor) -> Tensor:
-    """Positions [1, 2, H, W] (x, y) from exactly -1 to 1; 0 along a side of length 1."""
-
-    def axis(length: int) -> Tensor:
-        steps = torch.arange(length, device=like.device, dtype=like.dtype)
-        return 2 * steps / (length - 1) - 1 if length > 1 else steps
-
-    y, x = torch.meshgrid(axis(height), axis(width), indexing="ij")
-    return torch.stack([x, y]).unsqueeze(0)
+from modules.ops.positions import coordinate_map
 
 
 class VectorQuantizer(nn.Module):
@@ -36,7 +26,7 @@ class VectorQuantizer(nn.Module):
     def place(self, features: Tensor) -> Tensor:
         """Features [N, C, h, w] with the scaled coordinates of their grid appended: [N, C + 2, h, w]."""
         number, _, height, width = features.shape
-        positions = self.position_scale * coordinates(height, width, features)
+        positions = self.position_scale * coordinate_map(height, width, features)
         return torch.cat([features, positions.expand(number, -1, -1, -1)], dim=1)
 
     def indices(self, placed: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from callbacks.metrics.backbones import RandomCNN
 from callbacks.metrics.features import extract_features
 from callbacks.metrics.kernel import kernel_distance
 from callbacks.metrics.memorization import nearest_psnr
-from callbacks.sample_metrics import SampleMetrics, _undisturbed
+from callbacks.sample_metrics import SampleMetrics
 from datamodules.synthetic import SyntheticDataModule
 from modules.base import GenerativeModule
 from modules.ops.images import from_uint8, to_uint8
@@ -169,15 +169,6 @@ def test_chosen_metrics_only_and_no_backbone_without_need() -> None:
     metrics = SampleMetrics(num_images=4, chunk=4, metrics=["nearest_psnr"], backbone="inception_v3_fid")
     assert measure(metrics)["metrics"].keys() == {"nearest_psnr_max", "nearest_psnr_mean"}
     assert metrics.results["anchors"] == {} and metrics.results["protocol"]["backbone"] is None
-
-
-def test_every_part_gets_its_mode_back() -> None:
-    module = Toy().train()
-    module.statistics.eval()
-    with pytest.raises(KeyError), _undisturbed(module):
-        assert not any(part.training for part in module.modules())
-        raise KeyError
-    assert module.training and module.dropout.training and not module.statistics.training
 
 
 class Modes(Callback):

@@ -15,7 +15,9 @@ from callbacks.metrics.inception import _BlockA, _BlockC, _BlockE, _LastBlock, f
         (_BlockE, inception.InceptionE, 8, {}),
     ],
 )
-def test_blocks_differ_from_torchvision_at_the_border_of_the_pooled_part_alone(ours, theirs, channels, arguments) -> None:
+def test_blocks_differ_from_torchvision_at_the_border_of_the_pooled_part_alone(
+    ours, theirs, channels, arguments
+) -> None:
     torch.manual_seed(0)
     original = theirs(channels, **arguments).eval()
     block = ours(channels, **arguments).eval()

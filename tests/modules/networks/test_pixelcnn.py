@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modules.networks.pixelcnn import GatedPixelCNN, RasterScan, coordinate_map, draw
+from modules.networks.pixelcnn import GatedPixelCNN, RasterScan, draw
 
 
 def build(num_codes: int = 7, seed: int = 0, contrast: float = 30.0, **keywords) -> GatedPixelCNN:
@@ -164,10 +164,7 @@ def test_draw_follows_the_softmax():
     assert draw(logits[None], torch.tensor([1 - 2**-24]), 1.0, None).item() == 3
 
 
-def test_coordinates():
-    x, y = coordinate_map(3, 5)[0]
-    assert x[1].tolist() == [-1, -0.5, 0, 0.5, 1] and y[:, 2].tolist() == [-1, 0, 1]
-    assert coordinate_map(1, 1).abs().sum() == 0
+def test_positions_are_read_only_if_wanted():
     codes = torch.zeros(1, 20, 20, dtype=torch.int64)
     with_place, without = (build(num_layers=1, coordinates=place)(codes)[0, :, 10, 9:12] for place in (True, False))
     torch.testing.assert_close(without[:, 0], without[:, 2])  # far from all borders, equal context

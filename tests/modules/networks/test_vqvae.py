@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from modules.losses.structure import ssim_loss
-from modules.networks.vqvae import VectorQuantizer, VQGenerator, coordinates
+from modules.networks.vqvae import VectorQuantizer, VQGenerator
+from modules.ops.positions import coordinate_map
 
 
 def generator(**changes):
@@ -18,17 +19,6 @@ def straight_through(vq, images):
     placed = vq.quantizer.place(vq.encode(images))
     entries = vq.quantizer.lookup(vq.quantizer.indices(placed))
     return placed, entries, placed + (entries - placed).detach()
-
-
-@pytest.mark.parametrize("size", [(5, 7), (2, 2), (24, 33)])
-def test_coordinates_are_exactly_one_at_opposite_ends(size):
-    grid = coordinates(*size, torch.zeros(1))[0]
-    assert (grid[0, :, 0] == -1).all() and (grid[0, :, -1] == 1).all()
-    assert (grid[1, 0] == -1).all() and (grid[1, -1] == 1).all()
-
-
-def test_coordinate_of_a_single_row_is_zero():
-    assert (coordinates(1, 4, torch.zeros(1))[0, 1] == 0).all()
 
 
 def test_codes_are_indices_on_the_grid_and_a_code_finds_itself():
@@ -45,7 +35,7 @@ def test_literal_repetition_of_coordinates_gives_the_same_codes(weight):
     torch.manual_seed(1)
     quantizer = VectorQuantizer(30, 5, weight)
     features = torch.randn(2, 5, 6, 7)
-    positions = coordinates(6, 7, features).expand(2, -1, -1, -1)
+    positions = coordinate_map(6, 7, features).expand(2, -1, -1, -1)
     stored = quantizer.codebook[:, 5:] / math.sqrt(weight)
     literal_codes = torch.cat([quantizer.codebook[:, :5], *[stored] * weight], dim=1)
     literal = torch.cat([features, *[positions] * weight], dim=1).permute(0, 2, 3, 1).flatten(0, 2)

@@ -1,0 +1,292 @@
+"""HP-VAE-GAN (Gur, Benaim & Wolf 2020, arXiv 2006.12226), image version, for one image or a handful of them."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam
+from torch.utils.data import Dataset
+
+from modules.losses.adversarial import wasserstein_d, wasserstein_g
+from modules.losses.penalties import gradient_penalty
+from modules.networks.patch import PatchCritic
+from modules.networks.vae import PatchVAE, RefinementBlock
+from modules.ops.images import resize
+from modules.ops.scales import proportional_size, scale_sizes
+from modules.pyramid import PyramidModule
+
+
+class HPVAEGAN(PyramidModule):
+    """A patch VAE at the coarse scales gives diverse layouts, residual patch GANs above give sharp details.
+
+    Stage n trains scale n. VAE scales (n < `vae_levels`) train encoder, decoder and the newest block by reconstruction
+    and KL, without a critic; GAN scales train the newest block and its critic. With several images it is the baseline
+    of FewGAN (Ben-Moshe et al. 2022, arXiv 2207.11226): one model for all of them, each batch a random choice.
+    Unconditional images come from the latent's prior, conditional ones from encoding any image.
+
+    Defaults are those of the released image script. Deviations from it: one antialiased bicubic resize everywhere
+    (there bilinear); a critic's last layer starts small, see `PatchCritic`; noise amplitudes are not divided by the
+    batch size; frozen blocks and samples use running statistics (`bn_mode: batch` for the script's way); a GAN scale's
+    reconstructions and fakes pass its block together, so that these statistics fit both.
+
+    With several devices batch norm sees each device's own batch; running statistics are averaged.
+
+    Args:
+        image_size: height and width of the finest scale in pixels.
+        min_size: shorter side of the coarsest scale. The paper sets the width to 32, which is 24 here for 4:3 images.
+        scale_factor: nominal ratio of neighbouring scales, see `scale_sizes`.
+        vae_levels: number of VAE scales, the coarsest ones.
+        latent_dim: channels of the latent, which is as high and wide as the coarsest scale.
+        width: channels of all convolutions; `depth`: hidden layers of decoder, blocks and critics.
+        squash: `sum` or `residual`, see `RefinementBlock`.
+        bn_mode: `eval` or `batch`, see `normalised_stack`.
+        noise_factor: amplitude of a scale's noise as a share of the RMSE that the scales below leave there.
+        weight_*: weights of the loss terms; KL is a mean over all of the latent's elements.
+        lr_scale: encoder and decoder train with lr_g * lr_scale^n at VAE scale n.
+    """
+
+    def __init__(
+        self,
+        image_size: list[int],
+        epochs_per_stage: int | list[int] = 5,
+        min_size: int = 32,
+        scale_factor: float = 0.75,
+        vae_levels: int = 3,
+        latent_dim: int = 128,
+        width: int = 64,
+        depth: int = 6,
+        encoder_depth: int = 3,
+        squash: str = "sum",
+        bn_mode: str = "eval",
+        noise_factor: float = 0.1,
+        weight_reconstruction: float = 10.0,
+        weight_kl: float = 1.0,
+        weight_adversarial: float = 1.0,
+        weight_gp: float = 0.1,
+        lr_g: float = 5e-4,
+        lr_d: float = 5e-4,
+        lr_scale: float = 0.2,
+        betas: tuple[float, float] = (0.5, 0.999),
+        clip_norm: float = 5.0,
+    ) -> None:
+        sizes = scale_sizes(tuple(image_size), min_size, scale_factor=scale_factor)
+        super().__init__(len(sizes), epochs_per_stage)
+        if not 1 <= vae_levels <= len(sizes):
+            raise ValueError(f"vae_levels is {vae_levels}; allowed are 1 to {len(sizes)}, the number of scales")
+        self.save_hyperparameters()
+        self.image_size, self.sizes = tuple(image_size), sizes
+        self.num_scales = len(sizes)
+        vae = PatchVAE(latent_dim, width, depth, encoder_depth, bn_mode)
+        blocks = (RefinementBlock(width, depth, squash, bn_mode) for _ in sizes[1:])
+        self.generators = nn.ModuleList([vae, *blocks])
+        no_critics = (nn.Identity() for _ in range(vae_levels))
+        self.discriminators = nn.ModuleList([*no_critics, *(PatchCritic(width, depth) for _ in sizes[vae_levels:])])
+        self.register_buffer("noise_amplitudes", torch.zeros(len(sizes)))
+
+    @property
+    def vae(self) -> PatchVAE:
+        return self.generators[0]
+
+    @property
+    def top(self) -> int:
+        """The finest scale that has been trained, or is in training; the scales above it are left out of all images."""
+        return max(self.stage, 0)
+
+    def stage_label(self, stage: int) -> tuple[str, str]:
+        return f"scale {stage}", "{}×{}".format(*self.sizes[stage])
+
+    def stage_work(self, stage: int, batch_size: int) -> list[tuple[nn.Module, Tensor, float]]:
+        examples = [torch.zeros(1, 3, *size) for size in self.sizes]
+        if stage < self.hparams.vae_levels:  # gradients pass the blocks between the VAE and the newest one
+            return [(self.generators[n], examples[n], 3 * batch_size) for n in range(stage + 1)]
+        # Below: a pass for reconstruction and for fake. Critic: two with backward, penalty (7), one without own gradient.
+        below = [(self.generators[n], examples[n], 2 * batch_size) for n in range(stage)]
+        own = {self.generators[stage]: 6 * batch_size, self.discriminators[stage]: 15 * batch_size}
+        return below + [(network, examples[stage], passes) for network, passes in own.items()]
+
+    def stage_modules(self, stage: int) -> list[nn.Module]:
+        if stage < self.hparams.vae_levels:  # the blocks between stay as they are, as in the released code
+            return [self.vae, self.generators[stage]] if stage else [self.vae]
+        return [self.generators[stage], self.discriminators[stage]]
+
+    def stage_optimizers(self, stage: int) -> list[torch.optim.Optimizer]:
+        hp, own = self.hparams, self.generators[stage].parameters()
+        betas = tuple(hp.betas)
+        if stage == 0:
+            return [Adam(own, hp.lr_g, betas)]
+        if stage < hp.vae_levels:
+            vae = {"params": self.vae.parameters(), "lr": hp.lr_g * hp.lr_scale**stage}
+            return [Adam([vae, {"params": own}], hp.lr_g, betas)]
+        return [Adam(own, hp.lr_g, betas), Adam(self.discriminators[stage].parameters(), hp.lr_d, betas)]
+
+    def enter_stage(self, stage: int) -> None:
+        self.eval()  # the stage before may still be in train mode, and its statistics must not move any more
+        if stage > 1:
+            self.generators[stage].load_state_dict(self.generators[stage - 1].state_dict())
+        if stage > self.hparams.vae_levels:
+            self.discriminators[stage].load_state_dict(self.discriminators[stage - 1].state_dict())
+        if stage > 0:
+            self.noise_amplitudes[stage] = self.hparams.noise_factor * self._error_below(stage)
+
+    @torch.no_grad()
+    def _error_below(self, stage: int) -> Tensor:
+        """RMSE over all training images between scale `stage` and the enlarged reconstruction of the scale below.
+
+        Image by image, so that it does not depend on how they are batched.
+        """
+        images, size, errors = self.trainer.datamodule.sets()["image"], self.sizes[stage], []
+        for i in range(len(images)):
+            image = images[i].unsqueeze(0).to(self.device, self.dtype)
+            errors.append(F.mse_loss(resize(self.chain(image, stage - 1), size), resize(image, size)))
+        return torch.stack(errors).mean().sqrt()
+
+    def refine(self, images: Tensor, start: int, end: int, size: tuple[int, int], noise: bool = False) -> Tensor:
+        """Runs the blocks of scales `start` ... `end` towards an output of `size`; `noise` draws each scale's noise."""
+        for scale in range(start, end + 1):
+            images = resize(images, proportional_size(size, self.image_size, self.sizes[scale]))
+            images = self.generators[scale](images, self._noise(images, scale) if noise else None)
+        return images
+
+    def _noise(self, images: Tensor, scale: int) -> Tensor:
+        return self.noise_amplitudes[scale] * torch.randn_like(images)
+
+    def _coarse_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        return proportional_size(size, self.image_size, self.sizes[0])
+
+    def chain(self, images: Tensor, scale: int) -> Tensor:
+        """Reconstruction at scale `scale` of images at any size: through the latent's mean, without noise."""
+        size = images.shape[-2:]
+        return self.refine(self.vae(resize(images, self._coarse_size(size))), 1, scale, size)
+
+    def latents(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
+        """New latents [N, latent_dim, h, w] for images of `size`, from their prior N(0, 1)."""
+        grid = self._coarse_size(size or self.image_size)
+        return torch.randn(num_images, self.hparams.latent_dim, *grid, device=self.device)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (the posterior's means) of images [N, 3, H, W] of any size."""
+        return self.vae.encoder(resize(images, self._coarse_size(images.shape[-2:])))[0]
+
+    @torch.no_grad()
+    def render(self, latents: Tensor, size: tuple[int, int] | None = None, noise: bool = False) -> Tensor:
+        """Images of latents at `size`, in [-1, 1]; without noise a continuous function of them."""
+        size = size or self.image_size
+        return resize(self.refine(self.vae.decode(latents), 1, self.top, size, noise), size).clamp(-1, 1)
+
+    def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
+        return self.render(self.latents(num_images, size), size, noise=True)
+
+    @torch.no_grad()
+    def inject(self, images: Tensor, scale: int = 0) -> Tensor:
+        """The images re-made from training patches, without noise: encoded and decoded, or for `scale` > 0 only refined
+        from that scale on, which keeps more of the images [N, 3, H, W]; any size, same size out."""
+        if not 0 <= scale < self.num_scales:
+            last = self.num_scales - 1
+            raise ValueError(f"scale is {scale}; this model has the scales 0 (coarsest) to {last} (finest)")
+        size = tuple(images.shape[-2:])
+        if scale == 0:
+            return self.render(self.encode(images), size)
+        below = resize(images, proportional_size(size, self.image_size, self.sizes[scale - 1]))
+        return resize(self.refine(below, scale, self.top, size), size).clamp(-1, 1)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """The images through the latent's mean and the whole chain."""
+        return self.inject(images)
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        coarse, reals = (resize(batch["image"], self.sizes[scale]) for scale in (0, self.stage))
+        terms = self._vae_step(coarse, reals) if self.stage < self.hparams.vae_levels else self._gan_step(coarse, reals)
+        self._share_statistics()
+        for name, value in {**terms, "stage": float(self.stage), "iteration": float(self.iteration)}.items():
+            shown = name in ("g_loss", "d_loss", "reconstruction", "kl")
+            self.log(f"train/{name}", value, prog_bar=shown, batch_size=len(reals))
+
+    def _vae_step(self, coarse: Tensor, reals: Tensor) -> dict[str, Tensor]:
+        """One step of encoder, decoder and newest block: reconstruction at this scale and at scale 0, and KL.
+
+        At stage 0 the two reconstructions are one, which counts twice, as in the released code.
+        """
+        hp = self.hparams
+        mean, log_variance = self.vae.encoder(coarse)
+        decoded = self.vae.decode(draw_latents(mean, log_variance))
+        outputs = self.refine(decoded, 1, self.stage, self.image_size)
+        loss_reconstruction = hp.weight_reconstruction * (F.mse_loss(outputs, reals) + F.mse_loss(decoded, coarse))
+        loss_kl = hp.weight_kl * kl_divergence(mean, log_variance)
+        loss = loss_reconstruction + loss_kl
+        self.optimize(self.current_optimizers()[0], loss, hp.clip_norm)
+        return {"g_loss": loss, "reconstruction": loss_reconstruction, "kl": loss_kl}
+
+    def _gan_step(self, coarse: Tensor, reals: Tensor) -> dict[str, Tensor]:
+        """One critic step, one step of the newest block; everything below is frozen."""
+        hp, critic = self.hparams, self.discriminators[self.stage]
+        g_opt, d_opt = self.current_optimizers()
+        reconstructions, fakes = self._newest_outputs(coarse)
+
+        with self.toggled_optimizer(d_opt):
+            loss_critic = wasserstein_d(critic(reals), critic(fakes.detach()))
+            loss_gp = gradient_penalty(critic, reals, fakes)
+            self.optimize(d_opt, loss_critic + hp.weight_gp * loss_gp)
+
+        with self.toggled_optimizer(g_opt):
+            loss_reconstruction = hp.weight_reconstruction * F.mse_loss(reconstructions, reals)
+            loss_adversarial = hp.weight_adversarial * wasserstein_g(critic(fakes))
+            loss = loss_reconstruction + loss_adversarial
+            self.optimize(g_opt, loss, hp.clip_norm)
+        return {
+            "g_loss": loss, "d_loss": loss_critic, "gp": loss_gp,
+            "reconstruction": loss_reconstruction, "adversarial": loss_adversarial,
+        }  # fmt: skip
+
+    def _newest_outputs(self, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstructions of images at scale 0 without noise, and as many fakes from random latents with noise."""
+        n, size = self.stage, self.sizes[self.stage]
+        with torch.no_grad():
+            known = self.refine(self.vae.decode(draw_latents(*self.vae.encoder(coarse))), 1, n - 1, self.image_size)
+            drawn = self.refine(self.vae.decode(self.latents(len(coarse))), 1, n - 1, self.image_size, noise=True)
+            known, drawn = resize(known, size), resize(drawn, size)
+            noise = self._noise(drawn, n)
+        block = self.generators[n]
+        if self.hparams.bn_mode == "batch":
+            return block(known), block(drawn, noise)
+        # Paper's code: two passes, each with its own batch statistics; here: one, so that eval mode fits both.
+        outputs = block(torch.cat([known, drawn]), torch.cat([torch.zeros_like(noise), noise]))
+        return outputs[: len(known)], outputs[len(known) :]
+
+    def _share_statistics(self) -> None:
+        """The mean over ranks of the running statistics that moved: without it every rank would keep its own (P 4.1).
+
+        After each step, because validation and checkpoints may come at any time.
+        """
+        if self.trainer.world_size == 1:
+            return
+        norms = [m for part in self.stage_modules(self.stage) for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
+        statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None]
+        if statistics:
+            means = self.trainer.strategy.reduce(torch.cat(statistics), reduce_op="mean")
+            for own, mean in zip(statistics, means.split([s.numel() for s in statistics]), strict=True):
+                own.copy_(mean)
+
+    @torch.no_grad()
+    def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
+        """Reconstruction RMSE of the training images at each trained scale, how unequal it is between images, KL."""
+        images = sets["image"].stack().to(self.device)
+        numbers = {}
+        for scale, size in enumerate(self.sizes[: self.top + 1]):
+            errors = (self.chain(images, scale) - resize(images, size)).square().mean((1, 2, 3)).sqrt()
+            numbers[f"reconstruction_rmse_scale{scale}"] = float(errors.mean())
+        numbers["reconstruction_rmse_worst_image"] = float(errors.max())
+        numbers["reconstruction_rmse_worst_to_best"] = float(errors.max() / errors.min())
+        numbers["kl_per_element"] = float(kl_divergence(*self.vae.encoder(resize(images, self.sizes[0]))))
+        return numbers
+
+
+def draw_latents(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """A draw from N(mean, exp(log_variance)) that gradients pass through (Kingma & Welling 2014)."""
+    return mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL of N(mean, exp(log_variance)) from N(0, 1) in nats, mean over all elements."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()

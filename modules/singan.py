@@ -1,0 +1,332 @@
+"""SinGAN (Rott Shaham, Dekel & Michaeli 2019, arXiv 1905.01164): images with the patches of one image."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Adam
+from torch.utils.data import Dataset
+
+from modules.losses.adversarial import wasserstein_d, wasserstein_g
+from modules.losses.penalties import gradient_penalty
+from modules.networks.singan import NoisePyramid, valid_stack
+from modules.ops.clusters import kmeans
+from modules.ops.images import resize
+from modules.ops.scales import scale_sizes
+from modules.pyramid import PyramidModule
+
+CONSTANT = 0.05  # a scale whose output has less than this share of the image's contrast is reported
+
+
+class SinGAN(PyramidModule):
+    """A pyramid of patch GANs: scale 0 makes a small image of noise, each scale above adds detail from noise of its own.
+
+    Stage n trains generator and critic of scale n on the whole image x_n; all scales below are frozen. One fixed noise
+    map z* at scale 0, with no noise above, has to give the image itself; its error at scale n - 1 sets the noise
+    amplitude of scale n. Defaults are those of the released code; the paper trains 2,000 iterations a scale, on images
+    of at most 250 pixels.
+
+    Args:
+        image_size: height and width of the samples, and of the training image where `tiles` is [1, 1].
+        tiles: rows and columns of a training image made by `datamodule.tile` (Concat-SinGAN, the baseline of Ben-Moshe
+            et al. 2022). All sizes follow one tile; samples have a tile's size.
+        min_size: shorter side of scale 0, at least the receptive field; 20 for animation, 18 for super-resolution.
+        scale_factor: nominal ratio of neighbouring scales, see `scale_sizes`; for super-resolution 2^(-1/3).
+        width: channels of scales 0 ... `scales_per_width` - 1; doubled after each so many scales, up to `max_width`.
+        depth: hidden convolutions; four and the last one are the paper's five, with a receptive field of 11.
+        norm: batch, or none. With batch norm a critic's score depends on the whole image in training.
+        noise_padding: zeros around the noise, or noise there, too (animation): more variety at the borders.
+        noise_factor: noise amplitude for a reconstruction error of 1.
+        resample_zstar: draw z* again in every iteration of scale 0, as the released code does. Compatibility only:
+            scale 0 cannot learn to map all noise to one image, and the reconstruction blurs.
+        paint_scale: scale that sees its input in `paint_colors` colours of the training image, for clip-art as input.
+        d_steps, g_steps: critic and generator steps in an iteration.
+        weight_reconstruction: alpha; 100 for super-resolution. `weight_gp`: lambda of the pixel-wise penalty.
+        decay_at: share of a stage after which both learning rates are a tenth.
+    """
+
+    def __init__(
+        self,
+        image_size: list[int],
+        epochs_per_stage: int | list[int] = 5,
+        tiles: tuple[int, int] = (1, 1),
+        min_size: int = 25,
+        scale_factor: float = 0.75,
+        width: int = 32,
+        max_width: int = 128,
+        scales_per_width: int = 4,
+        depth: int = 4,
+        norm: str = "batch",
+        noise_padding: str = "zeros",
+        noise_factor: float = 0.1,
+        resample_zstar: bool = False,
+        paint_scale: int | None = None,
+        paint_colors: int = 5,
+        d_steps: int = 3,
+        g_steps: int = 3,
+        weight_reconstruction: float = 10.0,
+        weight_gp: float = 0.1,
+        lr_g: float = 5e-4,
+        lr_d: float = 5e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        decay_at: float = 0.8,
+    ) -> None:
+        sizes = scale_sizes(tuple(image_size), min_size, scale_factor=scale_factor)
+        super().__init__(len(sizes), epochs_per_stage)
+        self.save_hyperparameters()
+        self.image_size, self.sizes, self.num_scales = tuple(image_size), sizes, len(sizes)
+        self.canvas = (tiles[0] * image_size[0], tiles[1] * image_size[1])
+        self._check_settings()
+        self.widths = [min(width * 2 ** (scale // scales_per_width), max_width) for scale in range(self.num_scales)]
+        noisy = noise_padding == "noise"
+        pyramid = (self.image_size, sizes, self.canvas, self.widths, depth, norm, noisy, paint_scale, paint_colors)
+        self.pyramid = NoisePyramid(*pyramid)
+        self.discriminators = nn.ModuleList(valid_stack(width, 1, depth, norm) for width in self.widths)
+        self._real = self._rest_input = torch.empty(0)
+
+    def _check_settings(self) -> None:
+        hp, field = self.hparams, 2 * self.hparams.depth + 3
+        counts = ("width", "max_width", "scales_per_width", "paint_colors", "d_steps", "g_steps")
+        for name, smallest in [("tiles", min(hp.tiles)), *((name, hp[name]) for name in counts)]:
+            if smallest < 1:
+                raise ValueError(f"{name} is {hp[name]}; at least 1 is needed")
+        if hp.min_size < field:
+            raise ValueError(f"min_size is {hp.min_size}; scale 0 has to hold the critic's patches of {field} pixels")
+        if hp.noise_padding not in ("zeros", "noise"):
+            raise ValueError(f"noise_padding is {hp.noise_padding!r}; allowed are 'zeros' and 'noise'")
+        if hp.paint_scale is not None:
+            self._check_scale("paint_scale", hp.paint_scale, 1)
+
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        images = self.trainer.datamodule.sets()["image"]
+        if len(images) != 1:
+            raise ValueError(
+                f"SinGAN learns from one image, and datamodule gives {len(images)} (mirrored ones count): choose one by "
+                f"datamodule.image=NAME with datamodule.flip=false, or make one of all by datamodule.tile=row"
+            )
+        size = tuple(images[0].shape[-2:])
+        if size != self.canvas:
+            rows, columns = (side // own for side, own in zip(size, self.image_size, strict=True))
+            raise ValueError(
+                f"module.tiles={list(self.hparams.tiles)} means a training image of {self.canvas[0]}×{self.canvas[1]}, but "
+                f"datamodule gives {size[0]}×{size[1]}: set module.tiles=[{rows},{columns}] or change datamodule.tile"
+            )
+
+    def stage_label(self, stage: int) -> tuple[str, str]:
+        height, width = self.pyramid.canvas_sizes[stage]
+        return f"scale {stage}", f"{height}×{width}"
+
+    def stage_modules(self, stage: int) -> list[nn.Module]:
+        return [self.pyramid.generators[stage], self.discriminators[stage]]
+
+    def stage_optimizers(self, stage: int) -> list[torch.optim.Optimizer]:
+        rates, betas = (self.hparams.lr_g, self.hparams.lr_d), tuple(self.hparams.betas)
+        parts = zip(self.stage_modules(stage), rates, strict=True)
+        return [Adam(part.parameters(), rate, betas, fused=True) for part, rate in parts]
+
+    def stage_work(self, stage: int, batch_size: int) -> list[tuple[nn.Module, Tensor, float]]:
+        d_steps, g_steps = self.hparams.d_steps, self.hparams.g_steps
+        passes = dict.fromkeys(range(stage + 1), d_steps * batch_size)
+        passes[stage] += 3 * g_steps * (batch_size + 1)
+        sizes = self.pyramid.canvas_sizes
+        examples = [torch.zeros(1, 3, *self.pyramid.padded(size)) for size in sizes]
+        work = [(self.pyramid.generators[s].body, examples[s], number) for s, number in passes.items()]
+        # The real image, fakes and the penalty (7) with backward; fakes without the critic's own gradient.
+        critic = d_steps * (3 + 10 * batch_size) + g_steps * 2 * batch_size
+        return [*work, (self.discriminators[stage], torch.zeros(1, 3, *sizes[stage]), critic)]
+
+    @property
+    def _trained(self) -> int:
+        """Number of scales trained or in training; until its turn comes, a scale only upsamples."""
+        return max(self.stage, 0) + 1
+
+    def _render(self, number: int, size: tuple[int, int], start: int = 0, images: Tensor | None = None) -> Tensor:
+        """Images of `size` by the scales from `start` on, with fresh noise, on top of `images` of the scale below."""
+        sizes = list(enumerate(self.pyramid.scaled(size)))[start : self._trained]
+        noises = [self.pyramid.draw_noise(scale, number, own) for scale, own in sizes]
+        return resize(self.pyramid(noises, start, images), size).clamp(-1, 1)
+
+    @torch.no_grad()
+    def sample(self, num_images: int, size: tuple[int, int] | None = None, start_scale: int = 0) -> Tensor:
+        """New images [N, 3, H, W]. Scales below `start_scale` reconstruct, so that larger values keep more of the
+        training image's layout; such samples have the training image's size by default."""
+        self._check_scale("start_scale", start_scale, 0)
+        if start_scale == 0:
+            return self._render(num_images, size or self.image_size)
+        below = self.pyramid.reconstruction(min(start_scale, self._trained)).expand(num_images, -1, -1, -1)
+        return self._render(num_images, size or self.canvas, start_scale, below)
+
+    @torch.no_grad()
+    def inject(self, images: Tensor, scale: int = 1) -> Tensor:
+        """The images [N, 3, H, W] of any size, shrunk to the scale below `scale` and re-made from there with fresh noise.
+
+        Scale 1 changes most, the finest scale least; scale 0 takes no image. ValueError for others.
+        """
+        self._check_scale("scale", scale, 1)
+        size = tuple(images.shape[-2:])
+        below = resize(images, self.pyramid.scaled(size)[scale - 1])  # a generator has learnt from upsampled inputs
+        return self._render(len(images), size, scale, below)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """The training image from its fixed noise, once for each of `images` and at their size. There is no encoder: what
+        `images` show does not matter, see `inject`."""
+        image = resize(self.pyramid.reconstruction(self._trained), images.shape[-2:])
+        return image.clamp(-1, 1).expand(len(images), -1, -1, -1)
+
+    @torch.no_grad()
+    def enlarge(self, images: Tensor, factor: float) -> Tensor:
+        """Super-resolution: [N, 3, h, w] to [N, 3, int(factor h), int(factor w)] by the finest generator, in steps of about
+        2^(1/3). Made for models trained on the small image itself with `scale_factor` 2^(-1/3)."""
+        if not 1 < factor < math.inf:
+            raise ValueError(f"factor is {factor}; it has to be larger than 1")
+        (height, width), scale = images.shape[-2:], self._trained - 1
+        steps = max(1, round(3 * math.log2(factor)))
+        for step in range(1, steps + 1):
+            growth = factor ** (step / steps)
+            # Paper's code: grey noise in the first step, as its index is 0; here: always as in training.
+            noise = self.pyramid.draw_noise(scale, len(images), (int(growth * height), int(growth * width)))
+            images = self.pyramid([noise], scale, images)
+        return images.clamp(-1, 1)
+
+    @torch.no_grad()
+    def walk(self, num_frames: int, alpha: float = 0.1, beta: float = 0.9, start_scale: int = 0) -> Tensor:
+        """Frames [F, 3, H, W] of an animation: a random walk in the noise of all scales, from the training image on.
+
+        `alpha` pulls back to the image, `beta` near 1 makes the motion smooth; scales below `start_scale` stay at rest.
+        """
+        self._check_scale("start_scale", start_scale, 0)
+        steps = self.pyramid.walk(self._trained, start_scale, alpha, beta)
+        frames = [resize(self.pyramid(next(steps)), self.canvas) for _ in range(num_frames)]
+        return torch.cat(frames).clamp(-1, 1)
+
+    def _check_scale(self, name: str, scale: int, lowest: int) -> None:
+        if not lowest <= scale < self.num_scales:
+            reason = "; scale 0 makes its image from noise alone" if lowest else ""
+            raise ValueError(f"{name} is {scale}; allowed are {lowest} (coarse) to {self.num_scales - 1} (finest){reason}")
+
+    def _training_image(self, size: tuple[int, int]) -> Tensor:
+        return resize(self.trainer.datamodule.sets()["image"][0].unsqueeze(0).to(self.device), size)
+
+    @torch.no_grad()
+    def enter_stage(self, stage: int) -> None:
+        self.train()  # the scale below goes into eval mode, as it will be used from now on
+        if stage == 0:
+            return self._draw_zstar(self.common_generator())
+        real = self._training_image(self.pyramid.canvas_sizes[stage])
+        if stage == self.hparams.paint_scale:
+            self.pyramid.palette.copy_(kmeans(real[0].flatten(1).T, self.hparams.paint_colors, self.common_generator()))
+        elif self.widths[stage] == self.widths[stage - 1]:
+            for parts in (self.pyramid.generators, self.discriminators):
+                parts[stage].load_state_dict(parts[stage - 1].state_dict())
+        error = rmse(resize(self.pyramid.reconstruction(stage), real.shape[-2:]), real)
+        self.pyramid.noise_amplitudes[stage] = self.hparams.noise_factor * error
+
+    @torch.no_grad()
+    def cache_stage(self, stage: int) -> None:
+        """The training image at the stage's size, and what the stage gets of the reconstruction below."""
+        self._real = self._training_image(self.pyramid.canvas_sizes[stage])
+        self._rest_input = self.pyramid.scale_input(stage, self.pyramid.reconstruction(stage), self._real.shape)
+
+    def _draw_zstar(self, generator: torch.Generator) -> None:
+        self.pyramid.zstar.copy_(torch.randn(self.pyramid.zstar.shape, generator=generator))
+
+    @torch.no_grad()
+    def _draw_inputs(self, number: int) -> tuple[Tensor, ...]:
+        """Random inputs [N, 3, h, w] of the stage's scale, one for each critic step, by one pass through the chain."""
+        number_all, sizes = self.hparams.d_steps * number, self.pyramid.canvas_sizes[: self.stage]
+        chain = self.pyramid([self.pyramid.draw_noise(scale, number_all, size) for scale, size in enumerate(sizes)])
+        return self.pyramid.scale_input(self.stage, chain, (number_all, *self._real.shape[1:])).split(number)
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Of the batch only its length counts, as the number of noise maps: the image is known."""
+        n, hp, number = self.stage, self.hparams, len(batch["image"])
+        g_opt, d_opt = self.current_optimizers()
+        critic = self.discriminators[n]
+        self._set_rates(batch_idx)
+        if n == 0 and hp.resample_zstar:
+            self._draw_zstar(torch.Generator().manual_seed((self.seed(common=True) * 65_537 + batch_idx) % 2**63))
+        noise = self.pyramid.draw_noise(n, number, self.pyramid.canvas_sizes[n])
+        rest = self.pyramid.rest_noise(n)
+        inputs = self._draw_inputs(number)
+
+        with self.toggled_optimizer(d_opt):
+            for images in inputs:
+                with torch.no_grad():
+                    fakes = self.pyramid.generate(n, noise, images)
+                loss_critic = wasserstein_d(critic(self._real), critic(fakes))
+                loss_gp = gradient_penalty(critic, self._real.expand_as(fakes), fakes)
+                self.optimize(d_opt, loss_critic + hp.weight_gp * loss_gp)
+
+        with self.toggled_optimizer(g_opt):
+            for _ in range(hp.g_steps):
+                # Paper's code: one fake for all steps, which fails since torch 1.5; here: made anew from the same noise.
+                fakes = self.pyramid.generate(n, noise, inputs[-1])
+                loss_adversarial = wasserstein_g(critic(fakes))
+                loss_reconstruction = F.mse_loss(self.pyramid.generate(n, rest, self._rest_input), self._real)
+                loss = loss_adversarial + hp.weight_reconstruction * loss_reconstruction
+                self.optimize(g_opt, loss)
+
+        terms = {"adversarial": loss_adversarial, "reconstruction": loss_reconstruction, "gp": loss_gp}
+        clocks = {"stage": float(n), "iteration": float(self.iteration)}
+        for name, value in ({"g_loss": loss, "d_loss": loss_critic} | terms | clocks).items():
+            shown = name in ("g_loss", "d_loss", "reconstruction")
+            self.log(f"train/{name}", value, prog_bar=shown, batch_size=number)
+
+    def _set_rates(self, batch_idx: int) -> None:
+        share = batch_idx / (self.trainer.num_training_batches * self.stage_epochs(self.stage))
+        factor = 0.1 if self.stage_progress + share >= self.hparams.decay_at - 1e-9 else 1.0
+        for optimizer, rate in zip(self.current_optimizers(), (self.hparams.lr_g, self.hparams.lr_d), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = factor * rate
+
+    def on_train_batch_end(self, outputs: Any, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.trainer.is_last_batch and self.trainer.world_size > 1:  # before validation and checkpoints read them
+            self._average_statistics()
+
+    def _average_statistics(self) -> None:
+        """Batch norm's statistics are those of each rank's own noise; all ranks get their mean (P 4.1)."""
+        buffers = [b for part in self.stage_modules(self.stage) for b in part.buffers() if b.is_floating_point()]
+        if buffers:
+            mean = self.trainer.strategy.reduce(torch.cat([b.flatten() for b in buffers]), reduce_op="mean")
+            for buffer, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
+                buffer.copy_(part.view_as(buffer))
+
+    def on_train_epoch_end(self) -> None:
+        if self.epochs_left() <= 1 or self.stage_at(self.current_epoch + 1) != self.stage:
+            self._warn_if_constant()
+        super().on_train_epoch_end()
+
+    def _warn_if_constant(self) -> None:
+        """The scales above cannot repair one that has collapsed."""
+        self.eval()
+        contrast, wanted = float(self.sample(1).std()), float(self._real.std())
+        self.train()
+        if contrast < CONSTANT * wanted:
+            rank_zero_warn(
+                f"{self.stage_name} gives a nearly constant image (contrast {contrast:.3f}, the training image has "
+                f"{wanted:.3f}). What helps: another seed, module.norm=batch, smaller module.lr_d and module.lr_g, a larger "
+                f"module.min_size, more iterations"
+            )
+
+    @torch.no_grad()
+    def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
+        """Reconstruction RMSE of the training image and noise amplitude of each trained scale."""
+        image, made, numbers = sets["image"][0].unsqueeze(0).to(self.device), None, {}
+        for scale, size in enumerate(self.pyramid.canvas_sizes[: self._trained]):
+            made = self.pyramid([self.pyramid.rest_noise(scale)], scale, made)
+            numbers[f"reconstruction_rmse_scale{scale}"] = float(rmse(made, resize(image, size)))
+            numbers[f"noise_amplitude_scale{scale}"] = float(self.pyramid.noise_amplitudes[scale])
+        return numbers
+
+
+def rmse(first: Tensor, second: Tensor) -> Tensor:
+    """Root of the mean squared difference."""
+    return (first - second).square().mean().sqrt()

@@ -1,0 +1,142 @@
+import os
+import pickle
+import time
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+import yaml
+from lightning.pytorch.loggers.logger import DummyLogger
+from omegaconf import OmegaConf
+from torch import nn
+
+from callbacks.config_snapshot import ConfigSnapshot, check_resume, find_resume, read_checkpoint
+
+CONFIG = {"seed": 3, "module": {"size": [4, 5], "of": {"a": None, "b": True}}, "double": "${seed}"}
+RESOLVED = {**CONFIG, "double": 3}
+
+
+class Toy(lightning.LightningModule):
+    def __init__(self, width=2):
+        super().__init__()
+        self.net = nn.Linear(1, width)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+
+    def training_step(self, batch, batch_idx):
+        return self.net(batch).mean()
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["class_path"] = "toys.Toy"
+
+    def on_load_checkpoint(self, checkpoint):
+        if checkpoint.get("class_path") != "toys.Toy":
+            raise ValueError(f"written by {checkpoint.get('class_path')}")
+
+
+class Values(DummyLogger):
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def log_hyperparams(self, params):
+        self.kept.append(params)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Folder and logger of a small training, whose checkpoint is `last.ckpt`."""
+    folder, logger = tmp_path_factory.mktemp("run") / "folder", Values()
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=1, callbacks=[ConfigSnapshot(OmegaConf.create(CONFIG))], logger=logger,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(Toy(), torch.ones(2, 1))
+    trainer.save_checkpoint(folder / "last.ckpt")
+    trainer.save_checkpoint(folder / "weights.ckpt", weights_only=True)
+    return folder, logger
+
+
+def test_the_configuration_is_in_folder_checkpoint_and_logger(run):
+    folder, logger = run
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == RESOLVED
+    assert logger.kept == [RESOLVED]
+    stored = torch.load(folder / "last.ckpt", weights_only=True)["config"]
+    assert stored == RESOLVED and type(stored) is dict and type(stored["module"]["size"]) is list
+
+
+def test_read_checkpoint_gives_the_content(run):
+    content = read_checkpoint(run[0] / "last.ckpt")
+    assert content["class_path"] == "toys.Toy" and content["state_dict"]["net.weight"].shape == (2, 1)
+
+
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("made_by_a_checkpoint",)
+
+
+def test_a_file_with_code_is_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {}, "more": Code()}, "code.ckpt")
+    with pytest.raises(ValueError, match=r"code\.ckpt: refused.*mkdir"):
+        read_checkpoint("code.ckpt")
+    assert not Path("made_by_a_checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello world", b"PK\x03\x04 not really", pickle.dumps([1, 2], 2), pickle.dumps({"a": 1}, 2)],
+    ids=["empty", "text", "zip", "list", "dict"],
+)
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / "wrong.ckpt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"wrong\.ckpt: "):
+        read_checkpoint(tmp_path / "wrong.ckpt")
+
+
+def test_a_damaged_checkpoint_is_refused(run, tmp_path):
+    content = (run[0] / "last.ckpt").read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"half\.ckpt: not a checkpoint"):
+        read_checkpoint(tmp_path / "half.ckpt")
+
+
+def test_a_missing_file_is_answered_with_the_nearest(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"lost\.ckpt: no such checkpoint.*last\.ckpt"):
+        read_checkpoint(run[0] / "lost.ckpt")
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        read_checkpoint(tmp_path / "nowhere" / "last.ckpt")
+    with pytest.raises(FileNotFoundError):
+        read_checkpoint(run[0])
+
+
+def test_check_resume_accepts_the_file_of_the_same_module_only(run, tmp_path):
+    folder = run[0]
+    check_resume(Toy(), folder / "last.ckpt")
+    with pytest.raises(ValueError, match=r"net\.bias has shape \(2,\) in the file and \(3,\) here"):
+        check_resume(Toy(width=3), folder / "last.ckpt")
+    with pytest.raises(ValueError, match=r"weights\.ckpt: holds weights only"):
+        check_resume(Toy(), folder / "weights.ckpt")
+    content = torch.load(folder / "last.ckpt", weights_only=True)
+    torch.save({**content, "class_path": "toys.Other"}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match=r"other\.ckpt: written by toys\.Other"):
+        check_resume(Toy(), tmp_path / "other.ckpt")
+
+
+def test_find_resume(tmp_path):
+    assert find_resume(None, tmp_path) is None
+    assert find_resume("some/file.ckpt", tmp_path) == "some/file.ckpt"
+    assert find_resume("auto", tmp_path / "nowhere") is None
+    (tmp_path / "checkpoints").mkdir()
+    last, requeued = tmp_path / "checkpoints/last.ckpt", tmp_path / "hpc_ckpt_1.ckpt"
+    (tmp_path / "checkpoints/epoch_0001.ckpt").touch()
+    assert find_resume("auto", tmp_path) is None
+    last.touch()
+    assert find_resume("auto", tmp_path) == str(last)
+    requeued.touch()
+    os.utime(requeued, (time.time() + 9, time.time() + 9))
+    assert find_resume("auto", tmp_path) == str(requeued)
+    os.utime(last, (time.time() + 99, time.time() + 99))
+    assert find_resume("auto", tmp_path) == str(last)
