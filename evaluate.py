@@ -7,7 +7,7 @@
 
 The file alone rebuilds the model. The configuration in it, changed by key=value, names the images to compare with.
 
-    out                  folder of metrics.json (default: the run's) or of a task's pictures (default: tasks/<task> in it)
+    out                  folder of metrics.json (default: the run's) or a task's pictures (default: tasks/<task> in it)
     datamodule.*         other images to measure against
     callbacks.metrics.*  number of samples, metrics, backbone: see callbacks/sample_metrics.py
     task.*               see the task's file
@@ -40,16 +40,16 @@ def measure(module: Any, config: DictConfig, folder: Path, facts: dict[str, Any]
 
 def do_task(module: Any, config: DictConfig, folder: Path) -> None:
     """Writes the task's pictures into `folder`, all or none."""
-    from torchvision.io import write_png
+    from PIL import Image
 
     from modules.ops.images import to_uint8
 
     task = build(config.task)
     module = module.to(build(config.trainer).strategy.root_device)
-    pictures = {f"{stem}.png": to_uint8(image).cpu() for stem, image in task(module)}
+    pictures = {f"{stem}.png": to_uint8(image).permute(1, 2, 0).cpu().numpy() for stem, image in task(module)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
-        write_png(picture, str(folder / name))
+        Image.fromarray(picture).save(folder / name)
     print(f"{folder}: {', '.join(pictures)}")
 
 

@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from modules.base import sampling_mode
 from modules.ops.images import image_grid, to_uint8
 
 
@@ -53,7 +52,7 @@ class ImageGrid(Callback):
         folder = Path(trainer.default_root_dir) / "images"
         folder.mkdir(parents=True, exist_ok=True)
         sets = trainer.datamodule.sets() if hasattr(trainer.datamodule, "sets") else {}
-        with isolate_rng(), torch.no_grad(), evaluating(module):
+        with sampling_mode(module, self.seed):
             for kind, images, columns in self._kinds(module, sets):
                 pixels = to_uint8(image_grid(images, columns)).permute(1, 2, 0).cpu().numpy()
                 Image.fromarray(pixels).save(folder / f"{kind}_{epoch:04d}.png")
@@ -63,7 +62,6 @@ class ImageGrid(Callback):
 
     def _kinds(self, module: LightningModule, sets: dict[str, Any]) -> Iterator[tuple[str, Tensor, int]]:
         """Kind, images [N, 3, H, W] in [-1, 1] and number of columns of each picture."""
-        torch.manual_seed(self.seed)
         if getattr(module, "samples_ready", True):
             yield "samples", module.sample(self.num_images), math.ceil(math.sqrt(self.num_images))
         side = "side_heldout" if len(sets.get("side_heldout", ())) else "side"
@@ -76,15 +74,3 @@ class ImageGrid(Callback):
         """The first images of a set, without the mirrored copies that a flipped set has in its second half."""
         originals = len(images) // (2 if getattr(images, "flip", False) else 1)
         return torch.stack([images[i] for i in range(min(originals, self.num_images // 2))])
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside, and after it every submodule in the mode that it had: frozen parts stay in eval."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

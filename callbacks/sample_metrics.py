@@ -9,12 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from callbacks.image_grid import evaluating
 from callbacks.metrics.backbones import PACKAGE, Backbone, RandomCNN, load_backbone
 from callbacks.metrics.card import finite, versions
 from callbacks.metrics.diversity import PixelDiversity
@@ -23,7 +21,7 @@ from callbacks.metrics.frechet import FrechetDistance
 from callbacks.metrics.kernel import FULL_SAMPLE, SUBSETS, KernelDistance
 from callbacks.metrics.memorization import NearestPSNR
 from callbacks.metrics.sources import SourceShare
-from modules.base import GenerativeModule
+from modules.base import GenerativeModule, sampling_mode
 from modules.ops.images import to_uint8
 
 FEATURE_METRICS = {"fd": FrechetDistance, "kd": KernelDistance, "kd_crops": KernelDistance}
@@ -127,11 +125,10 @@ class SampleMetrics(Callback):
         """Every rank computes everything, with equal results; only drawing and features of samples are shared out."""
         sets = trainer.datamodule.sets() if trainer.datamodule is not None else {}
         metrics, anchors, notes = {}, {}, []
-        with isolate_rng(), torch.no_grad(), evaluating(module):
+        with sampling_mode(module, self.seed):
             if self.backbone is not None:
                 self.backbone.to(module.device)
             self._reference = reference = self._reference or self._gather(module)
-            torch.manual_seed(self.seed)
             diagnostics = finite(module.diagnostics(sets), notes)
             if module.samples_ready:
                 metrics = finite(self._sample_values(trainer, module, reference, notes), notes)
@@ -162,7 +159,8 @@ class SampleMetrics(Callback):
 
     def _features(self, images: Tensor, indices: Iterable[int], crops: int, seed: int) -> Features:
         if self.backbone is None:
-            return Features(torch.zeros(len(images), 0), torch.zeros(len(images), 0, 0))
+            nothing = images.new_zeros(len(images), 0, dtype=torch.float32)
+            return Features(nothing, nothing[:, :, None])
         return extract_features(self.backbone, images, indices, crops if "kd_crops" in self.metrics else 0, seed)
 
     def _sample_features(self, images: Tensor, first: int = 0) -> Features:

@@ -1,14 +1,30 @@
 """What every generative method shares: optimisation over ranks, two clocks, exact resume, safe rebuild from a file."""
 
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+
+
+@contextmanager
+def sampling_mode(module: nn.Module, seed: int) -> Iterator[None]:
+    """Inside: eval mode, no gradients, random state from `seed`. After it every submodule is in the mode that it had, and
+    the random state is as if nothing had been drawn, so that training gives the same with and without looking at it."""
+    modes = [(part, part.training) for part in module.modules()]
+    with isolate_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        module.eval()
+        try:
+            yield
+        finally:
+            for part, mode in modes:
+                part.training = mode
 
 
 class GenerativeModule(LightningModule):

@@ -42,7 +42,7 @@ class FewGAN(PyramidModule):
             outputs of side images turn neon green within minutes. Side images are never reals.
         weight_*: weights of the loss terms; continuity is a mean, not a sum.
         revive_every: iterations between two re-seedings of codes that no training image uses.
-        epochs_per_stage: one number, or a list with one for each scale and the prior.
+        epochs_per_stage: one number, or three: scale 0, every further scale, prior; see `PyramidModule`.
         prior_patience: epochs without a better held-out likelihood after which the prior's training stops.
     """
 

@@ -13,7 +13,8 @@ from modules.ops.cost import forward_cost, human_bytes, human_time
 class PyramidModule(GenerativeModule):
     """Base of methods that train scale by scale (stage s trains scale s; a method may add stages).
 
-    `epochs_per_stage` is one number for all stages or a list with one for each. The whole pyramid and all optimizers exist
+    `epochs_per_stage` is one number for all stages, a list with one for each, or three: for the first stage, each one
+    between, and the last, whatever the number of scales. The whole pyramid and all optimizers exist
     from the start, so that any checkpoint of a run fits any stage (P 6.1); an optimizer that never stepped costs no memory.
 
     A method writes `stage_modules`, `stage_optimizers`, and where needed `enter_stage` and `cache_stage`.
@@ -22,10 +23,12 @@ class PyramidModule(GenerativeModule):
     def __init__(self, num_stages: int, epochs_per_stage: int | list[int]) -> None:
         super().__init__()
         blocks = [epochs_per_stage] * num_stages if isinstance(epochs_per_stage, int) else list(epochs_per_stage)
+        if len(blocks) == 3 <= num_stages:
+            blocks = [blocks[0], *blocks[1:2] * (num_stages - 2), blocks[2]]
         if len(blocks) != num_stages or min(blocks) < 1:
             raise ValueError(
-                f"epochs_per_stage is {epochs_per_stage}; it has to be one number of at least 1, or a list of {num_stages} "
-                f"such numbers, one for each stage"
+                f"epochs_per_stage is {epochs_per_stage}; it has to be one number of at least 1, three such numbers (first "
+                f"stage, each one between, last stage) or {num_stages}, one for each stage"
             )
         self.num_stages = num_stages
         self.stage = -1

@@ -92,7 +92,7 @@ def test_samples_have_shape_range_and_no_gradient(path, straight):
 
 
 def test_each_stage_moves_its_own_parts_and_no_others(path, straight):
-    """Parameters and buffers of all other stages are bit-identical."""
+    """Parameters and buffers of all other stages are bit-identical; a part of several stages may move in each of them."""
     _, module, run_dir = straight(path)
     if not hasattr(module, "num_stages"):
         pytest.skip("trains in one stage")
@@ -106,6 +106,8 @@ def test_each_stage_moves_its_own_parts_and_no_others(path, straight):
     for before, after in zip(saved, saved[1:], strict=False):
         for stage in range(module.num_stages):
             changed = unequal(of(stage, before["state_dict"]), of(stage, after["state_dict"]))
+            if stage != after["stage"]:
+                changed = [key for key in changed if not key.removeprefix(".").startswith(tuple(names[after["stage"]]))]
             assert bool(changed) == (stage == after["stage"]), (stage, changed)
     assert [c["stage"] for c in saved] == [module.stage_at(epoch) for epoch in range(len(saved))]
 

@@ -7,6 +7,7 @@ from torchmetrics import Metric
 from modules.ops.images import from_uint8
 from modules.ops.patches import extract, nearest
 
+DISTANCES_AT_ONCE = 2**27  # half a gigabyte
 MOST_NAMED = 16  # with more training images only the smallest share is told
 
 
@@ -27,7 +28,8 @@ def source_counts(fakes: Tensor, reals: Tensor, patch: int = 7, stride: int = 7)
     counts = torch.zeros(len(reals), dtype=torch.long, device=reals.device)
     for image in fakes:
         queries = extract(from_uint8(image[None]), patch, stride)[0]
-        counts += torch.bincount(nearest(queries, keys)[1] // per_image, minlength=len(reals))
+        best = nearest(queries, keys, chunk=max(1, DISTANCES_AT_ONCE // len(keys)))[1]
+        counts += torch.bincount(best // per_image, minlength=len(reals))
     return counts
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from modules.base import GenerativeModule
-from modules.tasks.inputs import inference, read_prepared, require
+from modules.base import GenerativeModule, sampling_mode
+from modules.tasks.inputs import read_prepared, require
 
 
 class Conditional:
@@ -24,7 +24,7 @@ class Conditional:
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
         inject = require(module, "inject", "conditional")
         image = read_prepared(self.image, module, self.size)
-        with inference(module, self.seed):
+        with sampling_mode(module, self.seed):
             result = inject(image.to(module.device), scale=self.scale).cpu()
         yield "00_input", image[0]
         yield "01_conditional", result[0]

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from modules.base import GenerativeModule
-from modules.tasks.inputs import as_picture, blend, blending_mask, inference, read_masked, require
+from modules.base import GenerativeModule, sampling_mode
+from modules.tasks.inputs import as_picture, blend, blending_mask, read_masked, require
 
 
 class Edit:
@@ -48,6 +48,6 @@ class Edit:
         """The prepared image [1, 3, H, W], its softened mask [1, 1, H, W] and the image re-made by the model."""
         inject = require(module, "inject", task)
         image, mask = read_masked(self.image, self.mask, module, self.size)
-        with inference(module, self.seed):
+        with sampling_mode(module, self.seed):
             result = inject(image.to(module.device), scale=self.scale).cpu()
         return image, blending_mask(mask, self.dilation, self.blur), result

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from modules.base import GenerativeModule
-from modules.tasks.inputs import accepted, checked_number, checked_size, inference, require, require_trained_sampler
+from modules.base import GenerativeModule, sampling_mode
+from modules.tasks.inputs import accepted, checked_number, checked_size, require, require_trained_sampler
 
 
 class Generate:
@@ -41,7 +41,7 @@ class Generate:
         require_trained_sampler(module, "generate")
         options = accepted(sample, "generate", **self.options)
         counts = [min(self.batch_size, self.num_images - done) for done in range(0, self.num_images, self.batch_size)]
-        with inference(module, self.seed):
+        with sampling_mode(module, self.seed):
             images = torch.cat([sample(count, **options).cpu() for count in counts])
         for index, image in enumerate(images):
             yield f"sample_{index:03d}", image

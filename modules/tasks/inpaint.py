@@ -4,14 +4,13 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from modules.base import GenerativeModule
+from modules.base import GenerativeModule, sampling_mode
 from modules.tasks.inputs import (
     accepted,
     as_picture,
     blend,
     checked_number,
     feathered_mask,
-    inference,
     read_masked,
     require,
     require_trained_sampler,
@@ -58,7 +57,7 @@ class Inpaint:
         require_trained_sampler(module, "inpaint")
         options = accepted(fill, "inpaint", **self.options)
         image, mask = read_masked(self.image, self.mask, module, self.size)
-        with inference(module, self.seed):
+        with sampling_mode(module, self.seed):
             fills = fill(image.to(module.device), mask.to(module.device), self.num_images, **options).cpu()
         yield "00_input", image[0]
         yield "01_mask", as_picture(mask)

@@ -10,8 +10,7 @@ import importlib
 import inspect
 import math
 import pkgutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from warnings import warn
@@ -229,17 +228,3 @@ def checked_number(num_images: int) -> int:
     if num_images < 1:
         raise ValueError(f"task.num_images={num_images}: must be at least 1")
     return num_images
-
-
-@contextmanager
-def inference(module: GenerativeModule, seed: int) -> Iterator[None]:
-    """Eval mode, no gradients and a generator that starts at `seed`; mode and random state are restored afterwards."""
-    training = module.training
-    cuda = [module.device] if module.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        module.eval()
-        try:
-            yield
-        finally:
-            module.train(training)

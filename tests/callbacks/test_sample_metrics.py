@@ -245,9 +245,13 @@ class Write(Callback):
         (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(self.metrics.results))
 
 
-@pytest.mark.parametrize("num_images", [10, 3])  # with 3 the second process draws nothing
-def test_two_processes_equal_one(tmp_path: Path, num_images: int) -> None:
-    one, two = (SampleMetrics(**SMALL | {"num_images": num_images}) for _ in range(2))
+@pytest.mark.parametrize(
+    "keys",
+    [{"num_images": 10}, {"num_images": 3}, {"metrics": ["nearest_psnr"]}, {"metrics": ["kd", "source_share"]}],
+    ids=["all", "second process draws nothing", "no backbone", "no crops"],
+)
+def test_two_processes_equal_one(tmp_path: Path, keys: dict) -> None:
+    one, two = (SampleMetrics(**SMALL | keys) for _ in range(2))
     expected = measure(one)
     run = trainer(two, Write(two, tmp_path), devices=2, strategy="ddp_fork")
     run.test(Toy(), data(), verbose=False)

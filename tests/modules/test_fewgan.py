@@ -270,7 +270,9 @@ def test_one_training_image_is_enough():
 def test_epochs_per_stage_may_be_a_list_of_the_right_length():
     module = FewGAN([16, 20], epochs_per_stage=[4, 3, 2, 1], **SIZES, **PRIOR)
     assert [module.stage_at(e) for e in range(12)] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
-    with pytest.raises(ValueError, match="list of 4"):
+    module = FewGAN([16, 20], epochs_per_stage=[4, 1, 2], **SIZES, **PRIOR)  # first, between, last
+    assert [module.stage_at(e) for e in range(8)] == [0, 0, 0, 0, 1, 2, 3, 3]
+    with pytest.raises(ValueError, match=r"\[4, 3\].*or 4, one for each"):
         FewGAN([16, 20], epochs_per_stage=[4, 3], **SIZES, **PRIOR)
 
 

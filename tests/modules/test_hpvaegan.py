@@ -1,3 +1,4 @@
+import contextlib
 import copy
 from pathlib import Path
 
@@ -256,6 +257,61 @@ def test_the_generators_gradients_are_clipped_and_the_critics_are_not(monkeypatc
     monkeypatch.setattr(HPVAEGAN, "clip_gradients", lambda m, o, value, kind: clipped.append((m.stage, value, kind)))
     fit(data(samples_per_epoch=2), clip_norm=5.0)
     assert clipped == [(stage, 5.0, "norm") for stage in range(4)]
+
+
+def losses_of_one_step(module, stage, batch, monkeypatch):
+    """What a step of `stage` hands to the optimizers, and what it logs; nothing is changed."""
+    optimized = []
+    monkeypatch.setattr(HPVAEGAN, "optimize", lambda m, optimizer, loss, clip=None: optimized.append(loss.item()))
+    monkeypatch.setattr(HPVAEGAN, "current_optimizers", lambda m: ["generator", "critic"])
+    monkeypatch.setattr(HPVAEGAN, "toggled_optimizer", lambda m, optimizer: contextlib.nullcontext())
+    module.stage = stage
+    torch.manual_seed(3)
+    step = module._vae_step if stage < 2 else module._gan_step
+    logged = step(enlarge(batch, module.sizes[0]), enlarge(batch, module.sizes[stage]))
+    torch.manual_seed(3)
+    return optimized, {name: value.item() for name, value in logged.items()}
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_vae_step_minimises_both_reconstructions_and_kl(stage, trained, images, monkeypatch):
+    """10 * (MSE at this scale + MSE of the decoded latent at scale 0) + KL, without noise from the blocks."""
+    module, batch = copy.deepcopy(trained), images[:2]
+    (loss,), logged = losses_of_one_step(module, stage, batch, monkeypatch)
+    coarse = enlarge(batch, module.sizes[0])
+    mean, log_variance = module.vae.encoder(coarse)
+    decoded = torch.tanh(module.vae.decoder(mean + torch.exp(log_variance / 2) * torch.randn(mean.shape)))
+    outputs = decoded if stage == 0 else module.generators[1](enlarge(decoded, module.sizes[1]))
+    error = (outputs - enlarge(batch, module.sizes[stage])).square().mean() + (decoded - coarse).square().mean()
+    kl = reference_kl(Normal(mean, torch.exp(log_variance / 2)), Normal(0.0, 1.0)).mean()
+    assert loss == pytest.approx((10 * error + kl).item(), rel=1e-4)
+    assert logged["reconstruction"] == pytest.approx(10 * error.item(), rel=1e-4)
+
+
+def test_a_gan_step_compares_images_with_fakes_of_random_latents(trained, images, monkeypatch):
+    """Critic: D(fake) - D(real) + 0.1 * pixel-wise penalty. Block: 10 * MSE of the reconstruction - D(fake)."""
+    module, batch = copy.deepcopy(trained), images[:2]
+    (critic_loss, loss), _ = losses_of_one_step(module, 3, batch, monkeypatch)
+
+    def up(latents, noisy):
+        out = module.vae.decode(latents)
+        for scale in (1, 2, 3):
+            out = enlarge(out, module.sizes[scale])
+            noise = module.noise_amplitudes[scale] * torch.randn(out.shape) if noisy else torch.zeros_like(out)
+            out = torch.tanh(module.generators[scale].body(out + noise) + out)
+        return out
+
+    mean, log_variance = module.vae.encoder(enlarge(batch, module.sizes[0]))
+    reconstructions = up(mean + torch.exp(log_variance / 2) * torch.randn(mean.shape), noisy=False)
+    fakes, critic = up(torch.randn(mean.shape), noisy=True).detach(), module.discriminators[3]
+    mix = torch.rand(2, 1, 1, 1)
+    between = (mix * batch + (1 - mix) * fakes).requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(between).sum(), between)
+    penalty = (gradient.square().sum(1).sqrt() - 1).square().mean()
+    expected = critic(fakes).mean() - critic(batch).mean() + 0.1 * penalty
+    assert critic_loss == pytest.approx(expected.item(), rel=1e-3)
+    expected = 10 * (reconstructions - batch).square().mean() - critic(fakes).mean()
+    assert loss == pytest.approx(expected.item(), rel=1e-3)
 
 
 def rmse(module, images):

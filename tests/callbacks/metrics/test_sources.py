@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from callbacks.metrics import sources
 from callbacks.metrics.sources import SourceShare, source_counts
 
 
@@ -23,8 +24,9 @@ def patch_by_patch(fakes: Tensor, reals: Tensor, patch: int, stride: int) -> lis
     return counts
 
 
-@pytest.mark.parametrize(("patch", "stride"), [(3, 3), (4, 1)])
-def test_equals_search_patch_by_patch(patch: int, stride: int) -> None:
+@pytest.mark.parametrize(("patch", "stride", "at_once"), [(3, 3, 2**27), (4, 1, 1), (4, 1, 200)])
+def test_equals_search_patch_by_patch(monkeypatch: pytest.MonkeyPatch, patch: int, stride: int, at_once: int) -> None:
+    monkeypatch.setattr(sources, "DISTANCES_AT_ONCE", at_once)
     fakes, reals = noise(2, 3, 7, 9), noise(3, 3, 8, 6, seed=1)
     assert source_counts(fakes, reals, patch, stride).tolist() == patch_by_patch(fakes, reals, patch, stride)
 
