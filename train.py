@@ -71,6 +71,7 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
     datamodule = build(config.datamodule)
     datamodule.setup("fit")
     module = build(config.module)
+    module.check_data(datamodule.sets())
     checkpoint = find_resume(config.resume, config.run_dir)
     if checkpoint is not None:
         check_resume(module, checkpoint)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -17,7 +16,7 @@ def sampling_mode(module: nn.Module, seed: int) -> Iterator[None]:
     """Inside: eval mode, no gradients, random state from `seed`. After it every submodule is in the mode that it had, and
     the random state is as if nothing had been drawn, so that training gives the same with and without looking at it."""
     modes = [(part, part.training) for part in module.modules()]
-    with isolate_rng(), torch.no_grad():
+    with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad():
         torch.manual_seed(seed)
         module.eval()
         try:
@@ -121,6 +120,9 @@ class GenerativeModule(LightningModule):
 
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Empty, as `validation_step`."""
+
+    def check_data(self, sets: Mapping[str, Dataset]) -> None:
+        """ValueError if the method cannot train on these sets; asked before anything is written."""
 
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
         """Numbers that only this method has; `sets` are the data module's sets by name."""

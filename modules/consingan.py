@@ -32,16 +32,13 @@ class ConSinGAN(PyramidModule):
     The defaults are the released code's; so are 2000 iterations a stage, such as 5 epochs of 400.
 
     Args:
-        image_size: height and width of the finest scale in pixels.
         epochs_per_stage: both rates drop to a tenth for the last fifth of a stage's epochs.
-        mode: what random inputs are and how borders are treated; the image itself, at the coarsest size, is the input
-            that reconstructs it, except in `animation`.
+        mode: what random inputs are; the image itself, at the coarsest size, is reconstructed, except in `animation`.
             generation: noise; features are enlarged instead of zero-padded, for variety at the borders.
             retarget: noise; zero padding, for other sizes than the training size.
             animation: as generation, and fixed noise reconstructs the image (code: min_size 20).
-            harmonization: the image in degraded versions; evenly spaced scales (code: num_scales 3, min_size 120,
-            slope 0.3, batch_norm, 1000 iterations a stage).
-            editing: the image with tiles moved (code: batch_norm, 1000 iterations a stage).
+            harmonization: degraded versions of the image; even scales (code: 3, min_size 120, slope 0.3, batch_norm).
+            editing: the image with tiles moved (code: batch_norm). Both: 1000 iterations a stage.
         num_scales, min_size: see `concurrent_sizes`.
         lr_scale: 0.5 for complex or large images.
         width, num_layers: channels and layers of a stage; the critic has as many hidden layers.
@@ -83,8 +80,7 @@ class ConSinGAN(PyramidModule):
         self.image_size, self.sizes, self.num_scales = tuple(image_size), sizes, num_scales
         self.discriminator = ValidCritic(width, num_layers, slope)
         if min_size < self.discriminator.receptive_field:
-            least = self.discriminator.receptive_field
-            raise ValueError(f"min_size is {min_size}; the critic of patches of {least} pixels needs at least {least}")
+            raise ValueError(f"min_size is {min_size}; the critic needs at least {self.discriminator.receptive_field}")
         enlarge = mode in ("generation", "animation")
         self.generator = GrowingGenerator(num_scales, width, num_layers, slope, batch_norm, enlarge)
         self.register_buffer("amplitudes", torch.zeros(num_scales))
@@ -122,23 +118,20 @@ class ConSinGAN(PyramidModule):
         """A new stage begins as a copy of the last; its amplitude follows from what it reconstructs without noise."""
         net, fixed, images = self.generator, self.get_buffer(f"fixed_{stage}"), self.trainer.datamodule.sets()["image"]
         if stage == 0 and len(images.originals()) > 1:
-            other = "give the file of another as datamodule.root"
-            rank_zero_warn(f"ConSinGAN learns one image: the first, {images.names[0]}; {other}")
+            rank_zero_warn(f"ConSinGAN learns one image: the first, {images.names[0]}; datamodule.root may be a file")
         if stage > 0:
             net.blocks[stage].load_state_dict(net.blocks[stage - 1].state_dict())
-        real, noise = self._training_image(stage), torch.randn(fixed.shape, generator=self.common_generator())
-        fixed.copy_(real if stage == 0 and self.hparams.mode != "animation" else noise)
+        self.cache_stage(stage)
+        noise = torch.randn(fixed.shape, generator=self.common_generator())
+        fixed.copy_(self._real if stage == 0 and self.hparams.mode != "animation" else noise)
         net.eval()
         with torch.no_grad():
-            error = (self._reconstruction() - real).square().mean().sqrt()
+            error = (self._reconstruction() - self._real).square().mean().sqrt()
         self.amplitudes[stage] = self.hparams.noise_factor * error if stage else 1.0
 
     def cache_stage(self, stage: int) -> None:
-        self._real = self._training_image(stage)
-
-    def _training_image(self, stage: int) -> Tensor:
-        image = self.trainer.datamodule.sets()["image"][0]
-        return resize(image.unsqueeze(0).to(self.device, self.dtype), self.sizes[stage])
+        image = self.trainer.datamodule.sets()["image"][0].unsqueeze(0)
+        self._real = resize(image.to(self.device, self.dtype), self.sizes[stage])
 
     def fixed_inputs(self, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """The inputs of the stages that reconstruct the image; at other sizes than in training their nearest pixels."""
@@ -155,10 +148,9 @@ class ConSinGAN(PyramidModule):
         shapes = [self.generator.input_shape(scale, size) for scale, size in enumerate(sizes)]
         inputs = [torch.randn(num_images, *shape, device=self.device) for shape in shapes]
         if self.hparams.mode in ("harmonization", "editing"):
+            change, noise = (degrade, 0.0) if self.hparams.mode == "harmonization" else (move_tiles, 0.1)
             image = resize(self.fixed_0, sizes[0])[0]
-            change = degrade if self.hparams.mode == "harmonization" else move_tiles
-            changed = torch.stack([change(image) for _ in range(num_images)])
-            inputs[0] = changed if self.hparams.mode == "harmonization" else changed + 0.1 * inputs[0]
+            inputs[0] = torch.stack([change(image) for _ in range(num_images)]) + noise * inputs[0]
         return inputs
 
     def on_train_epoch_start(self) -> None:
@@ -190,7 +182,7 @@ class ConSinGAN(PyramidModule):
             loss = loss_adversarial + hp.weight_reconstruction * loss_reconstruction
             self.optimize(g_opt, loss)
 
-        self._contrast = fakes.detach().std() / self._real.std().clamp(min=1e-3)
+        self._contrast = fakes.detach().std((2, 3)).mean() / self._real.std((2, 3)).mean().clamp(min=1e-3)
         values = {"g_loss": loss, "d_loss": loss_critic, "gp": loss_gp, "reconstruction": loss_reconstruction}
         values |= {"adversarial": loss_adversarial, "contrast": self._contrast, "stage": float(self.stage)}
         for name, value in values.items():
@@ -202,14 +194,13 @@ class ConSinGAN(PyramidModule):
         super().on_train_batch_end(outputs, batch, batch_idx)
         if self.trainer.is_last_batch and self.trainer.world_size > 1:
             # Ranks saw other samples: before validation and checkpoint they agree on batch norm's statistics (P 4.1).
-            for buffer in (buffer for part in self.stage_modules(self.stage) for buffer in part.buffers()):
-                if buffer.is_floating_point():
-                    buffer.copy_(self.trainer.strategy.reduce(buffer.clone(), reduce_op="mean"))
+            buffers = (buffer for part in self.stage_modules(self.stage) for buffer in part.buffers())
+            for buffer in filter(torch.is_floating_point, buffers):
+                buffer.copy_(self.trainer.strategy.reduce(buffer.clone(), reduce_op="mean"))
 
     def on_train_epoch_end(self) -> None:
         if self.current_epoch + 1 == self._stage_ends[self.stage] and self._contrast < FLAT:
-            remedy = "try module.batch_norm=true or another seed"
-            rank_zero_warn(f"{self.stage_name}: the samples are almost of one colour; {remedy}")
+            rank_zero_warn(f"{self.stage_name}: samples of almost one colour; try module.batch_norm=true")
         super().on_train_epoch_end()
 
     def _sizes(self, size: Sequence[int]) -> list[tuple[int, int]]:
@@ -227,8 +218,7 @@ class ConSinGAN(PyramidModule):
         """The images [N, 3, H, W] re-made with the training image's patches; any size, same size out.
 
         Paper: images enter at stage 0. Here also higher: at the size of stage `scale`, through input layer and block 0,
-        in place of the features of stage `scale`. Noise above it is random. Not for mode `animation`, which has seen
-        noise only.
+        in place of that stage's features. Not for mode `animation`, which has seen noise only.
         """
         self._check_scale("scale", scale)
         sizes = self._sizes(images.shape[-2:])
@@ -268,8 +258,7 @@ class ConSinGAN(PyramidModule):
 
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
         """Reconstruction RMSE of the training image in [-1, 1] at the size of the stage in training; amplitudes."""
-        stage = max(self.stage, 0)
-        image = sets["image"][0].unsqueeze(0).to(self.device)
+        stage, image = max(self.stage, 0), sets["image"][0].unsqueeze(0).to(self.device)
         error = resize(self.reconstruct(image), self.sizes[stage]) - resize(image, self.sizes[stage])
         numbers = {f"reconstruction_rmse_scale{stage}": float(error.square().mean().sqrt())}
         return numbers | {f"noise_amplitude_scale{n}": float(a) for n, a in enumerate(self.amplitudes[: stage + 1])}
@@ -312,7 +301,7 @@ class RepeatedAdam(Adam):
 def random_walk(anchor: Tensor, alpha: float, beta: float, first_step: float = 0.01) -> Iterator[Tensor]:
     """Endless z_0 = anchor, z_1, ...: z_{t+1} = alpha anchor + (1 - alpha) (z_t + beta (z_t - z_{t-1}) + (1 - beta) u).
 
-    u is Gaussian; SinGAN's animation (Rott Shaham et al. 2019) with the first step of ConSinGAN's code.
+    u is Gaussian (SinGAN's animation, Rott Shaham et al. 2019; the first step is that of ConSinGAN's code).
     """
     before, now = anchor, torch.lerp(anchor, torch.randn_like(anchor), first_step)
     yield before

@@ -121,8 +121,8 @@ class FewGAN(PyramidModule):
             Adam(self.discriminators[stage].parameters(), self.hparams.lr_d, betas),
         ]
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and "side" not in self.trainer.datamodule.sets():
+    def check_data(self, sets: Mapping[str, Dataset]) -> None:
+        if "side" not in sets:
             raise ValueError(
                 "FewGAN learns the layout of its images from side images, and datamodule gives none; "
                 "use datamodule.class_path=datamodules.side.SideDataModule with datamodule.side_root"

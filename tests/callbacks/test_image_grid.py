@@ -9,7 +9,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from PIL import Image
 from torch import nn
 
-from callbacks.image_grid import ImageGrid, evaluating
+from callbacks.image_grid import ImageGrid
 from datamodules.synthetic import SyntheticDataModule
 
 SIZE = (6, 8)
@@ -158,16 +158,6 @@ def test_other_ranks_draw_nothing(tmp_path):
     grid.on_train_epoch_end(trainer, None)
     grid.on_train_end(trainer, None)
     assert not list(tmp_path.iterdir())
-
-
-def test_modes_come_back_after_an_error():
-    module = Toy()
-    module.train()
-    module.frozen.eval()
-    with pytest.raises(RuntimeError), evaluating(module):
-        assert not module.training
-        raise RuntimeError
-    assert module.training and not module.frozen.training
 
 
 @pytest.mark.parametrize("wrong", [{"num_images": 1}, {"every_n_epochs": 0}])

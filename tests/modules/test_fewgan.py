@@ -256,10 +256,11 @@ def test_the_prior_overfits_one_grid_to_nothing():
 
 
 def test_few_shot_data_without_side_images_is_refused(tmp_path):
-    for i in range(2):
-        Image.new("RGB", (20, 16), (40 * i, 80, 120)).save(tmp_path / f"{i}.png")
+    Image.new("RGB", (20, 16), (40, 80, 120)).save(tmp_path / "one.png")
+    data = FewShotDataModule(str(tmp_path), [16, 20])
+    data.setup()
     with pytest.raises(ValueError, match="side_root"):
-        fit(FewShotDataModule(str(tmp_path), [16, 20], batch_size=2, samples_per_epoch=4))
+        FewGAN([16, 20], **SIZES, **PRIOR).check_data(data.sets())
 
 
 def test_one_training_image_is_enough():

@@ -13,7 +13,6 @@ from modules.tasks.inputs import (
     blending_mask,
     dilate,
     feathered_mask,
-    inference,
     methods_with,
     read_image,
     read_masked,
@@ -221,15 +220,7 @@ def test_blend_is_exact_at_both_ends():
     assert torch.equal(blend(torch.ones(1, 1, 4, 4), changed, image), changed)
 
 
-def test_inference_restores_mode_and_random_state():
-    module = Model()
-    module.train()
-    before = torch.random.get_rng_state()
-    with pytest.raises(RuntimeError, match="stop"), inference(module, 3):
-        assert not module.training and not torch.is_grad_enabled()
-        assert torch.equal(torch.rand(4), torch.rand(4, generator=torch.Generator().manual_seed(3)))
-        raise RuntimeError("stop")
-    assert module.training and torch.equal(torch.random.get_rng_state(), before)
+
 
 
 def test_methods_with_a_capability():
