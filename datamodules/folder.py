@@ -57,7 +57,8 @@ class ImageFolder(Dataset):
         image_size: (height, width); see `datamodules.decode` for how an image is fitted.
         in_memory: decode now and keep bytes, N·3·H·W of them; else only the headers are read now and every access
             decodes its file.
-    Raises ValueError that names the first unreadable file. One warning lists the images that had to be enlarged.
+    Raises ValueError that names the first unreadable file. One warning lists the images that had to be enlarged;
+    `enlargement` holds each file's factor, 1 or less where none was needed.
     """
 
     def __init__(
@@ -69,10 +70,10 @@ class ImageFolder(Dataset):
         self.flip = flip
         self.pixels: Tensor | None = None
         if in_memory:
-            factors = self._decode_all()
+            self.enlargement = self._decode_all()
         else:
-            factors = [probe(folder / name, self.image_size) for name in self.files]
-        small = [name for name, factor in zip(self.files, factors, strict=True) if factor > 1]
+            self.enlargement = [probe(folder / name, self.image_size) for name in self.files]
+        small = [name for name, factor in zip(self.files, self.enlargement, strict=True) if factor > 1]
         if small:
             size = "×".join(map(str, self.image_size))
             rank_zero_warn(f"images of {folder} smaller than image_size {size}, enlarged: {shorten(small)}")

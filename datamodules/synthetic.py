@@ -81,6 +81,7 @@ class DrawnImages(ImageFolder):
         self.files = files
         self.image_size = (image_size[0], image_size[1])
         self.flip = flip
+        self.enlargement = [1.0] * len(files)
         self.pixels = torch.stack([draw_scene(name, self.image_size) for name in files])
         self.digests = [hashlib.sha256(bytes(image.flatten().tolist())).hexdigest() for image in self.pixels]
 

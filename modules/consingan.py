@@ -109,7 +109,8 @@ class ConSinGAN(PyramidModule):
         net, trained, work = self.generator, self.stage_modules(stage), []
         for block, size in zip(net.blocks, self.sizes[: stage + 1], strict=False):
             example = torch.zeros(1, self.hparams.width, *(side + 2 * net.margin for side in size))
-            work.append((block, example, (3 if block in trained else 1) * (batch_size + 1)))  # and the reconstruction
+            passes = (3 if block in trained else 1) * (batch_size + 1)  # samples and the reconstruction
+            work.append((block, example, 2 * passes))  # upsampling and noise take as long as the block
         # A critic's step: two forwards with backward, the penalty (7); the generator's passes through the critic: 2.
         passes = (13 * self.hparams.d_steps + 2) * batch_size
         return [*work, (self.discriminator, torch.zeros(1, 3, *self.sizes[stage]), passes)]

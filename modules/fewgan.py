@@ -123,10 +123,11 @@ class FewGAN(PyramidModule):
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
         if "side" not in sets:
-            raise ValueError(
-                "FewGAN learns the layout of its images from side images, and datamodule gives none; "
-                "use datamodule.class_path=datamodules.side.SideDataModule with datamodule.side_root"
-            )
+            advice = "use datamodule.class_path=datamodules.side.SideDataModule with datamodule.side_root"
+            raise ValueError(f"FewGAN learns layouts from side images, and datamodule gives none; {advice}")
+        factor, name = max(zip(sets["image"].enlargement, sets["image"].files, strict=True))
+        if factor > self.image_size[0] / self.sizes[0][0]:
+            raise ValueError(f"{name} is smaller than the coarsest scale {self.sizes[0]}: leave it out or lower min_size")
 
     def enter_stage(self, stage: int) -> None:
         if stage == 0:

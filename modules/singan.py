@@ -307,7 +307,7 @@ class SinGAN(PyramidModule):
     def _warn_if_constant(self) -> None:
         """The scales above cannot repair one that has collapsed."""
         self.eval()
-        contrast, wanted = float(self.sample(1).std()), float(self._real.std())
+        contrast, wanted = (float(image.std((2, 3)).mean()) for image in (self.sample(1), self._real))
         self.train()
         if contrast < CONSTANT * wanted:
             rank_zero_warn(

@@ -145,7 +145,15 @@ def code(folder: Path) -> str:
     return f"resume={folder.with_suffix('.ckpt')}"
 
 
+def tiny_image(folder: Path) -> str:
+    folder.mkdir()
+    Image.new("RGB", (100, 75)).save(folder / "a.png")
+    Image.new("RGB", (16, 12)).save(folder / "b.png")
+    return f"datamodule.root={folder}"
+
+
 MISTAKES = {
+    "file below the coarsest scale": (tiny_image, ["b.png", "coarsest scale (24, 32)"]),
     "missing folder": (lambda folder: f"datamodule.root={folder}", ["data"]),
     "empty folder": (empty, ["data"]),
     "broken image": (broken_image, ["a.png"]),

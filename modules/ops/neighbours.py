@@ -57,7 +57,7 @@ def halve(points: Tensor, size: int) -> Tensor:
     blocks = torch.arange(padded, device=points.device).clamp(max=len(points) - 1).view(1, -1)
     for _ in range(depth):
         members = points[blocks]
-        widest = members.var(1).argmax(1).view(-1, 1, 1).expand(-1, members.shape[1], 1)
+        widest = (members.amax(1) - members.amin(1)).argmax(1).view(-1, 1, 1).expand(-1, members.shape[1], 1)
         order = members.gather(2, widest)[..., 0].argsort(1)
         blocks = blocks.gather(1, order).view(2 * len(blocks), -1)
     return blocks

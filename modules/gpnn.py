@@ -1,0 +1,245 @@
+"""GPNN (Granot, Feinstein, Shocher, Bagon & Irani, CVPR 2022, arXiv 2103.15545): new images from nearest patches, untrained."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from modules.nonparametric import NonParametricModule
+from modules.ops.images import resize
+from modules.ops.mosaic import PatchGrid, centre_weights, paint, pixel_sources, source_picture, surroundings
+from modules.ops.patchmatch import carry_over
+from modules.ops.patchsearch import ExactSearch, PatchMatchSearch
+
+BACKENDS = ("exact", "patchmatch")
+SAME_PHOTOGRAPH = 0.02  # mean difference up to which an image equals a training image, for fill()
+
+
+class Level(NamedTuple):
+    """What one scale offers: sharp images [3, h, w] to copy from, the numbers of their patches, a search by a blurred look."""
+
+    values: list[Tensor]
+    grid: PatchGrid
+    search: ExactSearch | PatchMatchSearch
+
+
+class GPNN(NonParametricModule):
+    """Coarse to fine, every patch of a guess is replaced by its nearest training patch, `iterations` times a scale.
+
+    Keys at a scale are patches of the coarser image enlarged, because the guess is as blurred; the values copied are those of
+    the sharp image at the same places. Several training images are one union of patches. Where patches overlap, the mean
+    with Gaussian weights counts.
+
+    After a call, `provenance` (int64 [N, 3, H, W]: source image, row, column) tells where each output pixel comes from in
+    the patch most centred on it; `source_shares()` and `provenance_picture()` sum it up.
+
+    Args:
+        image_size: height and width of the training images; any output size can be asked for.
+        max_images: most training images that fit, mirrored ones included.
+        min_size: shorter side of the coarsest scale; small varies the layout, large keeps it. The nine levels of the
+            released code end at 14 x 19 for 180 x 250.
+        scale_factor: nominal ratio of neighbouring scales, see `scale_sizes`.
+        patch: side of a patch in pixels.
+        noise: standard deviation at the coarsest scale in sample(), in shares of black to white; 0 gives the images back.
+        alpha: completeness, score d / (alpha + least d of the key) with d = squared L2 / dim in [0, 1]; null is infinity.
+            Small values use all of the images: 0.001 to 0.005 for retargeting and analogies. With noise they do the
+            opposite, as keys far from all queries become everyone's favourites.
+        iterations, iterations_coarsest: at each scale, and at the one where the guess enters (10 for retargeting).
+        backend: exact, or patchmatch: approximate, in linear time, for images above some 300 pixels; it refuses alpha.
+        sweeps: of PatchMatch in each iteration. Matches are carried on from iteration to iteration and scale to scale as in
+            PSin (Cherel et al., ICIP 2022); its gradient features and 11-pixel patches are not taken over.
+    Defaults: released code.
+    """
+
+    def __init__(
+        self,
+        image_size: list[int],
+        max_images: int = 16,
+        min_size: int = 14,
+        scale_factor: float = 0.75,
+        patch: int = 7,
+        noise: float = 0.75,
+        alpha: float | None = None,
+        iterations: int = 10,
+        iterations_coarsest: int = 1,
+        backend: str = "exact",
+        sweeps: int = 4,
+    ) -> None:
+        super().__init__(image_size, max_images, min_size, scale_factor)
+        self.save_hyperparameters()
+        if min_size < patch:
+            raise ValueError(f"min_size is {min_size}, patch {patch}: the coarsest scale has to hold a patch")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend is {backend!r}; choose {' or '.join(BACKENDS)}")
+        self._check_alpha(alpha)
+        self.grid: PatchGrid | None = None
+        self.matches: Tensor | None = None
+
+    def _check_alpha(self, alpha: float | None) -> None:
+        if alpha is not None and alpha <= 0:
+            raise ValueError(f"alpha is {alpha}; it has to be above 0, or null for infinity")
+        if alpha is not None and self.hparams.backend != "exact":
+            raise ValueError(f"alpha={alpha} needs the distance of every key to all queries: use backend=exact or alpha=null")
+
+    @torch.no_grad()
+    def sample(self, num_images: int, size: tuple[int, int] | None = None, noise: float | None = None) -> Tensor:
+        """New images: a training image drawn at random, coarse and with `noise`, re-made of patches of all of them."""
+        size = tuple(size or self.image_size)
+        self._check_size(size)
+        layouts = self.images[torch.randint(int(self.stored), (num_images,))]
+        guess = resize(layouts, self.size_at(0, size))
+        noise = self.hparams.noise if noise is None else noise
+        return self.synthesise(guess + 2 * noise * torch.randn_like(guess), size)
+
+    @torch.no_grad()
+    def inject(
+        self, images: Tensor, scale: int = 0, alpha: float | None = None, iterations_coarsest: int | None = None
+    ) -> Tensor:
+        """The images [N, 3, H, W], any size, re-made of training patches from `scale` on; finer scales keep more of them.
+
+        Editing, collage and analogy; of a stretched training image, retargeting. None stands for the model's own value.
+        """
+        self.check_scale(scale)
+        size = tuple(images.shape[-2:])
+        self._check_size(size)
+        guess = resize(images, self.size_at(scale, size))
+        return self.synthesise(guess, size, scale, alpha=alpha, iterations_coarsest=iterations_coarsest)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """The images through all scales; training images come back nearly unchanged."""
+        return self.inject(images)
+
+    @torch.no_grad()
+    def fill(
+        self, image: Tensor, mask: Tensor, num_images: int, guided: bool = False, noise: float | None = None
+    ) -> Tensor:
+        """`num_images` ways to fill the hole (mask 1) of an image [1, 3, H, W] with patches that touch no hole: of the image
+        itself, and of the training images except one that it equals around the hole.
+
+        The hole begins with the colours around it and `noise`, or with what is painted there if `guided`, at the finest
+        scale where it is no larger than a patch. The rest of the image is re-made, too. In `provenance` image 0 is `image`.
+        """
+        size = tuple(image.shape[-2:])
+        self._check_size(size)
+        start = self._scale_of_hole(mask)
+        guess = resize(image, self.size_at(start, size)).expand(num_images, -1, -1, -1)
+        if not guided:
+            hole = F.adaptive_max_pool2d(mask.to(image), guess.shape[-2:])
+            noise = self.hparams.noise if noise is None else noise
+            guess = surroundings(guess, hole.expand(num_images, -1, -1, -1)) + 2 * noise * hole * torch.randn_like(guess)
+        return self.synthesise(guess, size, start, [image, *self._others(image, mask)], hole=mask.to(image))
+
+    def _scale_of_hole(self, mask: Tensor) -> int:
+        """The finest scale at which the hole's longer side is no longer than a patch."""
+        sides = [touched.nonzero()[:, 0] for touched in (mask[0, 0].amax(1), mask[0, 0].amax(0))]
+        extent = max((int(side.max() - side.min()) + 1 for side in sides if len(side)), default=0)
+        shares = [max(self.size_at(s, mask.shape[-2:])) / max(mask.shape[-2:]) for s in range(self.num_scales)]
+        return max((s for s, share in enumerate(shares) if 0 < extent * share <= self.hparams.patch), default=0)
+
+    def _others(self, image: Tensor, mask: Tensor) -> list[Tensor]:
+        """The training images [1, 3, H, W] that show something else than the image does outside of its hole."""
+        known = 1 - F.adaptive_max_pool2d(mask.to(image), self.image_size)
+        difference = ((self.images - resize(image, self.image_size)).abs() * known).sum((1, 2, 3)) / (3 * known.sum() + 1)
+        return list(self.images[difference > SAME_PHOTOGRAPH].split(1))
+
+    def synthesise(
+        self, guess: Tensor, size: tuple[int, int], start: int = 0, sources: Sequence[Tensor] | None = None,
+        hole: Tensor | None = None, alpha: float | None = None, iterations_coarsest: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Images [N, 3, *size] in [-1, 1] from guesses [N, 3, h, w] at scale `start`; sets `grid` and `matches`.
+
+        `sources` [1, 3, H, W] take the place of the training images; no patch is copied that touches the `hole` of the first.
+        """
+        alpha = self.hparams.alpha if alpha is None else alpha
+        self._check_alpha(alpha)
+        sources = self.images.split(1) if sources is None else sources
+        rounds = [self.hparams.iterations] * self.num_scales
+        rounds[start] = iterations_coarsest or self.hparams.iterations_coarsest
+        weights, coarser = centre_weights(self.hparams.patch), None
+        bar = Tqdm(total=len(guess) * sum(rounds[start:]), desc="GPNN", leave=False, delay=3, disable=None)
+        for scale in range(start, self.num_scales):
+            level = self._level(sources, scale, scale == start, hole, alpha)
+            images = guess if scale == start else resize(guess, self.size_at(scale, size))
+            results = []
+            for i, image in enumerate(images):
+                shape = tuple(side - self.hparams.patch + 1 for side in image.shape[-2:])
+                match = None if coarser is None else carry_over(self.matches[i], coarser.grid, level.grid, shape)
+                for _ in range(rounds[scale]):
+                    match = level.search(image, match)
+                    image = paint(match, level.values, level.grid, weights)
+                    bar.update()
+                results.append((image, match))
+            guess, self.matches = (torch.stack(parts) for parts in zip(*results, strict=True))
+            self.grid, coarser = level.grid, level
+        bar.close()
+        return guess.clamp(-1, 1)
+
+    def _level(
+        self, sources: Sequence[Tensor], scale: int, sharp: bool, hole: Tensor | None, alpha: float | None
+    ) -> Level:
+        """Values and the search among keys at a scale; at the one where the guess enters, keys are `sharp` as well."""
+        sizes = [self.size_at(scale, tuple(image.shape[-2:])) for image in sources]
+        values = [resize(image, size) for image, size in zip(sources, sizes, strict=True)]
+        grid = PatchGrid(sizes, self.hparams.patch, self.device)
+        keys = values
+        if not sharp:
+            # Paper: each scale is resized from its neighbour; here: all from the finest, as in the other pyramids.
+            coarse = [resize(image, self.size_at(scale - 1, tuple(image.shape[-2:]))) for image in sources]
+            keys = [resize(image, size) for image, size in zip(coarse, sizes, strict=True)]
+        allowed = None if hole is None else self._outside(hole, grid, sizes)
+        keys = [key[0] for key in keys]
+        if self.hparams.backend == "exact":
+            search = ExactSearch(keys, grid, allowed, alpha)
+        else:
+            search = PatchMatchSearch(keys, grid, allowed, self.hparams.sweeps)
+        return Level([value[0] for value in values], grid, search)
+
+    def _outside(self, hole: Tensor, grid: PatchGrid, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Numbers of the patches that do not touch the hole of the first image."""
+        holes = [hole.new_zeros(size) for size in sizes]
+        holes[0] = F.adaptive_max_pool2d(hole, sizes[0])[0, 0]
+        allowed = grid.untouched(holes)
+        if len(allowed) == 0:
+            raise ValueError(
+                f"no patch of {self.hparams.patch} pixels lies outside of the hole at {sizes[0][0]}×{sizes[0][1]} pixels "
+                f"(height × width); make the mask smaller"
+            )
+        return allowed
+
+    def size_at(self, scale: int, size: tuple[int, int]) -> tuple[int, int]:
+        """As in the base, but never below a patch."""
+        return tuple(max(self.hparams.patch, side) for side in super().size_at(scale, size))
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        if min(size) < self.hparams.patch:
+            raise ValueError(f"{size[0]}×{size[1]} pixels (height × width) are below a patch of {self.hparams.patch}")
+
+    @property
+    def provenance(self) -> Tensor:
+        """Source image, row and column [N, 3, H, W] of each pixel of the last images made."""
+        if self.matches is None:
+            raise ValueError("provenance tells of the last images made, and none were made yet")
+        return torch.stack([pixel_sources(match, self.grid) for match in self.matches])
+
+    def source_shares(self) -> Tensor:
+        """Share [n] of the patches of the last images made that each source image gave; sums to 1."""
+        image = self.grid.locate(self.matches)[0]
+        return torch.bincount(image.flatten(), minlength=len(self.grid.sizes)) / image.numel()
+
+    def provenance_picture(self) -> Tensor:
+        """`provenance` as pictures [N, 3, H, W] in [-1, 1], see `source_picture`."""
+        return torch.stack([source_picture(sources, self.grid.sizes) for sources in self.provenance])
+
+    @torch.no_grad()
+    def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
+        """Reconstruction of the training images; of four samples the share of each image and of patches used once only."""
+        images = self.images
+        errors = (self.reconstruct(images) - images).square().mean((1, 2, 3)).sqrt()
+        self.sample(4)
+        numbers = {"reconstruction_rmse": float(errors.mean()), "reconstruction_rmse_worst_image": float(errors.max())}
+        numbers["distinct_patches"] = len(self.matches.unique()) / self.matches.numel()
+        return numbers | {f"patch_share_{i}": float(share) for i, share in enumerate(self.source_shares())}

@@ -1,0 +1,81 @@
+"""Methods that learn nothing: the training images themselves are the model."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modules.base import GenerativeModule
+from modules.ops.images import from_uint8, to_uint8
+from modules.ops.scales import proportional_size, scale_sizes
+
+
+class NonParametricModule(GenerativeModule):
+    """Base of methods that keep the training images and compute each output from them.
+
+    `fit` is one epoch that copies the image set into the buffer `bank`, so that checkpoints, evaluation and tasks work as
+    for a trained method. No optimizer steps, so that Lightning writes `last.ckpt` only, at the end (P 6.11), and there is
+    nothing to share between processes: `devices: 1` (P 3.6). A method writes `sample` and its capabilities.
+
+    `max_images` sizes the bank, so that any checkpoint of a configuration fits it; `sizes` are the scales, 0 = coarsest.
+    """
+
+    def __init__(self, image_size: list[int], max_images: int, min_size: int, scale_factor: float) -> None:
+        super().__init__()
+        self.image_size = tuple(image_size)
+        self.sizes = scale_sizes(self.image_size, min_size, scale_factor=scale_factor)
+        self.num_scales = len(self.sizes)
+        if max_images < 1:
+            raise ValueError(f"max_images is {max_images}; it has to be at least 1")
+        self.register_buffer("bank", torch.zeros(max_images, 3, *self.image_size, dtype=torch.uint8))
+        self.register_buffer("stored", torch.tensor(0))
+
+    @property
+    def samples_ready(self) -> bool:
+        return int(self.stored) > 0
+
+    @property
+    def images(self) -> Tensor:
+        """The stored images [n, 3, H, W] in [-1, 1]. ValueError before the fit."""
+        if not self.samples_ready:
+            raise ValueError(f"this {type(self).__name__} holds no images yet; fit stores them")
+        return from_uint8(self.bank[: int(self.stored)])
+
+    def size_at(self, scale: int, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width at a scale of an output that is `size` at the finest."""
+        return proportional_size(size, self.image_size, self.sizes[scale])
+
+    def check_scale(self, scale: int) -> None:
+        if not 0 <= scale < self.num_scales:
+            raise ValueError(f"scale is {scale}; this model has the scales 0 (coarsest) to {self.num_scales - 1} (finest)")
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return []
+
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        name, number = type(self).__name__, len(self.trainer.datamodule.sets()["image"])
+        if self.trainer.world_size > 1:
+            raise ValueError(f"{name} trains nothing that processes could share; use trainer.devices=1 trainer.num_nodes=1")
+        if number > len(self.bank):
+            raise ValueError(f"{name} keeps max_images={len(self.bank)} images, there are {number}: module.max_images={number}")
+
+    def on_train_start(self) -> None:
+        if self.samples_ready:  # a finished run that is resumed
+            self.trainer.should_stop = True
+            return
+        images = self.trainer.datamodule.sets()["image"].stack()
+        self.bank[: len(images)] = to_uint8(images).to(self.device)
+        self.stored.fill_(len(images))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Nothing to learn; shows how many images are stored."""
+        self.log("train/images", float(self.stored), prog_bar=True, batch_size=len(batch["image"]))
+
+    def on_train_epoch_end(self) -> None:
+        self.trainer.should_stop = True
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._stored_optimizers = None  # there is none to compare
