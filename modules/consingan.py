@@ -39,8 +39,7 @@ class ConSinGAN(PyramidModule):
             animation: as generation, and fixed noise reconstructs the image (code: min_size 20).
             harmonization: degraded versions of the image; even scales (code: 3, min_size 120, slope 0.3, batch_norm).
             editing: the image with tiles moved (code: batch_norm). Both: 1000 iterations a stage.
-        num_scales, min_size: see `concurrent_sizes`.
-        lr_scale: 0.5 for complex or large images.
+        num_scales, min_size: see `concurrent_sizes`. `lr_scale`: 0.5 for complex or large images.
         width, num_layers: channels and layers of a stage; the critic has as many hidden layers.
         slope: of all LeakyReLUs. `batch_norm`: in the generator's stages, a remedy when samples turn black.
         noise_factor: noise amplitude of a stage as a share of its reconstruction error when it begins.
@@ -218,14 +217,16 @@ class ConSinGAN(PyramidModule):
     def inject(self, images: Tensor, scale: int = 0) -> Tensor:
         """The images [N, 3, H, W] re-made with the training image's patches; any size, same size out.
 
-        Paper: images enter at stage 0. Here also higher: at the size of stage `scale`, through input layer and block 0,
-        in place of that stage's features. Not for mode `animation`, which has seen noise only.
+        Paper: images enter at stage 0; here `scale` > 0 also keeps their details up to the size of that stage, and
+        noise is random above it only. Not for mode `animation`, which has seen noise only.
         """
         self._check_scale("scale", scale)
         sizes = self._sizes(images.shape[-2:])
-        first = min(scale, len(sizes) - 1)
-        inputs = [resize(images, sizes[first]), *self.draw(len(images), sizes)[first + 1 :]]
-        return resize(self.generator(inputs, sizes[first:], self.amplitudes[first:], first), images.shape[-2:])
+        stage = min(scale, len(sizes) - 1)
+        fixed, noise = self.fixed_inputs(sizes)[1 : stage + 1], self.draw(len(images), sizes)[stage + 1 :]
+        coarse, detailed = resize(images, sizes[0]), resize(images, sizes[stage]) if stage else None
+        out = self.generator([coarse, *fixed, *noise], sizes, self.amplitudes, detailed, stage)
+        return resize(out, images.shape[-2:])
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -234,9 +235,8 @@ class ConSinGAN(PyramidModule):
         In mode `animation` the training image for any image, because images are no inputs there.
         """
         sizes = self._sizes(images.shape[-2:])
-        inputs = [fixed.expand(len(images), -1, -1, -1) for fixed in self.fixed_inputs(sizes)]
-        if self.hparams.mode != "animation":
-            inputs[0] = resize(images, sizes[0])
+        inputs, coarse = self.fixed_inputs(sizes), resize(images, sizes[0])
+        inputs[0] = inputs[0].expand_as(coarse) if self.hparams.mode == "animation" else coarse
         return resize(self.generator(inputs, sizes, self.amplitudes), images.shape[-2:])
 
     @torch.no_grad()
@@ -254,8 +254,7 @@ class ConSinGAN(PyramidModule):
 
     def _check_scale(self, name: str, scale: int) -> None:
         if not 0 <= scale < self.num_scales:
-            allowed = f"0 (coarsest) to {self.num_scales - 1} (finest)"
-            raise ValueError(f"{name} is {scale}; this model has the scales {allowed}")
+            raise ValueError(f"{name} is {scale}; there are the scales 0 (coarsest) to {self.num_scales - 1} (finest)")
 
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
         """Reconstruction RMSE of the training image in [-1, 1] at the size of the stage in training; amplitudes."""

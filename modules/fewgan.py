@@ -86,7 +86,9 @@ class FewGAN(PyramidModule):
         self.num_scales = self.prior_stage = len(sizes)
         vq = VQGenerator(num_codes, code_dim, position_weight, width, encoder_depth, depth)
         self.generators = nn.ModuleList([vq, *(ResidualGenerator(width, depth) for _ in self.sizes[1:])])
-        self.discriminators = nn.ModuleList(PatchCritic(width, depth) for _ in self.sizes)
+        # Spectral norm keeps the colours of scale 0 calm; above it blunts textures (kernel distances measured both ways).
+        fine = (PatchCritic(width, depth, spectral=False, padding="reflect") for _ in sizes[1:])
+        self.discriminators = nn.ModuleList([PatchCritic(width, depth), *fine])
         prior = {"width": prior_width, "num_layers": prior_layers, "dropout": prior_dropout}
         self.prior = GatedPixelCNN(num_codes, **prior)
         self.prior_best = GatedPixelCNN(num_codes, **prior)
@@ -132,18 +134,16 @@ class FewGAN(PyramidModule):
     def enter_stage(self, stage: int) -> None:
         if stage == 0:
             self.vq.quantizer.initialise(self._placed_features(), self.common_generator())
-        elif stage < self.prior_stage:
-            self.discriminators[stage].load_state_dict(self.discriminators[stage - 1].state_dict())
-            if stage > 1:
-                self.generators[stage].load_state_dict(self.generators[stage - 1].state_dict())
+        elif 1 < stage < self.prior_stage:
+            for networks in (self.generators, self.discriminators):
+                networks[stage].load_state_dict(networks[stage - 1].state_dict())
 
     def cache_stage(self, stage: int) -> None:
         """Inputs of the stage's generator for every image, or the codes of every side image."""
         sets = self.trainer.datamodule.sets()
         self._inputs = {}
         if stage == self.prior_stage:
-            names = [name for name in ("side", "side_heldout") if name in sets]
-            self._inputs = {name: self._each(sets[name], self._codes) for name in names}
+            self._inputs = {name: self._each(sets[name], self._codes) for name in ("side", "side_heldout") if name in sets}
         elif stage > 0:
             for name in ("image", "side"):
                 self._inputs[name] = self._each(sets[name], lambda x: resize(self.chain(x, stage - 1), self.sizes[stage]))
@@ -156,8 +156,8 @@ class FewGAN(PyramidModule):
     @torch.no_grad()
     def _placed_features(self) -> Tensor:
         """The encoder's features of all training images, with positions."""
-        images = self.trainer.datamodule.sets()["image"]
-        return self._each(images, lambda x: self.vq.quantizer.place(self.vq.encode(self._coarse(x))))
+        place = self.vq.quantizer.place
+        return self._each(self.trainer.datamodule.sets()["image"], lambda x: place(self.vq.encode(self._coarse(x))))
 
     @property
     def vq(self) -> VQGenerator:
@@ -345,6 +345,6 @@ class FewGAN(PyramidModule):
     @torch.no_grad()
     def baselines(self, num_images: int) -> dict[str, Tensor]:
         """Images of uniformly random codes: what the decoder alone gives without a prior."""
-        codes = torch.randint(self.hparams.num_codes, (num_images, *self.sizes[0])).to(self.device)
-        return {"random_codes": self.render(codes)}
+        codes = torch.randint(self.hparams.num_codes, (num_images, *self.sizes[0]))
+        return {"random_codes": self.render(codes.to(self.device))}
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from modules.nonparametric import NonParametricModule
 from modules.ops.images import resize
 from modules.ops.mosaic import PatchGrid, centre_weights, paint, pixel_sources, source_picture, surroundings
+from modules.ops.neighbours import TILE
 from modules.ops.patchmatch import carry_over
 from modules.ops.patchsearch import ExactSearch, PatchMatchSearch
 
@@ -40,7 +41,7 @@ class GPNN(NonParametricModule):
     Args:
         image_size: height and width of the training images; any output size can be asked for.
         max_images: most training images that fit, mirrored ones included.
-        min_size: shorter side of the coarsest scale; small varies the layout, large keeps it. The nine levels of the
+        min_size: shorter side of the coarsest scale; near `patch` it copies layouts, more varies them. The nine levels of the
             released code end at 14 x 19 for 180 x 250.
         scale_factor: nominal ratio of neighbouring scales, see `scale_sizes`.
         patch: side of a patch in pixels.
@@ -54,6 +55,8 @@ class GPNN(NonParametricModule):
             PSin (Cherel et al., ICIP 2022); its gradient features and 11-pixel patches are not taken over.
     Defaults: released code.
     """
+
+    trial = ("iterations", 1)
 
     def __init__(
         self,
@@ -125,6 +128,8 @@ class GPNN(NonParametricModule):
         """
         size = tuple(image.shape[-2:])
         self._check_size(size)
+        if tuple(mask.shape[-2:]) != size:
+            raise ValueError(f"the mask is {mask.shape[-2]}×{mask.shape[-1]} pixels, the image {size[0]}×{size[1]}")
         start = self._scale_of_hole(mask)
         guess = resize(image, self.size_at(start, size)).expand(num_images, -1, -1, -1)
         if not guided:
@@ -233,6 +238,12 @@ class GPNN(NonParametricModule):
     def provenance_picture(self) -> Tensor:
         """`provenance` as pictures [N, 3, H, W] in [-1, 1], see `source_picture`."""
         return torch.stack([source_picture(sources, self.grid.sizes) for sources in self.provenance])
+
+    def sample_memory(self) -> float:
+        """Patches of keys and queries, centred copies, and the distances that are held at a time."""
+        height, width = self.image_size
+        numbers = 3 * self.hparams.patch**2 if self.hparams.backend == "exact" else 4 * 25
+        return 4 * (5 * numbers * height * width + 2 * TILE)
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:

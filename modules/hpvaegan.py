@@ -43,7 +43,8 @@ class HPVAEGAN(PyramidModule):
         bn_mode: `eval` or `batch`, see `normalised_stack`.
         noise_factor: amplitude of a scale's noise as a share of the RMSE that the scales below leave there.
         weight_*: weights of the loss terms; KL is a mean over all of the latent's elements.
-        lr_scale: encoder and decoder train with lr_g * lr_scale^n at VAE scale n.
+        lr_vae: at VAE scales; the newest block trains with it, encoder and decoder with lr_vae * lr_scale^n at scale n.
+        lr_g: of the blocks at GAN scales. Below lr_d, colours swing less in runs that are much shorter than the paper's.
     """
 
     def __init__(
@@ -64,9 +65,10 @@ class HPVAEGAN(PyramidModule):
         weight_kl: float = 1.0,
         weight_adversarial: float = 1.0,
         weight_gp: float = 0.1,
+        lr_vae: float = 5e-4,
+        lr_scale: float = 0.2,
         lr_g: float = 5e-4,
         lr_d: float = 5e-4,
-        lr_scale: float = 0.2,
         betas: tuple[float, float] = (0.5, 0.999),
         clip_norm: float = 5.0,
     ) -> None:
@@ -114,10 +116,10 @@ class HPVAEGAN(PyramidModule):
         hp, own = self.hparams, self.generators[stage].parameters()
         betas = tuple(hp.betas)
         if stage == 0:
-            return [Adam(own, hp.lr_g, betas)]
+            return [Adam(own, hp.lr_vae, betas)]
         if stage < hp.vae_levels:
-            vae = {"params": self.vae.parameters(), "lr": hp.lr_g * hp.lr_scale**stage}
-            return [Adam([vae, {"params": own}], hp.lr_g, betas)]
+            vae = {"params": self.vae.parameters(), "lr": hp.lr_vae * hp.lr_scale**stage}
+            return [Adam([vae, {"params": own}], hp.lr_vae, betas)]
         return [Adam(own, hp.lr_g, betas), Adam(self.discriminators[stage].parameters(), hp.lr_d, betas)]
 
     def enter_stage(self, stage: int) -> None:

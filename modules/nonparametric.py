@@ -1,12 +1,14 @@
 """Methods that learn nothing: the training images themselves are the model."""
 
-from typing import Any
+import time
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from modules.base import GenerativeModule
-from modules.ops.images import from_uint8, to_uint8
+from modules.ops.cost import human_bytes, human_time
+from modules.ops.images import from_uint8, resize, to_uint8
 from modules.ops.scales import proportional_size, scale_sizes
 
 
@@ -19,6 +21,8 @@ class NonParametricModule(GenerativeModule):
 
     `max_images` sizes the bank, so that any checkpoint of a configuration fits it; `sizes` are the scales, 0 = coarsest.
     """
+
+    trial: tuple[str, int]  # a setting that the time of a sample is proportional to, and a small value of it
 
     def __init__(self, image_size: list[int], max_images: int, min_size: int, scale_factor: float) -> None:
         super().__init__()
@@ -69,13 +73,36 @@ class NonParametricModule(GenerativeModule):
         self.bank[: len(images)] = to_uint8(images).to(self.device)
         self.stored.fill_(len(images))
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Nothing to learn; shows how many images are stored."""
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Nothing to learn; logs how many images are stored."""
         self.log("train/images", float(self.stored), prog_bar=True, batch_size=len(batch["image"]))
 
     def on_train_epoch_end(self) -> None:
         self.trainer.should_stop = True
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self._stored_optimizers = None  # there is none to compare
+    def sample_memory(self) -> float:
+        """Bytes that sample(1) needs with one training image, beside the module and the framework."""
+        raise TypeError(f"{type(self).__name__} does not define sample_memory()")
+
+    def plan(self, samples_per_epoch: int, batch_size: int, world_size: int = 1) -> str:
+        """Table of scales, and an estimate of time and memory of one sample from one training image.
+
+        The time is taken from a sample of a drawn picture with the setting named in `trial` made small.
+        """
+        (name, few), settings = self.trial, dict(self.hparams)
+        trial = type(self)(**settings | {name: few, "max_images": 1})
+        trial.bank.copy_(to_uint8(_clouds(self.image_size)))
+        trial.stored.fill_(1)
+        start = time.perf_counter()
+        trial.sample(1)
+        seconds = (time.perf_counter() - start) * settings[name] / few
+        rows = [f"scale {scale}  {height}×{width}" for scale, (height, width) in enumerate(self.sizes)]
+        cost = f"about {human_time(seconds)} here and {human_bytes(self.sample_memory())} of memory"
+        return "\n".join([*rows, "no training: fit stores the images", f"a sample of one image: {cost} (estimates)"])
+
+
+def _clouds(size: tuple[int, int]) -> Tensor:
+    """A picture [1, 3, H, W] with a spectrum like that of photographs: noise of equal strength in every octave."""
+    octaves = range(min(size).bit_length())
+    layers = [torch.randn(1, 3, *(max(2, side >> octave) for side in size)) for octave in octaves]
+    return sum(resize(0.3 * layer, size) for layer in layers)

@@ -218,7 +218,7 @@ class SinGAN(PyramidModule):
     def enter_stage(self, stage: int) -> None:
         self.train()  # the scale below goes into eval mode, as it will be used from now on
         if stage == 0:
-            return self._draw_zstar(self.common_generator())
+            return self._draw_zstar()
         real = self._training_image(self.pyramid.canvas_sizes[stage])
         if stage == self.hparams.paint_scale:
             self.pyramid.palette.copy_(kmeans(real[0].flatten(1).T, self.hparams.paint_colors, self.common_generator()))
@@ -234,7 +234,10 @@ class SinGAN(PyramidModule):
         self._real = self._training_image(self.pyramid.canvas_sizes[stage])
         self._rest_input = self.pyramid.scale_input(stage, self.pyramid.reconstruction(stage), self._real.shape)
 
-    def _draw_zstar(self, generator: torch.Generator) -> None:
+    def _draw_zstar(self, number: int = 0) -> None:
+        """z* number so-and-so of this epoch, equal on all ranks."""
+        # Not from a small seed: samples drawn after `manual_seed(0)` would begin with z* itself, the training image.
+        generator = torch.Generator().manual_seed((self.seed(common=True) + number + 1) * 6364136223846793005 % 2**63)
         self.pyramid.zstar.copy_(torch.randn(self.pyramid.zstar.shape, generator=generator))
 
     @torch.no_grad()
@@ -251,7 +254,7 @@ class SinGAN(PyramidModule):
         critic = self.discriminators[n]
         self._set_rates(batch_idx)
         if n == 0 and hp.resample_zstar:
-            self._draw_zstar(torch.Generator().manual_seed((self.seed(common=True) * 65_537 + batch_idx) % 2**63))
+            self._draw_zstar(batch_idx + 1)
         noise = self.pyramid.draw_noise(n, number, self.pyramid.canvas_sizes[n])
         rest = self.pyramid.rest_noise(n)
         inputs = self._draw_inputs(number)
@@ -273,11 +276,15 @@ class SinGAN(PyramidModule):
                 loss = loss_adversarial + hp.weight_reconstruction * loss_reconstruction
                 self.optimize(g_opt, loss)
 
-        terms = {"adversarial": loss_adversarial, "reconstruction": loss_reconstruction, "gp": loss_gp}
-        clocks = {"stage": float(n), "iteration": float(self.iteration)}
-        for name, value in ({"g_loss": loss, "d_loss": loss_critic} | terms | clocks).items():
-            shown = name in ("g_loss", "d_loss", "reconstruction")
-            self.log(f"train/{name}", value, prog_bar=shown, batch_size=number)
+        if (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch:
+            terms = {"adversarial": loss_adversarial, "reconstruction": loss_reconstruction, "gp": loss_gp}
+            clocks = {"stage": float(n), "iteration": float(self.iteration)}
+            self._log({"g_loss": loss, "d_loss": loss_critic} | terms | clocks, number)
+
+    def _log(self, values: Mapping[str, Tensor | float], batch_size: int) -> None:
+        """Called only where values are written: Lightning's bookkeeping of each step took a tenth of it at 25 pixels."""
+        for name, value in values.items():
+            self.log(f"train/{name}", value, prog_bar=name in ("g_loss", "d_loss", "reconstruction"), batch_size=batch_size)
 
     def _set_rates(self, batch_idx: int) -> None:
         share = batch_idx / (self.trainer.num_training_batches * self.stage_epochs(self.stage))

@@ -50,21 +50,31 @@ class GrowingGenerator(nn.Module):
         around = 2 * self.margin if self.enlarge else 0
         return self.width, size[0] + around, size[1] + around
 
+    def encode(self, images: Tensor) -> Tensor:
+        """Features [N, width, H, W] of stage 0 for images [N, 3, H, W] or noise."""
+        return self.blocks[0](pad(self.head(pad(images, 1)), self.margin))
+
     def forward(
-        self, inputs: Sequence[Tensor], sizes: Sequence[tuple[int, int]], amplitudes: Tensor, first: int = 0
+        self,
+        inputs: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+        amplitudes: Tensor,
+        detailed: Tensor | None = None,
+        stage: int = 0,
     ) -> Tensor:
         """Images in [-1, 1] of the last size, from the stages' `inputs` [N, *input_shape], sizes and amplitudes.
 
-        `first` > 0: all three are those of the stages from `first` on, but inputs[0] is an image that block 0 turns
-        into features at the size of stage `first`; the blocks 1 ... `first` are left out.
+        `detailed` is the image inputs[0] at the size of `stage` > 0: after that stage its features of stage 0 take the
+        place of those of inputs[0], with what the stages up to there have added.
         """
-        features = self.blocks[0](pad(self.head(pad(inputs[0], 1)), self.margin))
-        blocks = self.blocks[first + 1 :]
-        for block, noise, size, amplitude in zip(blocks, inputs[1:], sizes[1:], amplitudes[1:], strict=False):
-            grown = upsample(features, size)
-            inner = upsample(features, tuple(side + 2 * self.margin for side in size)) if self.enlarge else grown
-            inner = inner + amplitude * noise
-            features = grown + block(inner if self.enlarge else pad(inner, self.margin))
+        features = coarse = self.encode(inputs[0])
+        for n in range(1, len(inputs)):
+            grown = upsample(features, sizes[n])
+            inner = upsample(features, tuple(side + 2 * self.margin for side in sizes[n])) if self.enlarge else grown
+            inner = inner + amplitudes[n] * inputs[n]
+            features = grown + self.blocks[n](inner if self.enlarge else pad(inner, self.margin))
+            if detailed is not None and n == stage:
+                features = features + self.encode(detailed) - upsample(coarse, sizes[n])
         return self.tail(pad(features, 1))
 
 

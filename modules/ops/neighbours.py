@@ -68,7 +68,7 @@ class NeighbourIndex:
 
     Keys and queries are grouped into blocks. A block of keys is looked at only if its bounding box, in the coordinates of
     `Projection`, is not farther from a block of queries than the worst match found there so far; and a key in it only if
-    its projected distance to some query is below that query's match. On photographs one key in a thousand remains.
+    its projected distance to some query is below that query's match. On photographs a few keys in a thousand remain.
     """
 
     def __init__(self, keys: Tensor) -> None:

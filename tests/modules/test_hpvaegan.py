@@ -117,7 +117,7 @@ def test_the_paper_size_has_the_papers_widths_and_parameters():
     assert sum(p.numel() for p in module.generators.parameters()) == 2_184_670
     assert sum(p.numel() for p in module.discriminators.parameters()) == 7 * 187_009
     assert HPVAEGAN([256, 256], width=4).sizes == [(width, width) for width in widths]
-    assert module.hparams.vae_levels == 3 and module.hparams.lr_g == module.hparams.lr_d == 5e-4
+    assert module.hparams.vae_levels == 3 and {module.hparams[key] for key in ("lr_vae", "lr_g", "lr_d")} == {5e-4}
 
 
 def test_kl_is_zero_for_the_prior_and_the_closed_form_otherwise():
@@ -146,7 +146,7 @@ def test_latents_have_the_size_of_the_coarsest_scale(trained, images):
 
 def test_learning_rates_and_parameters_of_every_stage():
     """Encoder and decoder with lr * 0.2^n, the newest block with lr, the blocks between not at all."""
-    module = create(vae_levels=3, lr_g=5e-4)
+    module = create(vae_levels=3, lr_vae=5e-4, lr_g=3e-4, lr_d=7e-4)
 
     def groups(stage):
         return [[(g["lr"], g["params"]) for g in optimizer.param_groups] for optimizer in module.stage_optimizers(stage)]
@@ -159,7 +159,7 @@ def test_learning_rates_and_parameters_of_every_stage():
     assert listed[0] == [[(5e-4, {"generators.0"})]]
     assert listed[1] == [[(1e-4, {"generators.0"}), (5e-4, {"generators.1"})]]
     assert listed[2] == [[(2e-5, {"generators.0"}), (5e-4, {"generators.2"})]]
-    assert listed[3] == [[(5e-4, {"generators.3"})], [(5e-4, {"discriminators.3"})]]
+    assert listed[3] == [[(3e-4, {"generators.3"})], [(7e-4, {"discriminators.3"})]]
     assert sum(p.numel() for _, p_ in groups(2)[0][:1] for p in p_) == sum(p.numel() for p in module.vae.parameters())
 
 
@@ -338,7 +338,7 @@ def test_reconstruction_gets_better_within_every_scale_and_for_every_image(image
 
     # Blocks learn slower than these few steps at the paper's rate allow, so it is higher here.
     watch, sizes = Watch(note(begin), note(end)), {"width": 16, "latent_dim": 16}
-    module = fit(data(samples_per_epoch=100), [watch], epochs_per_stage=1, lr_g=2e-3, **sizes)
+    module = fit(data(samples_per_epoch=100), [watch], epochs_per_stage=1, lr_vae=2e-3, lr_g=2e-3, **sizes)
     for stage in range(4):
         assert end[stage].mean() < begin[stage].mean(), (stage, begin[stage], end[stage])
     assert end[0].mean() < 0.5 * begin[0].mean()

@@ -477,6 +477,13 @@ def test_fixed_noise_is_drawn_once_or_by_the_switch_in_every_iteration():
         assert all(torch.equal(z, first[-1]) for z in later) and 0.5 < first[-1].std() < 1.5
 
 
+def test_fixed_noise_is_none_that_a_seed_gives_to_samples(trained):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        drawn = trained.pyramid.draw_noise(0, 2, SIZES[0])[:, :1, 3:-3, 3:-3]
+        assert not torch.isclose(drawn, trained.pyramid.zstar).any(dim=0).all()
+
+
 def test_resampled_noise_resumes_exactly(tmp_path):
     def run(checkpoint=None):
         saver = lightning.pytorch.callbacks.ModelCheckpoint(
@@ -615,8 +622,47 @@ def test_two_colours_are_learnt_in_60_iterations(tmp_path):
 
     class Losses(lightning.Callback):
         def on_train_batch_end(self, trainer, module, *_):
-            losses.append((module.stage, float(trainer.logged_metrics["train/reconstruction"])))
+            losses.append(float(trainer.logged_metrics["train/reconstruction"]))
 
-    fit(build(image_size=[32, 32], min_size=20, scale_factor=0.5, width=8), data, [Losses()], log_every_n_steps=1)
-    first = [loss for stage, loss in losses if stage == 0]
-    assert len(first) == 60 and sum(first[-5:]) < 0.5 * sum(first[:5])
+    module = build(image_size=[32, 32], min_size=20, scale_factor=0.5, width=8)
+    fit(module, data, [Losses()], log_every_n_steps=1, max_epochs=1)
+    assert module.num_scales == 2 and len(losses) == 60 and sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def coarse_landscape(**changes):
+    """Trained on a photograph of 36 x 48 pixels: 240, 120 and 120 iterations."""
+    settings = {"image_size": [36, 48], "epochs_per_stage": [2, 1, 1], "min_size": 18, "scale_factor": 0.5, "width": 16}
+    data = FewShotDataModule("datamodules/starter/landscapes", [36, 48], samples_per_epoch=120, image="001.jpg")
+    changes, trainer = ({k: v for k, v in changes.items() if (k == "max_epochs") == kind} for kind in (False, True))
+    module = fit(SinGAN(**settings, **changes), data, log_every_n_steps=60, **trainer)
+    return module, data.sets()["image"].stack()
+
+
+@pytest.mark.slow
+def test_a_photograph_is_reconstructed_and_finer_injections_keep_more():
+    module, image = coarse_landscape()
+    numbers = module.diagnostics({"image": image})
+    print(numbers)
+    for scale in range(3):
+        assert numbers[f"reconstruction_rmse_scale{scale}"] < (0.3 if scale else 0.35) * image.std()
+    assert all(0.003 < numbers[f"noise_amplitude_scale{scale}"] < 0.03 for scale in (1, 2))
+    errors = []
+    for scale in (1, 2):
+        torch.manual_seed(0)
+        errors.append(float((module.inject(image, scale) - image).square().mean()))
+    print(errors, errors[1] / image.var())
+    assert errors[1] < 0.5 * errors[0] and errors[1] < 0.02
+    samples = module.sample(16)
+    print(samples.std(0).mean() / image.std())
+    assert samples.std(0).mean() > 0.1 * image.std()
+
+
+@pytest.mark.slow
+def test_redrawing_the_fixed_noise_blurs_the_reconstruction():
+    errors = {}
+    for switch in (False, True):
+        module, image = coarse_landscape(resample_zstar=switch, max_epochs=2)
+        assert module.stage == 0
+        errors[switch] = module.diagnostics({"image": image})["reconstruction_rmse_scale0"]
+    print(errors)
+    assert errors[True] > 1.5 * errors[False]

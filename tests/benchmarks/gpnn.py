@@ -1,0 +1,111 @@
+"""GPNN's exact search against the comparison of every patch with every patch, in one run: time, agreement, memory.
+
+    python -m tests.benchmarks.gpnn [--size 256 256] [--iterations 10] [--alpha 0.005] [--threads 1] [--whole]
+
+By default each pair of queries and keys that one synthesis meets is searched both ways, at the finest scale for the first
+and the last iteration only, and the times are multiplied out; `--whole` searches all of them by brute force, too. Times are
+CPU seconds of this process, so that other work on the machine disturbs little. Brute force computes the rows of the full
+distance matrix tile by tile: the matrix itself would take 16 GB at 256×256, and writing it would be slower still.
+"""
+
+import argparse
+import time
+
+import torch
+
+import modules.gpnn as gpnn
+from datamodules.folder import ImageFolder, list_images
+from modules.gpnn import GPNN
+from modules.ops.images import to_uint8
+from modules.ops.neighbours import nearest_scored
+from modules.ops.patches import extract
+
+
+def memory_peak(reset: bool = False) -> float:
+    """Largest resident memory of this process so far, or since the last reset, in MB (Linux)."""
+    if reset:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    with open("/proc/self/status") as file:
+        return int(file.read().split("VmHWM:")[1].split()[0]) / 1e3
+
+
+class Watched(gpnn.ExactSearch):
+    """Notes the queries, the keys, the seconds and the result of each search."""
+
+    log: list[tuple] = []
+
+    def __init__(self, *arguments, **keywords):
+        start = time.process_time()
+        super().__init__(*arguments, **keywords)
+        self.build = time.process_time() - start
+
+    def __call__(self, image, start=None):
+        begin = time.process_time()
+        found = super().__call__(image, start)
+        self.log.append((image, self, time.process_time() - begin, found))
+        return found
+
+
+def brute_force(search: Watched, image: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Seconds, indices and squared differences of the matches."""
+    queries = extract(image.unsqueeze(0), search.patch)[0]
+    begin = time.process_time()
+    scale = None
+    if search.alpha is not None:
+        scale = 1 / (4 * queries.shape[1] * search.alpha + nearest_scored(search.keys, queries)[0])
+    found = nearest_scored(queries, search.keys, scale)[1]
+    return time.process_time() - begin, found, scale
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, nargs=2, default=[256, 256])
+    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--alpha", type=float)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--image", type=int, default=0, help="which of the starter landscapes")
+    parser.add_argument("--whole", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    folder, files = list_images("datamodules/starter/landscapes")
+    image = ImageFolder(folder, [files[options.image]], options.size).stack()
+    module = GPNN(options.size, iterations=options.iterations, alpha=options.alpha, max_images=1)
+    module.bank.copy_(to_uint8(image))
+    module.stored.fill_(1)
+
+    torch.manual_seed(0)
+    before = memory_peak(reset=True)
+    begin = time.process_time()
+    module.sample(1)
+    seconds = time.process_time() - begin
+    peak = memory_peak() - before
+    print(f"{options.size[0]}×{options.size[1]}, {options.iterations} iterations, {options.threads} thread(s)")
+    print(f"a sample from end to end: {seconds:.1f} CPU-s, peak of {peak:.0f} MB above the {before:.0f} MB of the process")
+
+    gpnn.ExactSearch = Watched
+    torch.manual_seed(0)
+    module.sample(1)
+    finest = max(search.keys.shape[0] for _, search, _, _ in Watched.log)
+    quick = slow = 0.0
+    worst, same, number = 0.0, 0, 0
+    rounds = [i for i, (_, search, _, _) in enumerate(Watched.log) if len(search.keys) == finest]
+    for i, (query, search, own, found) in enumerate(Watched.log):
+        if i in rounds and not options.whole and i not in (rounds[0], rounds[-1]):
+            continue
+        weight = len(rounds) / 2 if i in rounds and not options.whole and len(rounds) > 2 else 1.0
+        time_brute, indices, scale = brute_force(search, query)
+        quick, slow = quick + weight * own, slow + weight * time_brute
+        queries = extract(query.unsqueeze(0), search.patch)[0]
+        scores = [
+            (queries - search.keys[match]).square().sum(1) * (1 if scale is None else scale[match])
+            for match in (found.flatten(), indices)
+        ]
+        worst = max(worst, float((scores[0] - scores[1]).max()))
+        same, number = same + int((found.flatten() == indices).sum()), number + indices.numel()
+    print(f"searches: index {quick:.1f} CPU-s · brute force {slow:.1f} CPU-s · ratio {slow / quick:.1f}")
+    print(f"the same patch for {same / number:.4%} of the queries; elsewhere the index is worse by at most {worst:.1e}")
+
+
+if __name__ == "__main__":
+    main()
