@@ -148,8 +148,9 @@ class GPNN(NonParametricModule):
     def _others(self, image: Tensor, mask: Tensor) -> list[Tensor]:
         """The training images [1, 3, H, W] that show something else than the image does outside of its hole."""
         known = 1 - F.adaptive_max_pool2d(mask.to(image), self.image_size)
-        difference = ((self.images - resize(image, self.image_size)).abs() * known).sum((1, 2, 3)) / (3 * known.sum() + 1)
-        return list(self.images[difference > SAME_PHOTOGRAPH].split(1))
+        difference = ((self.images - resize(image, self.image_size)).abs() * known).sum((1, 2, 3))
+        same = difference < 3 * SAME_PHOTOGRAPH * known.sum()
+        return [other.unsqueeze(0) for other in self.images[~same]]
 
     def synthesise(
         self, guess: Tensor, size: tuple[int, int], start: int = 0, sources: Sequence[Tensor] | None = None,

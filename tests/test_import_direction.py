@@ -21,11 +21,12 @@ ROOMS = {
     "callbacks": ("callbacks modules.base modules.ops.images", "torch lightning torchmetrics omegaconf PIL numpy"),
     "callbacks.metrics": ("callbacks.metrics modules.ops", "torch torchvision torchmetrics lpips"),
     "modules": (
-        "modules.base modules.pyramid modules.networks modules.losses modules.augment modules.ops",
+        "modules.base modules.pyramid modules.nonparametric modules.networks modules.losses modules.augment modules.ops",
         "torch lightning",
     ),
     "modules.base": ("modules.ops", "torch lightning"),
     "modules.pyramid": ("modules.base modules.ops", "torch lightning"),
+    "modules.nonparametric": ("modules.base modules.ops", "torch lightning"),
     "modules.networks": ("modules.networks modules.ops", "torch"),
     "modules.losses": ("modules.losses modules.ops", "torch kornia lpips"),
     "modules.augment": ("modules.augment modules.ops", "torch kornia"),

@@ -206,7 +206,8 @@ def test_a_foreign_image_with_a_hole_adds_its_own_patches_to_those_of_the_traini
 def test_a_hole_that_leaves_no_patch_and_a_mask_of_another_size_are_refused(photographs):
     module = model(photographs[:1])
     with pytest.raises(ValueError, match="no patch of 7 pixels lies outside of the hole"):
-        module.fill(photographs[:1], torch.ones(1, 1, 40, 48), 1)
+        module.fill(photographs[:1], hole(1, 39, 1, 47), 1)
+    assert module.fill(photographs[1:2], torch.ones(1, 1, 40, 48), 1).std() > 0  # nothing known: all training patches
     with pytest.raises(ValueError, match="the mask is 48×40 pixels, the image 40×48"):
         module.fill(photographs[:1], torch.ones(1, 1, 48, 40), 1)
 
@@ -217,7 +218,8 @@ def test_a_hole_that_leaves_no_patch_and_a_mask_of_another_size_are_refused(phot
 def test_copies_of_one_image_change_nothing(photographs):
     torch.manual_seed(0)
     guess = photographs[:1] + 0.3 * torch.randn(1, 3, 40, 48)
-    single, copies = (model(images).inject(guess.clamp(-1, 1)) for images in (photographs[:1], photographs[:1].repeat(3, 1, 1, 1)))
+    sets = photographs[:1], photographs[:1].repeat(3, 1, 1, 1)
+    single, copies = (model(images).inject(guess.clamp(-1, 1)) for images in sets)
     assert psnr(single, copies) > 40
 
 
