@@ -39,18 +39,25 @@ def measure(module: Any, config: DictConfig, folder: Path, facts: dict[str, Any]
 
 
 def do_task(module: Any, config: DictConfig, folder: Path) -> None:
-    """Writes the task's pictures into `folder`, all or none."""
+    """Writes the task's pictures into `folder`, all or none; if they are frames, also as an animation."""
     from PIL import Image
 
     from modules.ops.images import to_uint8
 
     task = build(config.task)
     module = module.to(build(config.trainer).strategy.root_device)
-    pictures = {f"{stem}.png": to_uint8(image).permute(1, 2, 0).cpu().numpy() for stem, image in task(module)}
+    images = {f"{stem}.png": to_uint8(image).permute(1, 2, 0).cpu().numpy() for stem, image in task(module)}
+    pictures = {name: Image.fromarray(image) for name, image in images.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
-        Image.fromarray(picture).save(folder / name)
-    print(f"{folder}: {', '.join(pictures)}")
+        picture.save(folder / name)
+    names = ", ".join(pictures)
+    if hasattr(task, "frames_per_second"):
+        first, *others = pictures.values()
+        timing = {"duration": round(1000 / task.frames_per_second), "loop": 0}  # milliseconds; for ever
+        first.save(folder / "animation.gif", save_all=True, append_images=others, **timing)
+        names = f"animation.gif, {len(pictures)} frames"
+    print(f"{folder}: {names}")
 
 
 def evaluate(path: Path, words: list[str], checkpoints: list[Path], taken: set[Path]) -> None:

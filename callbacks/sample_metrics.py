@@ -20,13 +20,15 @@ from callbacks.metrics.features import FEWEST, Features, crop_size, distances, e
 from callbacks.metrics.frechet import FrechetDistance
 from callbacks.metrics.kernel import FULL_SAMPLE, SUBSETS, KernelDistance
 from callbacks.metrics.memorization import NearestPSNR
+from callbacks.metrics.sifid import SingleImageFrechet
 from callbacks.metrics.sources import SourceShare
 from modules.base import GenerativeModule, sampling_mode
 from modules.ops.images import to_uint8
 
 FEATURE_METRICS = {"fd": FrechetDistance, "kd": KernelDistance, "kd_crops": KernelDistance}
 IMAGE_METRICS = {"pixel_diversity": PixelDiversity, "nearest_psnr": NearestPSNR, "source_share": SourceShare}
-NAMES = (*FEATURE_METRICS, *IMAGE_METRICS)
+NAMES = (*FEATURE_METRICS, "sifid", *IMAGE_METRICS)
+OF_SEVERAL, OF_ONE = ("fd", "kd", "source_share"), ("sifid",)  # reference images; the others fit any number
 PATIENCE = 5.0  # seconds that drawing may take without a word
 
 
@@ -49,9 +51,12 @@ class SampleMetrics(Callback):
 
     Args:
         num_images: samples; values are comparable at equal numbers only.
-        metrics: some of fd, kd, kd_crops (kernel distance between crops of half the size), pixel_diversity,
-            nearest_psnr, source_share; null is all. The keys of the first three carry the backbone, as kd_mobilenet_v2,
-            and are fid, kid and kid_crops for the Inception-v3 of published numbers alone.
+        metrics: some of fd, kd, source_share (with several reference images), sifid (with one), kd_crops (kernel distance
+            between crops of half the size), pixel_diversity, nearest_psnr; null is all that apply to the reference, and
+            one asked for that does not apply becomes a note in the protocol. The keys of fd, kd and kd_crops carry the
+            backbone, as kd_mobilenet_v2, and are fid, kid and kid_crops for the Inception-v3 of published numbers alone.
+            Those of sifid are sifid_pool1 (64 features, the published code) and sifid_pool2 (192, the paper) for
+            torchvision's Inception-v3 alone, the backbone `inception_v3`, and else as sifd_mobilenet_v2.
         backbone, weights, lowpass: see `load_backbone`.
         every_n_epochs: of training; a test always measures.
         chunk: samples drawn at once.
@@ -76,7 +81,7 @@ class SampleMetrics(Callback):
         for key in ("num_images", "every_n_epochs", "chunk", "crops", "sample_crops"):
             if getattr(self, key) < 1:
                 raise ValueError(f"SampleMetrics: {key} is {getattr(self, key)}; it has to be at least 1")
-        self.metrics = list(NAMES if metrics is None else metrics)
+        self.metrics, self.asked_for = list(NAMES if metrics is None else metrics), metrics is not None
         for name in self.metrics:
             if name not in NAMES:
                 near = get_close_matches(name, NAMES, 1, 0)[0]
@@ -91,7 +96,7 @@ class SampleMetrics(Callback):
 
     def setup(self, trainer: Trainer, pl_module: GenerativeModule, stage: str) -> None:
         self._reference = None
-        if self.backbone is None and set(self.metrics) & set(FEATURE_METRICS):
+        if self.backbone is None and set(self.metrics) & {*FEATURE_METRICS, "sifid"}:
             self.backbone = load_backbone(**self.backbone_choice)
             if isinstance(self.backbone, RandomCNN) and self.backbone_choice["name"] == "auto":
                 rank_zero_info(
@@ -129,11 +134,12 @@ class SampleMetrics(Callback):
             if self.backbone is not None:
                 self.backbone.to(module.device)
             self._reference = reference = self._reference or self._gather(module)
+            chosen = self._choose(reference, notes)
             diagnostics = finite(module.diagnostics(sets), notes)
             if module.samples_ready:
-                metrics = finite(self._sample_values(trainer, module, reference, notes), notes)
+                metrics = finite(self._sample_values(trainer, module, reference, chosen, notes), notes)
                 if phase == "test" and self.backbone is not None:
-                    rows = self._anchor_rows(module, reference, sets, notes)
+                    rows = self._anchor_rows(module, reference, sets, chosen, notes)
                     anchors = {name: finite(values, notes) for name, values in rows.items()}
             else:
                 notes.append("no samples: the part of the model that draws them is not trained yet")
@@ -157,8 +163,17 @@ class SampleMetrics(Callback):
         order = indices.argsort()
         return Reference(images[order], Features(whole[order], crops[order]))
 
+    def _choose(self, reference: Reference, notes: list[str]) -> list[str]:
+        """The metrics that apply to as many reference images; notes tell of others only if they were asked for."""
+        number = len(reference.images)
+        apart = OF_ONE if number > 1 else OF_SEVERAL
+        if self.asked_for:
+            needed = "one reference image" if number > 1 else "several reference images"
+            notes += [f"no {self.key(name)}: it needs {needed}, there are {number}" for name in self.metrics if name in apart]
+        return [name for name in self.metrics if name not in apart]
+
     def _features(self, images: Tensor, indices: Iterable[int], crops: int, seed: int) -> Features:
-        if self.backbone is None:
+        if not set(self.metrics) & set(FEATURE_METRICS):
             nothing = images.new_zeros(len(images), 0, dtype=torch.float32)
             return Features(nothing, nothing[:, :, None])
         return extract_features(self.backbone, images, indices, crops if "kd_crops" in self.metrics else 0, seed)
@@ -169,9 +184,9 @@ class SampleMetrics(Callback):
         return self._features(images, indices, self.sample_crops, 2 * self.seed + 1)
 
     def _sample_values(
-        self, trainer: Trainer, module: GenerativeModule, reference: Reference, notes: list[str]
+        self, trainer: Trainer, module: GenerativeModule, reference: Reference, chosen: list[str], notes: list[str]
     ) -> dict[str, float]:
-        on_features, on_images = self._new_metrics(reference, notes)
+        on_features, on_images = self._new_metrics(reference, chosen, notes)
         metrics = on_features | on_images
         empty = reference.images[:0]  # a rank that draws nothing takes part in the gathering all the same (P 9.6)
         for first, images in chain([(0, empty)], self._draw(trainer, module)):
@@ -187,18 +202,24 @@ class SampleMetrics(Callback):
             values |= computed if isinstance(computed, dict) else {self.key(name): computed}
         return values
 
-    def _new_metrics(self, reference: Reference, notes: list[str]) -> tuple[dict[str, Metric], dict[str, Metric]]:
-        """Those that are wanted and possible, on features and on images."""
+    def _new_metrics(
+        self, reference: Reference, chosen: list[str], notes: list[str]
+    ) -> tuple[dict[str, Metric], dict[str, Metric]]:
+        """Those that are chosen and possible, on features and on images."""
         on_features = {}
-        for name in [name for name in FEATURE_METRICS if name in self.metrics]:
+        for name in [name for name in FEATURE_METRICS if name in chosen]:
             rows = reference.features.rows(name)
             samples = self.num_images * (self.sample_crops if name == "kd_crops" else 1)
             if min(len(rows), samples) < FEWEST:
                 notes.append(f"no {self.key(name)}: it needs {FEWEST} rows a side, there are {len(rows)} and {samples}")
             else:
                 on_features[name] = FEATURE_METRICS[name](rows).to(rows.device)
-        wanted = {name: kind for name, kind in IMAGE_METRICS.items() if name in self.metrics}
-        return on_features, {name: kind(reference.images) for name, kind in wanted.items()}
+        on_images = {name: kind(reference.images) for name, kind in IMAGE_METRICS.items() if name in chosen}
+        if "sifid" in chosen:
+            sifid = SingleImageFrechet(reference.images, self.backbone.maps)
+            notes += sifid.remarks(self.backbone.map_keys)
+            on_images |= {"sifid": sifid} if sifid.real_maps else {}  # none on images of a few pixels
+        return on_features, on_images
 
     def _draw(self, trainer: Trainer, module: GenerativeModule) -> Iterator[tuple[int, Tensor]]:
         """Number of the first sample, and bytes, of each of this rank's chunks."""
@@ -216,12 +237,14 @@ class SampleMetrics(Callback):
     # --- anchors and protocol ----------------------------------------------------------------------------------------
 
     def _anchor_rows(
-        self, module: GenerativeModule, reference: Reference, sets: Mapping[str, Any], notes: list[str]
+        self, module: GenerativeModule, reference: Reference, sets: Mapping[str, Any], chosen: list[str], notes: list[str]
     ) -> dict[str, dict[str, float]]:
         """Distances of each anchor to the reference."""
-        halves = [reference.features.take(slice(start, None, 2)) for start in (0, 1)]
-        notes.append(f"split_half compares {len(halves[0].whole)} with {len(halves[1].whole)} reference images")
-        rows = {"split_half": distances(*halves, self.metrics)}
+        rows = {}
+        if len(reference.images) > 1:
+            halves = [reference.features.take(slice(start, None, 2)) for start in (0, 1)]
+            notes.append(f"split_half compares {len(halves[0].whole)} with {len(halves[1].whole)} reference images")
+            rows["split_half"] = distances(*halves, chosen)
         copied = torch.arange(self.num_images, device=reference.images.device) % len(reference.images)
         others = {"copies": reference.images[copied]}
         if "side" in sets:
@@ -231,11 +254,19 @@ class SampleMetrics(Callback):
         torch.manual_seed(self.seed)
         others |= {name: to_uint8(images) for name, images in module.baselines(self.num_images).items()}
         for name, images in others.items():
-            rows[name] = distances(reference.features, self._sample_features(images), self.metrics)
-        return {name: {self.key(metric): value for metric, value in values.items()} for name, values in rows.items()}
+            rows[name] = distances(reference.features, self._sample_features(images), chosen)
+        rows = {name: {self.key(metric): value for metric, value in values.items()} for name, values in rows.items()}
+        if "sifid" in chosen:
+            sifid = SingleImageFrechet(reference.images, self.backbone.maps)
+            others |= {"copies": reference.images, "mirrored": reference.images.flip(-1)}
+            for name, images in others.items() if sifid.real_maps else ():
+                rows[name] = rows.get(name, {}) | sifid.mean(images)
+        return rows
 
     def key(self, metric: str) -> str:
-        """What "fd", "kd" or "kd_crops" is called on this backbone."""
+        """What "fd", "kd" or "kd_crops" is called on this backbone; other metrics are called as they are."""
+        if metric not in FEATURE_METRICS:
+            return metric
         kind, _, crops = metric.partition("_")
         return self.backbone.key(kind) + ("_crops" if crops else "")
 

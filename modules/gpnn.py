@@ -130,13 +130,14 @@ class GPNN(NonParametricModule):
         self._check_size(size)
         if tuple(mask.shape[-2:]) != size:
             raise ValueError(f"the mask is {mask.shape[-2]}×{mask.shape[-1]} pixels, the image {size[0]}×{size[1]}")
-        start = self._scale_of_hole(mask)
-        guess = resize(image, self.size_at(start, size)).expand(num_images, -1, -1, -1)
+        start, mask = self._scale_of_hole(mask), mask.to(image)
+        known = surroundings(image, mask)  # else resizing would carry colours of the hole into its neighbourhood
+        guess = resize(image if guided else known, self.size_at(start, size)).expand(num_images, -1, -1, -1)
         if not guided:
-            hole = F.adaptive_max_pool2d(mask.to(image), guess.shape[-2:])
             noise = self.hparams.noise if noise is None else noise
-            guess = surroundings(guess, hole.expand(num_images, -1, -1, -1)) + 2 * noise * hole * torch.randn_like(guess)
-        return self.synthesise(guess, size, start, [image, *self._others(image, mask)], hole=mask.to(image))
+            hole = F.adaptive_max_pool2d(mask, guess.shape[-2:])
+            guess = guess + 2 * noise * hole * torch.randn_like(guess)
+        return self.synthesise(guess, size, start, [known, *self._others(image, mask)], hole=mask)
 
     def _scale_of_hole(self, mask: Tensor) -> int:
         """The finest scale at which the hole's longer side is no longer than a patch."""
@@ -147,7 +148,7 @@ class GPNN(NonParametricModule):
 
     def _others(self, image: Tensor, mask: Tensor) -> list[Tensor]:
         """The training images [1, 3, H, W] that show something else than the image does outside of its hole."""
-        known = 1 - F.adaptive_max_pool2d(mask.to(image), self.image_size)
+        known = 1 - F.adaptive_max_pool2d(mask, self.image_size)
         difference = ((self.images - resize(image, self.image_size)).abs() * known).sum((1, 2, 3))
         same = difference < 3 * SAME_PHOTOGRAPH * known.sum()
         return [other.unsqueeze(0) for other in self.images[~same]]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from modules.base import GenerativeModule
 from modules.ops.cost import human_bytes, human_time
@@ -56,14 +57,15 @@ class NonParametricModule(GenerativeModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return []
 
+    def check_data(self, sets: Mapping[str, Dataset]) -> None:
+        number, room = len(sets["image"]), len(self.bank)
+        if number > room:
+            raise ValueError(f"module.max_images is {room} and there are {number} images; set module.max_images={number}")
+
     def setup(self, stage: str) -> None:
-        if stage != "fit":
-            return
-        name, number = type(self).__name__, len(self.trainer.datamodule.sets()["image"])
-        if self.trainer.world_size > 1:
-            raise ValueError(f"{name} trains nothing that processes could share; use trainer.devices=1 trainer.num_nodes=1")
-        if number > len(self.bank):
-            raise ValueError(f"{name} keeps max_images={len(self.bank)} images, there are {number}: module.max_images={number}")
+        if stage == "fit" and self.trainer.world_size > 1:
+            name = type(self).__name__
+            raise ValueError(f"{name} trains nothing that processes could share; set trainer.devices=1 trainer.num_nodes=1")
 
     def on_train_start(self) -> None:
         if self.samples_ready:  # a finished run that is resumed

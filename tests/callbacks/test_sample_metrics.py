@@ -12,6 +12,7 @@ from callbacks.metrics.backbones import RandomCNN
 from callbacks.metrics.features import extract_features
 from callbacks.metrics.kernel import kernel_distance
 from callbacks.metrics.memorization import nearest_psnr
+from callbacks.metrics.sifid import single_image_frechet
 from callbacks.sample_metrics import SampleMetrics
 from datamodules.synthetic import SyntheticDataModule
 from modules.base import GenerativeModule
@@ -103,7 +104,7 @@ def test_values_are_those_of_the_seeded_samples(results: dict) -> None:
     assert values["nearest_psnr_max"] == pytest.approx(nearest_psnr(fakes, reals).max().item(), rel=1e-5)
     assert sum(values[f"source_share_{i}"] for i in range(5)) == pytest.approx(1)
     assert {"fd_rand_cnn", "pixel_diversity", "pixel_diversity_pooled", "pixel_diversity_raw"} <= values.keys()
-    assert not {"fid", "kid"} & values.keys()
+    assert not {"fid", "kid"} & values.keys() and not any(key.startswith("sif") for key in values)
 
 
 def test_other_seed_other_samples_same_seed_same_values(results: dict) -> None:
@@ -157,11 +158,82 @@ def test_untrained_samples_are_not_measured() -> None:
     assert "not trained yet" in metrics.results["protocol"]["notes"][-2]
 
 
-def test_one_image_gives_no_distance_between_whole_images() -> None:
-    results = measure(SampleMetrics(**SMALL), num_images=1)
-    assert "kd_rand_cnn_crops" in results["metrics"]
-    assert not {"kd_rand_cnn", "fd_rand_cnn"} & results["metrics"].keys()
-    assert results["anchors"]["split_half"] == {}
+@pytest.fixture(scope="module")
+def of_one() -> dict:
+    """Results with one reference image, metrics by default."""
+    return measure(SampleMetrics(**SMALL), num_images=1)
+
+
+def test_one_image_is_measured_by_what_one_image_allows(of_one: dict) -> None:
+    values, notes = of_one["metrics"], of_one["protocol"]["notes"]
+    assert {"sifd_rand_cnn", "sifd_rand_cnn_median", "pixel_diversity", "nearest_psnr_max"} <= values.keys()
+    assert "kd_rand_cnn_crops" in values
+    assert not {"kd_rand_cnn", "fd_rand_cnn", "source_share_min", "sifid"} & values.keys()
+    assert not any(note.startswith("no ") or "split_half" in note for note in notes)
+    assert "sifd_rand_cnn is over 6×8 positions of 64 features, images not resized; the covariances are singular" in notes
+
+
+def one_reference() -> Tensor:
+    images = data(num_images=1)
+    images.setup()
+    return to_uint8(images.sets()["image"].stack())
+
+
+def test_single_image_distance_is_that_of_the_seeded_samples(of_one: dict) -> None:
+    real, backbone = one_reference(), RandomCNN()
+    pairs = single_image_frechet(*(backbone.maps(images)["sifd_rand_cnn"] for images in (real, chunks())))
+    assert of_one["metrics"]["sifd_rand_cnn"] == pytest.approx(pairs.mean().item(), rel=1e-4)
+    low, high = sorted(pairs.tolist())[4:6]
+    assert of_one["metrics"]["sifd_rand_cnn_median"] == pytest.approx((low + high) / 2, rel=1e-4)
+
+
+def test_single_image_anchors(of_one: dict) -> None:
+    anchors = of_one["anchors"]
+    assert set(anchors) == {"copies", "mirrored", "side", "black"}
+    real, backbone = one_reference(), RandomCNN()
+    for name, images in {"mirrored": real.flip(-1), "black": torch.zeros_like(real)}.items():
+        expected = single_image_frechet(*(backbone.maps(part)["sifd_rand_cnn"] for part in (real, images)))
+        assert anchors[name]["sifd_rand_cnn"] == pytest.approx(expected.item(), rel=1e-4)
+    assert abs(anchors["copies"]["sifd_rand_cnn"]) < 1e-6
+    assert 1e-6 < anchors["mirrored"]["sifd_rand_cnn"] < anchors["side"]["sifd_rand_cnn"]
+
+
+@pytest.mark.parametrize(
+    ("number", "asked", "found", "refused"),
+    [
+        (1, ["fd", "kd", "source_share", "sifid"], {"sifd_rand_cnn", "sifd_rand_cnn_median"},
+         ["fd_rand_cnn", "kd_rand_cnn", "source_share"]),
+        (3, ["sifid", "nearest_psnr"], {"nearest_psnr_max", "nearest_psnr_mean"}, ["sifid"]),
+    ],
+)  # fmt: skip
+def test_what_was_asked_for_and_does_not_apply_becomes_a_note(number: int, asked: list, found: set, refused: list) -> None:
+    results = measure(SampleMetrics(**SMALL, metrics=asked), num_images=number)
+    notes = [note for note in results["protocol"]["notes"] if note.startswith("no ")]
+    needed = "several reference images" if number == 1 else "one reference image"
+    assert notes == [f"no {key}: it needs {needed}, there are {number}" for key in refused]
+    assert results["metrics"].keys() == found
+
+
+def test_images_too_small_for_the_layer_are_a_note() -> None:
+    class Tiny(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.image_size = (4, 4)
+
+        def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
+            return torch.rand(num_images, 3, 4, 4) * 2 - 1
+
+        def baselines(self, num_images: int) -> dict[str, Tensor]:
+            return {}
+
+    metrics = SampleMetrics(**SMALL, metrics=["sifid", "pixel_diversity"])
+    trainer(metrics).test(Tiny(), SyntheticDataModule([4, 4], batch_size=2, num_images=1), verbose=False)
+    assert not any(key.startswith("sif") for key in metrics.results["metrics"])
+    assert any(note.startswith("no sifd_rand_cnn:") for note in metrics.results["protocol"]["notes"])
+
+
+def test_too_few_samples_for_a_distance_are_a_note() -> None:
+    results = measure(SampleMetrics(**SMALL | {"num_images": 1}, metrics=["kd", "pixel_diversity"]))
     assert any(note.startswith("no kd_rand_cnn:") for note in results["protocol"]["notes"])
 
 
@@ -246,15 +318,16 @@ class Write(Callback):
 
 
 @pytest.mark.parametrize(
-    "keys",
-    [{"num_images": 10}, {"num_images": 3}, {"metrics": ["nearest_psnr"]}, {"metrics": ["kd", "source_share"]}],
-    ids=["all", "second process draws nothing", "no backbone", "no crops"],
-)
-def test_two_processes_equal_one(tmp_path: Path, keys: dict) -> None:
+    ("keys", "number"),
+    [({"num_images": 10}, 5), ({"num_images": 3}, 5), ({"metrics": ["nearest_psnr"]}, 5),
+     ({"metrics": ["kd", "source_share"]}, 5), ({"num_images": 3, "metrics": ["sifid"]}, 1)],
+    ids=["all", "second process draws nothing", "no backbone", "no crops", "one image"],
+)  # fmt: skip
+def test_two_processes_equal_one(tmp_path: Path, keys: dict, number: int) -> None:
     one, two = (SampleMetrics(**SMALL | keys) for _ in range(2))
-    expected = measure(one)
+    expected = measure(one, num_images=number)
     run = trainer(two, Write(two, tmp_path), devices=2, strategy="ddp_fork")
-    run.test(Toy(), data(), verbose=False)
+    run.test(Toy(), data(num_images=number), verbose=False)
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found["protocol"] == expected["protocol"]

@@ -128,8 +128,8 @@ def test_inception_of_a_file_gives_fid_and_kid(inception_file: Path) -> None:
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path: Path, mobilenet_file: Path, inception_file: Path) -> None:
-    imagenet = inception_v3(weights=None, aux_logits=False, init_weights=False).state_dict()
-    torch.save(imagenet, tmp_path / "imagenet.pth")
+    birds = inception_v3(weights=None, num_classes=200, aux_logits=False, init_weights=False).state_dict()
+    torch.save(birds, tmp_path / "birds.pth")
     state = torch.load(mobilenet_file, weights_only=True)
     torch.save({k: v for k, v in state.items() if "features.3" not in k}, tmp_path / "part.pth")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
@@ -138,7 +138,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, mobilenet_file: Path,
     (tmp_path / "text.pth").write_text("no weights")
     (tmp_path / "code.pth").write_bytes(pickle.dumps(print))
     for name, message in {
-        "imagenet.pth": "1000 classes",
+        "birds.pth": "200 classes",
         "part.pth": "does not fit mobilenet_v2",
         "other.pth": "neither",
         "list.pth": "not a state dict",
