@@ -137,8 +137,8 @@ class SinGAN(PyramidModule):
         sizes = self.pyramid.canvas_sizes
         examples = [torch.zeros(1, 3, *self.pyramid.padded(size)) for size in sizes]
         work = [(self.pyramid.generators[s].body, examples[s], number) for s, number in passes.items()]
-        # The real image, fakes and the penalty (7) with backward; fakes without the critic's own gradient.
-        critic = d_steps * (3 + 10 * batch_size) + g_steps * 2 * batch_size
+        # The real image, fakes and the penalty (9, as measured) with backward; fakes without the critic's own gradient.
+        critic = d_steps * (3 + 12 * batch_size) + g_steps * 2 * batch_size
         return [*work, (self.discriminators[stage], torch.zeros(1, 3, *sizes[stage]), critic)]
 
     @property

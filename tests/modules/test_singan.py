@@ -408,7 +408,7 @@ def test_the_plan_counts_what_a_step_computes():
     frozen, own = (work[id(module.pyramid.generators[s].body)] for s in (0, 1))
     assert images["g0"] == frozen == 6
     assert images["g1"] == 6 + 9 and own == 6 + 3 * 9  # a forward pass with its backward counts three
-    assert images["d1"] == 3 * (1 + 2 + 2) + 3 * 2 and work[id(module.discriminators[1])] == 3 * (3 + 2 * 3 + 2 * 7) + 6 * 2
+    assert images["d1"] == 3 * (1 + 2 + 2) + 3 * 2 and work[id(module.discriminators[1])] == 3 * (3 + 2 * 3 + 2 * 9) + 6 * 2
     for network, example, _ in module.stage_work(2, 1):
         assert network(example).shape[-2:] in [*SIZES, (10, 14)]
     assert "scale 2  16×20" in module.plan(6, 2)

@@ -1,0 +1,157 @@
+"""Every task with every method: on a model that was fitted for a moment it runs, or is refused by an error that helps.
+
+CAPABLE is written by hand: a method that gains or loses a capability, and a new one, have to be entered here.
+"""
+
+import importlib.util
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+import train
+from configs.build import build
+from configs.loader import load_config
+from modules.ops.images import to_uint8
+
+ROOT = Path(__file__).parents[3]
+METHODS = [path for path in sorted(ROOT.glob("configs/*.yaml")) if path.name != "base.yaml"]
+TASKS = [path.stem for path in sorted(ROOT.glob("configs/tasks/*.yaml"))]
+# Nothing is learnt in one iteration, and methods say so.
+pytestmark = pytest.mark.filterwarnings("ignore:.*(nearly constant|almost one colour)")
+METHODS_BY_ID = pytest.mark.parametrize("path", METHODS, ids=[path.stem for path in METHODS])
+QUIET = ["trainer.accelerator=cpu", "trainer.limit_train_batches=1", "logger.wandb=null", "callbacks.metrics=null",
+         "callbacks.images=null", "callbacks.progress=null", "callbacks.checkpoint=null"]  # fmt: skip
+
+EVERY = {"FewGAN", "SinGAN", "ConSinGAN", "HPVAEGAN", "GPNN", "GPDM"}
+CAPABLE = {
+    "sample": EVERY,
+    "inject": EVERY,
+    "reconstruct": EVERY,
+    "fill": {"FewGAN", "GPNN"},
+    "walk": {"SinGAN", "ConSinGAN"},
+    "enlarge": {"SinGAN"},
+    "latents": {"HPVAEGAN"},
+}
+NEEDS = {
+    "generate": "sample",
+    "conditional": "inject",
+    "edit": "inject",
+    "harmonize": "inject",
+    "paint": "inject",
+    "retarget": "inject",
+    "inpaint": "fill",
+    "animate": "walk",
+    "superresolve": "enlarge",
+    "interpolate": "latents",
+}
+# Where a default is for larger models. Scale 1, because no image enters SinGAN at scale 0.
+KEYS = {
+    "generate": {"num_images": 2, "size": [18, 30]},
+    "conditional": {"scale": 1},
+    "edit": {"scale": 1},
+    "harmonize": {"scale": 1},
+    "retarget": {"size": [16, 34]},
+    "inpaint": {"num_images": 2},
+    "superresolve": {"factor": 1.6},
+    "animate": {"num_frames": 3},
+    "interpolate": {"num_points": 2, "num_frames": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """Model and files of a YAML: `fitted(path)` gives (module, {"image", "mask", "empty": file name})."""
+    models = {}
+
+    def get(path: Path):
+        if path not in models:
+            models[path] = fit(path, tmp_path_factory.mktemp(path.stem))
+        return models[path]
+
+    return get
+
+
+def fit(path: Path, folder: Path):
+    """One iteration in every stage of the method's own tiny sizes, on drawn images; the first of them becomes a file."""
+    name = OmegaConf.load(path).module.class_path.split(".")[1]
+    spec = importlib.util.spec_from_file_location("method_test", ROOT / f"tests/modules/test_{name}.py")
+    tests = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tests)
+    synthetic = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
+    epochs = ["module.epochs_per_stage=1"] if "epochs_per_stage" in OmegaConf.load(path).module else []
+    config = load_config([str(path), synthetic, *tests.TINY, *epochs, *QUIET, f"run_dir={folder}"])
+    trainer, module, datamodule, _ = train.prepare(config, dry_run=False)
+    trainer.fit(module, datamodule)
+    image = datamodule.sets()["image"][0]
+    Image.fromarray(to_uint8(image).permute(1, 2, 0).numpy()).save(folder / "image.png")
+    mask = Image.new("L", tuple(image.shape[:0:-1]))
+    mask.save(folder / "empty.png")
+    mask.paste(255, (5, 5, 8, 8))
+    mask.save(folder / "mask.png")
+    return module.eval(), {name: str(folder / f"{name}.png") for name in ("image", "mask", "empty")}
+
+
+def task(name: str, files: dict[str, str], mask: str = "mask", **keys):
+    """A task with the keys that it needs, and which of the files it takes."""
+    node = OmegaConf.load(ROOT / f"configs/tasks/{name}.yaml").task
+    given = {key: file for key, file in {"image": files["image"], "mask": files[mask]}.items() if key in list(node)}
+    return build(OmegaConf.merge(node, KEYS.get(name, {}), given, keys))
+
+
+def pictures(made) -> dict[str, torch.Tensor]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "task.mask=")
+        warnings.filterwarnings("ignore", "task.image=")
+        return dict(made)
+
+
+def test_the_table_is_complete():
+    methods = {OmegaConf.load(path).module.class_path.split(".")[-1] for path in METHODS}
+    assert methods == EVERY and set(TASKS) == set(NEEDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+@METHODS_BY_ID
+def test_it_runs_or_is_refused(path, name, fitted):
+    module, files = fitted(path)
+    capability, method = NEEDS[name], type(module).__name__
+    if method not in CAPABLE[capability]:
+        able = re.escape(", ".join(sorted(CAPABLE[capability])))
+        words = rf"^task {name} needs {capability}\(\), which {method} does not have; methods that have it: {able}$"
+        with pytest.raises(ValueError, match=words):
+            pictures(task(name, files)(module))
+        return
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    made = pictures(task(name, files)(module))
+    assert len(made) > 1 and list(made) == sorted(made)
+    for image in made.values():
+        assert image.ndim == 3 and image.shape[0] == 3 and image.isfinite().all() and image.abs().max() <= 1
+        assert image.dtype == torch.float32 and image.device.type == "cpu" and not image.requires_grad
+    assert next(reversed(made.values())).std() > 0
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    again = pictures(task(name, files)(module))
+    assert all(torch.equal(image, again[stem]) for stem, image in made.items())
+
+
+@pytest.mark.slow
+@METHODS_BY_ID
+def test_identities(path, fitted):
+    """An empty mask changes nothing, a mask nothing far from it; at the training size retargeting reconstructs."""
+    module, files = fitted(path)
+    for name in ("edit", "harmonize"):
+        made = pictures(task(name, files, "empty")(module))
+        assert torch.equal(next(reversed(made.values())), made["00_input"])
+        made = pictures(task(name, files)(module))
+        changed, mask = next(reversed(made.values())) != made["00_input"], made["01_mask"] > -1
+        assert changed.any() and not (changed & ~mask).any() and not mask.all()
+    made = pictures(task("retarget", files, size=None)(module))
+    image = made["00_input"][None]
+    assert torch.equal(image, made["01_stretched"][None])
+    torch.manual_seed(0)  # the task's own seed
+    assert torch.equal(made["02_retargeted"], module.reconstruct(image)[0])
