@@ -5,8 +5,8 @@ from torch import Tensor
 
 TILE = 2**24  # distances held at a time, 64 MB
 SMALL = 2**21  # distances below which comparing everything is quicker than building an index
-QUERY_BLOCK = 128
-KEY_BLOCK = 48
+QUERY_BLOCK = 64
+KEY_BLOCK = 24
 FIRST_BLOCKS = 32  # key blocks that give a query block its first upper bound
 ROUNDING = 1e-5  # of the squared norms; float32 errors of a matrix product stay below it
 
@@ -57,7 +57,8 @@ def halve(points: Tensor, size: int) -> Tensor:
     blocks = torch.arange(padded, device=points.device).clamp(max=len(points) - 1).view(1, -1)
     for _ in range(depth):
         members = points[blocks]
-        widest = (members.amax(1) - members.amin(1)).argmax(1).view(-1, 1, 1).expand(-1, members.shape[1], 1)
+        spread = members.square().mean(1) - members.mean(1).square()  # torch's var is several times slower
+        widest = spread.argmax(1).view(-1, 1, 1).expand(-1, members.shape[1], 1)
         order = members.gather(2, widest)[..., 0].argsort(1)
         blocks = blocks.gather(1, order).view(2 * len(blocks), -1)
     return blocks
