@@ -38,6 +38,8 @@ def main(arguments: list[str]) -> int:
     try:
         config = load_config(word for word in arguments if word != "--dry-run")
         trainer, module, datamodule, checkpoint = prepare(config, dry_run)
+        if not dry_run:
+            Path(config.run_dir).mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -47,7 +49,6 @@ def main(arguments: list[str]) -> int:
         return 0
     if "WandbLogger" in str(config.logger) and (notice := choose_wandb_mode()) and trainer.is_global_zero:
         print(notice)
-    Path(config.run_dir).mkdir(parents=True, exist_ok=True)
     trainer.fit(module, datamodule, ckpt_path=checkpoint)
     if trainer.is_global_zero:
         print(f"Done. {config.run_dir} holds checkpoints/, images/, metrics.csv and config.yaml.")

@@ -48,6 +48,7 @@ def choose_wandb_mode(environment: MutableMapping[str, str] = os.environ) -> str
     if _netrc_knows(host, environment):
         return None
     environment["WANDB_MODE"] = "offline"
+    environment.setdefault("WANDB_SILENT", "true")  # the one line below says what matters
     return f"W&B: no key for {host} found, so this run stays on this machine (WANDB_MODE=offline)."
 
 

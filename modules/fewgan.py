@@ -1,7 +1,7 @@
 """FewGAN (Ben-Moshe, Benaim & Wolf 2022, arXiv 2207.11226): images from the joint patch distribution of a few photographs."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from modules.losses.structure import continuity_loss, ssim_loss
 from modules.networks.patch import PatchCritic, ResidualGenerator
 from modules.networks.pixelcnn import GatedPixelCNN
 from modules.networks.vqvae import VQGenerator
+from modules.ops.checks import at_least
 from modules.ops.codes import code_usage, order0_bits
 from modules.ops.images import resize
 from modules.ops.scales import proportional_size, scale_sizes
@@ -34,8 +35,7 @@ class FewGAN(PyramidModule):
         image_size: height and width of the finest scale in pixels.
         min_size: shorter side of the coarsest scale; its grid of codes has the same size.
         scale_factor: nominal ratio of neighbouring scales, see `scale_sizes`.
-        num_codes: K, entries of the code book; keep it below a tenth of the training images' coarse pixels.
-        code_dim: n_z, length of a code without its position.
+        num_codes, code_dim: K and n_z of the code book; keep K below a tenth of the training images' coarse pixels.
         position_weight: lambda_pos; 0 lets any code appear anywhere.
         width: channels of all convolutions; `depth`: hidden layers of decoder, generators and critics.
         critic_on_side: the critic sees the side images' outputs as fakes, too. The paper does not say; without it the
@@ -79,6 +79,10 @@ class FewGAN(PyramidModule):
         prior_lr: float = 3e-4,
         prior_patience: int = 5,
     ) -> None:
+        at_least(1, num_codes=num_codes, code_dim=code_dim, width=width, depth=depth, encoder_depth=encoder_depth)
+        at_least(1, revive_every=revive_every, prior_width=prior_width, prior_layers=prior_layers)
+        at_least(1, min_size=min_size, prior_batch_size=prior_batch_size, prior_patience=prior_patience)
+        at_least(0, position_weight=position_weight, beta=beta, weight_gp=weight_gp, clip_norm=clip_norm)
         sizes = scale_sizes(tuple(image_size), min_size, scale_factor=scale_factor)
         super().__init__(len(sizes) + 1, epochs_per_stage)
         self.save_hyperparameters()
@@ -90,8 +94,7 @@ class FewGAN(PyramidModule):
         fine = (PatchCritic(width, depth, spectral=False, padding="reflect") for _ in sizes[1:])
         self.discriminators = nn.ModuleList([PatchCritic(width, depth), *fine])
         prior = {"width": prior_width, "num_layers": prior_layers, "dropout": prior_dropout}
-        self.prior = GatedPixelCNN(num_codes, **prior)
-        self.prior_best = GatedPixelCNN(num_codes, **prior)
+        self.prior, self.prior_best = (GatedPixelCNN(num_codes, **prior) for _ in range(2))
         self.register_buffer("prior_best_bits", torch.tensor(math.inf))
         self.register_buffer("prior_stale_epochs", torch.tensor(0))
         self._inputs: dict[str, Tensor] = {}
@@ -108,8 +111,8 @@ class FewGAN(PyramidModule):
         if stage == self.prior_stage:
             return [(self.prior, torch.zeros(1, *self.sizes[0], dtype=torch.long), 3 * self.hparams.prior_batch_size)]
         # Generator on two sets; critic on three with backward, on one with the penalty (7), on two without its own gradient.
-        work = {self.generators[stage]: 6 * batch_size, self.discriminators[stage]: 20 * batch_size}
-        return [(network, torch.zeros(1, 3, *self.sizes[stage]), passes) for network, passes in work.items()]
+        example = torch.zeros(1, 3, *self.sizes[stage])
+        return [(self.generators[stage], example, 6 * batch_size), (self.discriminators[stage], example, 20 * batch_size)]
 
     def stage_modules(self, stage: int) -> list[nn.Module]:
         return [self.prior] if stage == self.prior_stage else [self.generators[stage], self.discriminators[stage]]
@@ -133,7 +136,7 @@ class FewGAN(PyramidModule):
 
     def enter_stage(self, stage: int) -> None:
         if stage == 0:
-            self.vq.quantizer.initialise(self._placed_features(), self.common_generator())
+            self._reseed(self.vq.quantizer.initialise)
         elif 1 < stage < self.prior_stage:
             for networks in (self.generators, self.discriminators):
                 networks[stage].load_state_dict(networks[stage - 1].state_dict())
@@ -149,15 +152,18 @@ class FewGAN(PyramidModule):
                 self._inputs[name] = self._each(sets[name], lambda x: resize(self.chain(x, stage - 1), self.sizes[stage]))
 
     @torch.no_grad()
-    def _each(self, images: Dataset, function) -> Tensor:  # noqa: ANN001
+    def _each(self, images: Dataset, function: Callable[[Tensor], Tensor]) -> Tensor:
         """`function` of each image by itself: the result's bits do not depend on how images are batched."""
         return torch.cat([function(images[i].unsqueeze(0).to(self.device, self.dtype)) for i in range(len(images))])
 
     @torch.no_grad()
-    def _placed_features(self) -> Tensor:
-        """The encoder's features of all training images, with positions."""
-        place = self.vq.quantizer.place
-        return self._each(self.trainer.datamodule.sets()["image"], lambda x: place(self.vq.encode(self._coarse(x))))
+    def _reseed(self, method: Callable[[Tensor, torch.Generator], object]) -> None:
+        """Sets codes from the encoder's features of all training images, on every rank to what rank 0 computes: the sums of
+        k-means are not deterministic on GPUs."""
+        quantizer = self.vq.quantizer
+        features = self._each(self.trainer.datamodule.sets()["image"], lambda x: self.vq.encode(self._coarse(x)))
+        method(quantizer.place(features), self.common_generator())
+        quantizer.codebook.copy_(self.trainer.strategy.broadcast(quantizer.codebook.detach().cpu()))
 
     @property
     def vq(self) -> VQGenerator:
@@ -205,7 +211,6 @@ class FewGAN(PyramidModule):
         return self.refine(below, scale, self.num_scales - 1, size).clamp(-1, 1)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """The images through the whole chain."""
         return self.inject(images)
 
     @torch.no_grad()
@@ -254,34 +259,34 @@ class FewGAN(PyramidModule):
             self.optimize(d_opt, loss_critic + hp.weight_gp * loss_gp)
 
         with self.toggled_optimizer(g_opt):
-            terms["adversarial"] = hp.weight_adversarial * wasserstein_g(critic(fakes))
-            terms["adversarial_side"] = hp.weight_adversarial_side * wasserstein_g(critic(side_fakes))
-            terms["reconstruction"] = hp.weight_reconstruction * F.mse_loss(fakes, reals)
-            terms["ssim"] = hp.weight_ssim * ssim_loss(side_fakes, sides)
-            loss = sum(terms.values())
+            terms["adversarial"] = wasserstein_g(critic(fakes))
+            terms["adversarial_side"] = wasserstein_g(critic(side_fakes))
+            terms["reconstruction"] = F.mse_loss(fakes, reals)
+            terms["ssim"] = ssim_loss(side_fakes, sides)
+            loss = sum(hp.beta * v if name == "commitment" else hp[f"weight_{name}"] * v for name, v in terms.items())
             self.optimize(g_opt, loss, hp.clip_norm)
 
-        if t == 0 and (self.iteration + 1) % hp.revive_every == 0:
-            self.vq.quantizer.revive(self._placed_features(), self.common_generator())
+        # Not in the last epoch: what is re-seeded has to be trained, too.
+        if t == 0 and (self.iteration + 1) % hp.revive_every == 0 and self.current_epoch < self.stage_epochs(0) - 1:
+            self._reseed(self.vq.quantizer.revive)
         self._log({"g_loss": loss, "d_loss": loss_critic, "gp": loss_gp, "stage": float(t), **terms}, len(reals))
 
     def _vq_outputs(self, reals: Tensor, sides: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Outputs of scale 0 for training and side images, and the terms of Eq. 3 that act on codes."""
-        vq, hp = self.vq, self.hparams
+        vq = self.vq
         features = vq.encode(torch.cat([reals, sides]))
         placed = vq.quantizer.place(features)
         entries = vq.quantizer.lookup(vq.quantizer.indices(placed))
         train = slice(len(reals))
         terms = {
             # Only training images move the code book: it stays a vocabulary of their patches.
-            "codebook": hp.weight_codebook * F.mse_loss(entries[train], placed[train].detach()),
-            "commitment": hp.beta * F.mse_loss(placed[train], entries[train].detach()),
-            "continuity": hp.weight_continuity * (continuity_loss(features[train]) + continuity_loss(features[len(reals) :])),
+            "codebook": F.mse_loss(entries[train], placed[train].detach()),
+            "commitment": F.mse_loss(placed[train], entries[train].detach()),
+            "continuity": continuity_loss(features[train]) + continuity_loss(features[len(reals) :]),
         }
         return vq.decode(placed + (entries - placed).detach()), terms
 
     def _residual_outputs(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Outputs of the scale in training for the batch's images, then for its side images, from the cached frozen chain."""
         inputs = torch.cat([self._inputs["image"][batch["index"]], self._inputs["side"][batch["side_index"]]])
         return self.generators[self.stage](inputs)
 
@@ -309,7 +314,8 @@ class FewGAN(PyramidModule):
 
     def _keep_best_prior(self) -> None:
         """Held-out early stopping; with few side images a PixelCNN overfits within a few epochs."""
-        bits = self.prior_bits(self.prior.eval(), self._inputs.get("side_heldout", self._inputs["side"]))
+        bits = self.prior.eval().bits_per_code(self._inputs.get("side_heldout", self._inputs["side"]))
+        bits = self.trainer.strategy.reduce(bits, reduce_op="mean")  # one value, so that all ranks stop together
         self.prior.train()
         better = bits < self.prior_best_bits
         if better:
@@ -317,12 +323,6 @@ class FewGAN(PyramidModule):
             self.prior_best_bits.fill_(bits)
         self.prior_stale_epochs.copy_(torch.where(better, 0, self.prior_stale_epochs + 1))
         self.log("train/prior_heldout_bits", bits)
-
-    @torch.no_grad()
-    def prior_bits(self, prior: GatedPixelCNN, codes: Tensor) -> Tensor:
-        """Mean negative log2-likelihood of a code, one image at a time."""
-        nats = torch.stack([prior.log_prob(row.unsqueeze(0)).sum() for row in codes])
-        return -nats.sum() / codes.numel() / math.log(2)
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
@@ -337,7 +337,7 @@ class FewGAN(PyramidModule):
         numbers["codes_used"], numbers["code_perplexity"] = code_usage(codes, self.hparams.num_codes)
         if "side_heldout" in sets and self.samples_ready:
             side, heldout = (self._each(sets[name], self._codes) for name in ("side", "side_heldout"))
-            numbers["prior_bits_per_code"] = float(self.prior_bits(self.prior_best, heldout))
+            numbers["prior_bits_per_code"] = float(self.prior_best.bits_per_code(heldout))
             numbers["order0_bits_per_code"] = order0_bits(side, heldout, self.hparams.num_codes)
             numbers["uniform_bits_per_code"] = math.log2(self.hparams.num_codes)
         return numbers

@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 from modules.nonparametric import NonParametricModule
 from modules.ops.images import resize
 from modules.ops.mosaic import PatchGrid, centre_weights, paint, pixel_sources, source_picture, surroundings
-from modules.ops.neighbours import TILE
 from modules.ops.patchmatch import carry_over
 from modules.ops.patchsearch import ExactSearch, PatchMatchSearch
 
@@ -242,10 +241,9 @@ class GPNN(NonParametricModule):
         return torch.stack([source_picture(sources, self.grid.sizes) for sources in self.provenance])
 
     def sample_memory(self) -> float:
-        """Patches of keys and queries, centred copies, and the distances that are held at a time."""
-        height, width = self.image_size
-        numbers = 3 * self.hparams.patch**2 if self.hparams.backend == "exact" else 4 * 25
-        return 4 * (5 * numbers * height * width + 2 * TILE)
+        """About nine matrices of patches: keys, queries, centred copies, and what a step leaves behind."""
+        numbers = 3 * self.hparams.patch**2 if self.hparams.backend == "exact" else 25
+        return 4 * 9 * numbers * self.image_size[0] * self.image_size[1]
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:

@@ -41,6 +41,8 @@ class ResidualGenerator(nn.Module):
         self.body = conv_stack(3, width, 3, depth, gain=0.0, padding="reflect")
 
     def forward(self, images: Tensor) -> Tensor:
+        if min(images.shape[-2:]) < 2:
+            raise ValueError(f"an image of {images.shape[-2]}x{images.shape[-1]} pixels is too small; 2 a side are needed")
         return images + torch.tanh(self.body(images))
 
 

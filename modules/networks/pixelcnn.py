@@ -156,6 +156,12 @@ class GatedPixelCNN(nn.Module):
         return -F.cross_entropy(self(codes), codes, reduction="none").sum(dim=(1, 2))
 
     @torch.no_grad()
+    def bits_per_code(self, codes: Tensor) -> Tensor:
+        """Mean negative log2-likelihood of a code; map by map, so that memory does not grow with their number."""
+        nats = torch.stack([self.log_prob(row.unsqueeze(0)).sum() for row in codes])
+        return -nats.sum() / codes.numel() / math.log(2)
+
+    @torch.no_grad()
     def sample(
         self,
         num: int,

@@ -251,8 +251,7 @@ def test_the_prior_overfits_one_grid_to_nothing():
         optimizer.zero_grad()
         F.cross_entropy(prior(codes), codes).backward()
         optimizer.step()
-    module = FewGAN([16, 20], **SIZES, **PRIOR)
-    assert module.prior_bits(prior.eval(), codes) < 0.05
+    assert prior.eval().bits_per_code(codes) < 0.05
 
 
 def test_few_shot_data_without_side_images_is_refused(tmp_path):
@@ -282,3 +281,24 @@ def test_the_plan_lists_every_stage_with_its_iterations():
     rows = text.splitlines()
     assert "scale 1" in rows[2] and "60" in rows[2].split() and "prior" in rows[4] and "20" in rows[4].split()
     assert "parameters" in rows[-1] and "memory" in rows[-1]
+
+
+@pytest.mark.parametrize("wrong", [{"num_codes": 0}, {"width": 0}, {"revive_every": 0}, {"position_weight": -1.0}])
+def test_impossible_numbers_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*at least"):
+        FewGAN([16, 20], **(SIZES | PRIOR | wrong))
+
+
+def test_a_size_without_room_for_the_networks_is_refused(trained):
+    with pytest.raises(ValueError, match="too small"):
+        trained.sample(1, (1, 1))
+
+
+def test_codes_are_not_revived_in_the_last_epoch_of_scale_0(monkeypatch):
+    """A re-seeded code would go into the prior without having been trained."""
+    from modules.networks.vqvae import VectorQuantizer
+
+    epochs, current = [], []
+    monkeypatch.setattr(VectorQuantizer, "revive", lambda *_: epochs.append(current[-1]))
+    fit(epochs=[3, 1, 1, 1], revive_every=2, callbacks=[Watch(lambda m: current.append(m.current_epoch))])
+    assert epochs == [0, 0, 1, 1]
