@@ -242,7 +242,7 @@ class GPNN(NonParametricModule):
 
     def sample_memory(self) -> float:
         """About nine matrices of patches: keys, queries, centred copies, and what a step leaves behind."""
-        numbers = 3 * self.hparams.patch**2 if self.hparams.backend == "exact" else 25
+        numbers = 3 * self.hparams.patch**2 if self.hparams.backend == "exact" else 36  # 25 features, and indices
         return 4 * 9 * numbers * self.image_size[0] * self.image_size[1]
 
     @torch.no_grad()
