@@ -44,15 +44,13 @@ class GPDM(NonParametricModule):
         steps: int = 300,
         lr: float = 0.01,
     ) -> None:
-        super().__init__(image_size, max_images, min_size, scale_factor)
+        super().__init__(image_size, max_images, min_size, scale_factor, patch)
         self.save_hyperparameters()
-        if min_size < patch:
-            raise ValueError(f"min_size is {min_size}, patch {patch}: the coarsest scale has to hold a patch")
 
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
         """New images from noise; every image is optimised by itself, all at the same time."""
         size = tuple(size or self.image_size)
-        self._check_size(size)
+        self.check_output(size)
         noise = torch.randn(num_images, 3, *self.size_at(0, size), device=self.device)
         return self.optimise(2 * self.hparams.noise * noise, size)
 
@@ -62,9 +60,8 @@ class GPDM(NonParametricModule):
         A fine scale transfers style; the coarsest with `noise` 0.05 (the released code's 0.1 in [-1, 1]) and a stretched
         training image retargets.
         """
-        self.check_scale(scale)
         size = tuple(images.shape[-2:])
-        self._check_size(size)
+        self.check_output(size, scale)
         start = resize(images, self.size_at(scale, size))
         return self.optimise(start + 2 * noise * torch.randn_like(start), size, scale)
 
@@ -90,7 +87,7 @@ class GPDM(NonParametricModule):
         pixels = start.detach().requires_grad_()
         optimizer = Adam([pixels], self.hparams.lr)
         for _ in range(self.hparams.steps):
-            directions = patch_directions(self.hparams.projections, self.hparams.patch, self.device)
+            directions = patch_directions(self.hparams.projections, self.patch, self.device)
             # Paper: one distance for the whole batch of outputs; here: one for each, so that none depends on the others.
             loss = sliced_wasserstein(pixels, references, directions).sum()
             (pixels.grad,) = torch.autograd.grad(loss, pixels)
@@ -98,21 +95,13 @@ class GPDM(NonParametricModule):
             bar.update()
         return pixels.detach().clamp(-1, 1)
 
-    def size_at(self, scale: int, size: tuple[int, int]) -> tuple[int, int]:
-        """As in the base, but never below a patch."""
-        return tuple(max(self.hparams.patch, side) for side in super().size_at(scale, size))
-
-    def _check_size(self, size: tuple[int, int]) -> None:
-        if min(size) < self.hparams.patch:
-            raise ValueError(f"{size[0]}×{size[1]} pixels (height × width) are below a patch of {self.hparams.patch}")
-
     def sample_memory(self) -> float:
         """Projections of output and references, sorted, with places and gradients."""
         return 4 * 12 * self.hparams.projections * self.image_size[0] * self.image_size[1]
 
     def distance(self, images: Tensor) -> float:
         """Mean sliced Wasserstein distance of images at the finest scale to the training images, 256 directions."""
-        directions = patch_directions(256, self.hparams.patch, self.device)
+        directions = patch_directions(256, self.patch, self.device)
         return float(sliced_wasserstein(images, self.images, directions).mean())
 
     @torch.no_grad()

@@ -71,10 +71,8 @@ class GPNN(NonParametricModule):
         backend: str = "exact",
         sweeps: int = 4,
     ) -> None:
-        super().__init__(image_size, max_images, min_size, scale_factor)
+        super().__init__(image_size, max_images, min_size, scale_factor, patch)
         self.save_hyperparameters()
-        if min_size < patch:
-            raise ValueError(f"min_size is {min_size}, patch {patch}: the coarsest scale has to hold a patch")
         if backend not in BACKENDS:
             raise ValueError(f"backend is {backend!r}; choose {' or '.join(BACKENDS)}")
         self._check_alpha(alpha)
@@ -91,7 +89,7 @@ class GPNN(NonParametricModule):
     def sample(self, num_images: int, size: tuple[int, int] | None = None, noise: float | None = None) -> Tensor:
         """New images: a training image drawn at random, coarse and with `noise`, re-made of patches of all of them."""
         size = tuple(size or self.image_size)
-        self._check_size(size)
+        self.check_output(size)
         layouts = self.images[torch.randint(int(self.stored), (num_images,))]
         guess = resize(layouts, self.size_at(0, size))
         noise = self.hparams.noise if noise is None else noise
@@ -105,9 +103,8 @@ class GPNN(NonParametricModule):
 
         Editing, collage and analogy; of a stretched training image, retargeting. None stands for the model's own value.
         """
-        self.check_scale(scale)
         size = tuple(images.shape[-2:])
-        self._check_size(size)
+        self.check_output(size, scale)
         guess = resize(images, self.size_at(scale, size))
         return self.synthesise(guess, size, scale, alpha=alpha, iterations_coarsest=iterations_coarsest)
 
@@ -116,9 +113,7 @@ class GPNN(NonParametricModule):
         return self.inject(images)
 
     @torch.no_grad()
-    def fill(
-        self, image: Tensor, mask: Tensor, num_images: int, guided: bool = False, noise: float | None = None
-    ) -> Tensor:
+    def fill(self, image: Tensor, mask: Tensor, num_images: int, guided: bool = False, noise: float = 0.2) -> Tensor:
         """`num_images` ways to fill the hole (mask 1) of an image [1, 3, H, W] with patches that touch no hole: of the image
         itself, and of the training images except one that it equals around the hole.
 
@@ -126,14 +121,13 @@ class GPNN(NonParametricModule):
         scale where it is no larger than a patch. The rest of the image is re-made, too. In `provenance` image 0 is `image`.
         """
         size = tuple(image.shape[-2:])
-        self._check_size(size)
+        self.check_output(size)
         if tuple(mask.shape[-2:]) != size:
             raise ValueError(f"the mask is {mask.shape[-2]}×{mask.shape[-1]} pixels, the image {size[0]}×{size[1]}")
         start, mask = self._scale_of_hole(mask), mask.to(image)
         known = surroundings(image, mask)  # else resizing would carry colours of the hole into its neighbourhood
         guess = resize(image if guided else known, self.size_at(start, size)).expand(num_images, -1, -1, -1)
         if not guided:
-            noise = self.hparams.noise if noise is None else noise
             hole = F.adaptive_max_pool2d(mask, guess.shape[-2:])
             guess = guess + 2 * noise * hole * torch.randn_like(guess)
         return self.synthesise(guess, size, start, [known, *self._others(image, mask)], hole=mask)
@@ -143,7 +137,7 @@ class GPNN(NonParametricModule):
         sides = [touched.nonzero()[:, 0] for touched in (mask[0, 0].amax(1), mask[0, 0].amax(0))]
         extent = max((int(side.max() - side.min()) + 1 for side in sides if len(side)), default=0)
         shares = [max(self.size_at(s, mask.shape[-2:])) / max(mask.shape[-2:]) for s in range(self.num_scales)]
-        return max((s for s, share in enumerate(shares) if 0 < extent * share <= self.hparams.patch), default=0)
+        return max((s for s, share in enumerate(shares) if 0 < extent * share <= self.patch), default=0)
 
     def _others(self, image: Tensor, mask: Tensor) -> list[Tensor]:
         """The training images [1, 3, H, W] that show something else than the image does outside of its hole."""
@@ -165,32 +159,30 @@ class GPNN(NonParametricModule):
         sources = self.images.split(1) if sources is None else sources
         rounds = [self.hparams.iterations] * self.num_scales
         rounds[start] = iterations_coarsest or self.hparams.iterations_coarsest
-        weights, coarser = centre_weights(self.hparams.patch), None
+        weights, coarser = centre_weights(self.patch), None
         bar = Tqdm(total=len(guess) * sum(rounds[start:]), desc="GPNN", leave=False, delay=3, disable=None)
         for scale in range(start, self.num_scales):
             level = self._level(sources, scale, scale == start, hole, alpha)
             images = guess if scale == start else resize(guess, self.size_at(scale, size))
             results = []
             for i, image in enumerate(images):
-                shape = tuple(side - self.hparams.patch + 1 for side in image.shape[-2:])
-                match = None if coarser is None else carry_over(self.matches[i], coarser.grid, level.grid, shape)
+                shape = tuple(side - self.patch + 1 for side in image.shape[-2:])
+                match = None if coarser is None else carry_over(self.matches[i], coarser, level.grid, shape)
                 for _ in range(rounds[scale]):
                     match = level.search(image, match)
                     image = paint(match, level.values, level.grid, weights)
                     bar.update()
                 results.append((image, match))
             guess, self.matches = (torch.stack(parts) for parts in zip(*results, strict=True))
-            self.grid, coarser = level.grid, level
+            self.grid = coarser = level.grid
         bar.close()
         return guess.clamp(-1, 1)
 
-    def _level(
-        self, sources: Sequence[Tensor], scale: int, sharp: bool, hole: Tensor | None, alpha: float | None
-    ) -> Level:
+    def _level(self, sources: Sequence[Tensor], scale: int, sharp: bool, hole: Tensor | None, alpha: float | None) -> Level:
         """Values and the search among keys at a scale; at the one where the guess enters, keys are `sharp` as well."""
         sizes = [self.size_at(scale, tuple(image.shape[-2:])) for image in sources]
         values = [resize(image, size) for image, size in zip(sources, sizes, strict=True)]
-        grid = PatchGrid(sizes, self.hparams.patch, self.device)
+        grid = PatchGrid(sizes, self.patch, self.device)
         keys = values
         if not sharp:
             # Paper: each scale is resized from its neighbour; here: all from the finest, as in the other pyramids.
@@ -211,18 +203,10 @@ class GPNN(NonParametricModule):
         allowed = grid.untouched(holes)
         if len(allowed) == 0:
             raise ValueError(
-                f"no patch of {self.hparams.patch} pixels lies outside of the hole at {sizes[0][0]}×{sizes[0][1]} pixels "
+                f"no patch of {self.patch} pixels lies outside of the hole at {sizes[0][0]}×{sizes[0][1]} pixels "
                 f"(height × width); make the mask smaller"
             )
         return allowed
-
-    def size_at(self, scale: int, size: tuple[int, int]) -> tuple[int, int]:
-        """As in the base, but never below a patch."""
-        return tuple(max(self.hparams.patch, side) for side in super().size_at(scale, size))
-
-    def _check_size(self, size: tuple[int, int]) -> None:
-        if min(size) < self.hparams.patch:
-            raise ValueError(f"{size[0]}×{size[1]} pixels (height × width) are below a patch of {self.hparams.patch}")
 
     @property
     def provenance(self) -> Tensor:
@@ -242,12 +226,12 @@ class GPNN(NonParametricModule):
 
     def sample_memory(self) -> float:
         """About nine matrices of patches: keys, queries, centred copies, and what a step leaves behind."""
-        numbers = 3 * self.hparams.patch**2 if self.hparams.backend == "exact" else 36  # 25 features, and indices
+        numbers = 3 * self.patch**2 if self.hparams.backend == "exact" else 36  # 25 features, and indices
         return 4 * 9 * numbers * self.image_size[0] * self.image_size[1]
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
-        """Reconstruction of the training images; of four samples the share of each image and of patches used once only."""
+        """Reconstruction of the training images; of four samples each image's share and distinct patches / all patches."""
         images = self.images
         errors = (self.reconstruct(images) - images).square().mean((1, 2, 3)).sqrt()
         self.sample(4)

@@ -25,8 +25,11 @@ class NonParametricModule(GenerativeModule):
 
     trial: tuple[str, int]  # a setting that the time of a sample is proportional to, and a small value of it
 
-    def __init__(self, image_size: list[int], max_images: int, min_size: int, scale_factor: float) -> None:
+    def __init__(self, image_size: list[int], max_images: int, min_size: int, scale_factor: float, patch: int) -> None:
         super().__init__()
+        if min_size < patch:
+            raise ValueError(f"min_size is {min_size}, patch {patch}: the coarsest scale has to hold a patch")
+        self.patch = patch
         self.image_size = tuple(image_size)
         self.sizes = scale_sizes(self.image_size, min_size, scale_factor=scale_factor)
         self.num_scales = len(self.sizes)
@@ -47,10 +50,13 @@ class NonParametricModule(GenerativeModule):
         return from_uint8(self.bank[: int(self.stored)])
 
     def size_at(self, scale: int, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width at a scale of an output that is `size` at the finest."""
-        return proportional_size(size, self.image_size, self.sizes[scale])
+        """Height and width at a scale of an output that is `size` at the finest; never below a patch."""
+        return tuple(max(self.patch, side) for side in proportional_size(size, self.image_size, self.sizes[scale]))
 
-    def check_scale(self, scale: int) -> None:
+    def check_output(self, size: tuple[int, int], scale: int = 0) -> None:
+        """ValueError for an output that holds no patch, or a scale that is not there."""
+        if min(size) < self.patch:
+            raise ValueError(f"{size[0]}×{size[1]} pixels (height × width) are below a patch of {self.patch}")
         if not 0 <= scale < self.num_scales:
             raise ValueError(f"scale is {scale}; this model has the scales 0 (coarsest) to {self.num_scales - 1} (finest)")
 

@@ -54,9 +54,7 @@ class PatchMatchSearch:
     Arguments as `ExactSearch`, and the number of `sweeps`. Draws from the global generator.
     """
 
-    def __init__(
-        self, keys: Sequence[Tensor], grid: PatchGrid, allowed: Tensor | None = None, sweeps: int = 4
-    ) -> None:
+    def __init__(self, keys: Sequence[Tensor], grid: PatchGrid, allowed: Tensor | None = None, sweeps: int = 4) -> None:
         self.grid, self.sweeps = grid, sweeps
         stride = max(1, round((grid.number / SPREAD_SAMPLE) ** 0.5))
         self.project = Projection(torch.cat([extract(key.unsqueeze(0), grid.patch, stride)[0] for key in keys]))

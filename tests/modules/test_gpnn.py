@@ -50,7 +50,7 @@ def test_a_step_with_equal_queries_keys_and_values_returns_the_image(photographs
 def test_without_noise_the_image_is_reproduced():
     """Above 100 dB with one iteration a scale, above 45 dB with ten; keys stay blurred while queries sharpen."""
     folder, files = list_images("datamodules/starter/landscapes")
-    for image in ImageFolder(folder, files[1:4], (56, 56)).stack().split(1):
+    for image in ImageFolder(folder, files[1:3], (56, 56)).stack().split(1):
         for iterations, bound in ((1, 100), (10, 45)):
             module = model(image, iterations=iterations)
             assert psnr(module.sample(1, noise=0.0), image) > bound
