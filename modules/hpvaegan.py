@@ -4,17 +4,22 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.utils.data import Dataset
 
+from modules.base import sampling_mode
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.networks.patch import PatchCritic
 from modules.networks.vae import PatchVAE, RefinementBlock
+from modules.ops.checks import at_least
 from modules.ops.images import resize
 from modules.ops.scales import proportional_size, scale_sizes
 from modules.pyramid import PyramidModule
+
+CONSTANT = 0.05  # contrast of samples, as a share of the training images', below which a scale counts as collapsed
 
 
 class HPVAEGAN(PyramidModule):
@@ -72,6 +77,8 @@ class HPVAEGAN(PyramidModule):
         betas: tuple[float, float] = (0.5, 0.999),
         clip_norm: float = 5.0,
     ) -> None:
+        at_least(1, min_size=min_size, latent_dim=latent_dim, width=width, depth=depth, encoder_depth=encoder_depth)
+        at_least(0, noise_factor=noise_factor, weight_kl=weight_kl, weight_gp=weight_gp, clip_norm=clip_norm)
         sizes = scale_sizes(tuple(image_size), min_size, scale_factor=scale_factor)
         super().__init__(len(sizes), epochs_per_stage)
         if not 1 <= vae_levels <= len(sizes):
@@ -141,7 +148,8 @@ class HPVAEGAN(PyramidModule):
         for i in range(len(images)):
             image = images[i].unsqueeze(0).to(self.device, self.dtype)
             errors.append(F.mse_loss(resize(self.chain(image, stage - 1), size), resize(image, size)))
-        return torch.stack(errors).mean().sqrt()
+        # Reduced, because sums on GPUs may differ in the last bit between ranks.
+        return self.trainer.strategy.reduce(torch.stack(errors).mean().sqrt(), reduce_op="mean")
 
     def refine(self, images: Tensor, start: int, end: int, size: tuple[int, int], noise: bool = False) -> Tensor:
         """Runs the blocks of scales `start` ... `end` towards an output of `size`; `noise` draws each scale's noise."""
@@ -214,9 +222,9 @@ class HPVAEGAN(PyramidModule):
         mean, log_variance = self.vae.encoder(coarse)
         decoded = self.vae.decode(draw_latents(mean, log_variance))
         outputs = self.refine(decoded, 1, self.stage, self.image_size)
-        loss_reconstruction = hp.weight_reconstruction * (F.mse_loss(outputs, reals) + F.mse_loss(decoded, coarse))
-        loss_kl = hp.weight_kl * kl_divergence(mean, log_variance)
-        loss = loss_reconstruction + loss_kl
+        loss_reconstruction = F.mse_loss(outputs, reals) + F.mse_loss(decoded, coarse)
+        loss_kl = kl_divergence(mean, log_variance)
+        loss = hp.weight_reconstruction * loss_reconstruction + hp.weight_kl * loss_kl
         self.optimize(self.current_optimizers()[0], loss, hp.clip_norm)
         return {"g_loss": loss, "reconstruction": loss_reconstruction, "kl": loss_kl}
 
@@ -232,9 +240,9 @@ class HPVAEGAN(PyramidModule):
             self.optimize(d_opt, loss_critic + hp.weight_gp * loss_gp)
 
         with self.toggled_optimizer(g_opt):
-            loss_reconstruction = hp.weight_reconstruction * F.mse_loss(reconstructions, reals)
-            loss_adversarial = hp.weight_adversarial * wasserstein_g(critic(fakes))
-            loss = loss_reconstruction + loss_adversarial
+            loss_reconstruction = F.mse_loss(reconstructions, reals)
+            loss_adversarial = wasserstein_g(critic(fakes))
+            loss = hp.weight_reconstruction * loss_reconstruction + hp.weight_adversarial * loss_adversarial
             self.optimize(g_opt, loss, hp.clip_norm)
         return {
             "g_loss": loss, "d_loss": loss_critic, "gp": loss_gp,
@@ -269,6 +277,23 @@ class HPVAEGAN(PyramidModule):
             means = self.trainer.strategy.reduce(torch.cat(statistics), reduce_op="mean")
             for own, mean in zip(statistics, means.split([s.numel() for s in statistics]), strict=True):
                 own.copy_(mean)
+
+    def on_train_epoch_end(self) -> None:
+        if self.epochs_left() <= 1 or self.stage_at(self.current_epoch + 1) != self.stage:
+            self._warn_if_constant()
+        super().on_train_epoch_end()
+
+    def _warn_if_constant(self) -> None:
+        """The scales above cannot repair one that has collapsed."""
+        with sampling_mode(self, 0):
+            contrast = float(self.sample(2).std((2, 3)).mean())
+        wanted = float(self.trainer.datamodule.sets()["image"].stack().std((2, 3)).mean())
+        if contrast < CONSTANT * wanted:
+            rank_zero_warn(
+                f"{self.stage_name} gives nearly constant images (contrast {contrast:.3f}, the training images have "
+                f"{wanted:.3f}). What helps: a smaller module.weight_kl or more iterations at VAE scales, a smaller "
+                f"module.lr_g at GAN scales, another seed"
+            )
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 import contextlib
 import copy
+import warnings
 from pathlib import Path
 
 import lightning
@@ -285,7 +286,7 @@ def test_a_vae_step_minimises_both_reconstructions_and_kl(stage, trained, images
     error = (outputs - enlarge(batch, module.sizes[stage])).square().mean() + (decoded - coarse).square().mean()
     kl = reference_kl(Normal(mean, torch.exp(log_variance / 2)), Normal(0.0, 1.0)).mean()
     assert loss == pytest.approx((10 * error + kl).item(), rel=1e-4)
-    assert logged["reconstruction"] == pytest.approx(10 * error.item(), rel=1e-4)
+    assert (logged["reconstruction"], logged["kl"]) == pytest.approx((error.item(), kl.item()), rel=1e-4)
 
 
 def test_a_gan_step_compares_images_with_fakes_of_random_latents(trained, images, monkeypatch):
@@ -441,6 +442,26 @@ def test_one_training_image_and_batch_statistics_run_through():
     image = torch.rand(2, 3, 16, 20) * 2 - 1
     assert not torch.allclose(module.reconstruct(image)[:1], module.reconstruct(image[:1]), atol=1e-4)
     assert module.sample(1).isfinite().all()
+
+
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_a_collapsed_scale_gives_a_warning_with_the_remedy(collapsed):
+    def silence(module):
+        torch.nn.init.zeros_(module.vae.decoder[-1].weight)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(data(samples_per_epoch=2), [Watch(end=silence)] if collapsed else [])
+    found = [str(w.message) for w in caught if "nearly constant" in str(w.message)]
+    assert bool(found) == collapsed
+    assert all("module.weight_kl" in text and "module.lr_g" in text for text in found)
+    assert not collapsed or found[0].startswith("scale 0 8×10")
+
+
+@pytest.mark.parametrize("wrong", [{"width": 0}, {"latent_dim": 0}, {"weight_gp": -1.0}, {"clip_norm": -5.0}])
+def test_numbers_out_of_range_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is "):
+        create(**wrong)
 
 
 def test_with_residual_squash_images_stay_in_range():
