@@ -91,10 +91,13 @@ class GenerativeModule(LightningModule):
         return self
 
     def seed(self, *, common: bool = False) -> int:
-        """A seed from the run's seed and the epoch, different on every rank unless `common`."""
+        """A seed from the run's seed and the epoch, different on every rank unless `common`.
+
+        Never a small number: pictures are drawn from such, and would show the fixed noise of training.
+        """
         run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         rank = 0 if common else self.global_rank + 1
-        return ((run_seed * 1_000_003 + self.current_epoch) * 4_099 + rank) % 2**63
+        return ((run_seed * 1_000_003 + self.current_epoch) * 4_099 + rank + 1) * 6_364_136_223_846_793_005 % 2**63
 
     def common_generator(self) -> torch.Generator:
         """A CPU generator that is equal on all ranks and after a resume in the same epoch."""

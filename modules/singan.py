@@ -236,8 +236,7 @@ class SinGAN(PyramidModule):
 
     def _draw_zstar(self, number: int = 0) -> None:
         """z* number so-and-so of this epoch, equal on all ranks."""
-        # Not from a small seed: samples drawn after `manual_seed(0)` would begin with z* itself, the training image.
-        generator = torch.Generator().manual_seed((self.seed(common=True) + number + 1) * 6364136223846793005 % 2**63)
+        generator = torch.Generator().manual_seed((self.seed(common=True) + number) % 2**63)
         self.pyramid.zstar.copy_(torch.randn(self.pyramid.zstar.shape, generator=generator))
 
     @torch.no_grad()
