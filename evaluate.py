@@ -24,6 +24,7 @@ from configs.build import build
 from configs.checkpoint import output_folder, rebuild, split_words, stored_config
 from configs.environment import hide_known_noise, use_sleeping_threads
 from configs.loader import ConfigError
+from configs.mistakes import MistakesTold
 
 
 def measure(module: Any, config: DictConfig, folder: Path, facts: dict[str, Any]) -> None:
@@ -39,25 +40,12 @@ def measure(module: Any, config: DictConfig, folder: Path, facts: dict[str, Any]
 
 
 def do_task(module: Any, config: DictConfig, folder: Path) -> None:
-    """Writes the task's pictures into `folder`, all or none; if they are frames, also as an animation."""
-    from PIL import Image
-
-    from modules.ops.images import to_uint8
+    """Writes the task's pictures into `folder`, all or none; if they are frames, also as an animation and a film."""
+    from modules.tasks.pictures import write_pictures
 
     task = build(config.task)
-    module = module.to(build(config.trainer).strategy.root_device)
-    images = {f"{stem}.png": to_uint8(image).permute(1, 2, 0).cpu().numpy() for stem, image in task(module)}
-    pictures = {name: Image.fromarray(image) for name, image in images.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        picture.save(folder / name)
-    names = ", ".join(pictures)
-    if hasattr(task, "frames_per_second"):
-        first, *others = pictures.values()
-        timing = {"duration": round(1000 / task.frames_per_second), "loop": 0}  # milliseconds; for ever
-        first.save(folder / "animation.gif", save_all=True, append_images=others, **timing)
-        names = f"animation.gif, {len(pictures)} frames"
-    print(f"{folder}: {names}")
+    images = dict(task(module.to(build(config.trainer).strategy.root_device)))
+    print(f"{folder}: {write_pictures(folder, images, getattr(task, 'frames_per_second', None))}")
 
 
 def evaluate(path: Path, words: list[str], checkpoints: list[Path], taken: set[Path]) -> None:
@@ -82,15 +70,12 @@ def main(arguments: list[str]) -> int:
         return 0
     use_sleeping_threads()
     hide_known_noise()
-    try:
+    with MistakesTold() as told:
         checkpoints, words = split_words(arguments)
         taken: set[Path] = set()
         for path in checkpoints:
             evaluate(path, words, checkpoints, taken)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return told.exit_code
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ Later words win: configs/base.yaml, then the YAML files, then key=value. A value
 callbacks.metrics=null, module.lr_g=1e-4. What a key means is in the YAML files and in the docstring of its class.
 
     --dry-run   shows the whole configuration and the plan of the training, and trains nothing
-    run_dir     gets checkpoints/, images/, metrics.csv, config.yaml and wandb/; runs/<run_name> by default
-    resume      null: a new run; auto: go on from run_dir, or begin there; or the path of a checkpoint
+    run_dir     gets checkpoints/, images/, metrics.csv, config.yaml, run.json and wandb/; runs/<run_name> by default
+    resume      null: a new run; auto: go on from run_dir, or begin there; or the path of a checkpoint. A run that was
+                killed and goes on ends with the numbers and pictures of one that was not.
 
 W&B: without a key the run stays on this machine. WANDB_MODE (online, offline, disabled), WANDB_BASE_URL are respected.
 """
@@ -23,9 +24,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from configs.build import build, check
+from configs.build import build, check_all
 from configs.environment import choose_wandb_mode, hide_known_noise, use_sleeping_threads
-from configs.loader import ConfigError, load_config, nodes
+from configs.loader import ConfigError, load_config
+from configs.mistakes import MistakesTold
+from configs.signals import StopSignals, is_first_process
 
 
 def main(arguments: list[str]) -> int:
@@ -35,50 +38,57 @@ def main(arguments: list[str]) -> int:
     use_sleeping_threads()
     hide_known_noise()
     dry_run = "--dry-run" in arguments
-    try:
+    with StopSignals() as stop, MistakesTold() as told:
         config = load_config(word for word in arguments if word != "--dry-run")
+        stop.checkpoints = Path(config.run_dir) / "checkpoints"
+        check_all(config, own_only=True)
+        if dry_run:
+            print(OmegaConf.to_yaml(config), end="", flush=True)  # at once: what the plan needs takes seconds to import
         trainer, module, datamodule, checkpoint = prepare(config, dry_run)
-        if not dry_run:
-            Path(config.run_dir).mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if dry_run:
-        plan = module.plan(datamodule.samples_per_epoch, datamodule.batch_size, trainer.world_size)
-        print(OmegaConf.to_yaml(config) + "\n".join(f"# {line}" for line in plan.splitlines()))  # as a whole YAML, too
+        if dry_run:
+            print("\n".join(f"# {line}" for line in module.plan(datamodule, trainer).splitlines()))  # as a whole YAML, too
+            return 0
+        if "Wandb" in str(config.logger) and (notice := choose_wandb_mode()) and trainer.is_global_zero:
+            print(notice)
+        trainer.fit(module, datamodule, ckpt_path=checkpoint)
+        if trainer.is_global_zero:
+            print(f"Done. {config.run_dir} holds checkpoints/, images/, metrics.csv and config.yaml.")
+            print(f"Measure it: python evaluate.py {config.run_dir}/checkpoints/last.ckpt")
         return 0
-    if "WandbLogger" in str(config.logger) and (notice := choose_wandb_mode()) and trainer.is_global_zero:
-        print(notice)
-    trainer.fit(module, datamodule, ckpt_path=checkpoint)
-    if trainer.is_global_zero:
-        print(f"Done. {config.run_dir} holds checkpoints/, images/, metrics.csv and config.yaml.")
-        print(f"Measure it: python evaluate.py {config.run_dir}/checkpoints/last.ckpt")
-    return 0
+    return stop.exit_code or told.exit_code
 
 
 def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | None]:
     """Trainer, module, data module and the checkpoint to go on from. Finds all mistakes before any file is written."""
+    check_all(config)
+
     from lightning import seed_everything  # not at the top: help and wrong words are answered without torch
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    from callbacks.config_snapshot import ConfigSnapshot, check_resume, find_resume
+    from callbacks.checkpoint import AtomicCheckpointIO, remove_leftovers
+    from callbacks.config_snapshot import ConfigSnapshot
+    from callbacks.ranks import Ranks, check_number, cluster_plugins
+    from callbacks.resume import resume_point
+    from callbacks.run_card import RunCard
+    from callbacks.signals import EndTogether
 
-    for key, node in nodes(config):
-        check(node, key)
-    begins = config.resume is None and not dry_run and rank_zero_only.rank == 0
+    begins = config.resume is None and not dry_run and is_first_process()
     if begins and any(Path(config.run_dir).glob("**/*.ckpt")):
         raise ConfigError(f"{config.run_dir} holds a run. resume=auto goes on with it, run_name=… begins another.")
     seed_everything(config.seed, workers=True, verbose=False)
     datamodule = build(config.datamodule)
     datamodule.setup("fit")
+    datamodule.check_images()
     module = build(config.module)
     module.check_data(datamodule.sets())
-    checkpoint = find_resume(config.resume, config.run_dir)
-    if checkpoint is not None:
-        check_resume(module, checkpoint)
-    loggers = [build(node) for node in (config.logger or {}).values() if node]
-    callbacks = [build(node) for node in (config.callbacks or {}).values() if node]
-    trainer = build(config.trainer, logger=loggers, callbacks=[*callbacks, ConfigSnapshot(config)])
+    checkpoint = resume_point(config, module, datamodule, dry_run)
+    loggers = [build(node) for node in (config.logger or {}).values() if node and not dry_run]  # wandb takes time
+    callbacks = [Ranks(config, datamodule, checkpoint), *(build(node) for node in (config.callbacks or {}).values() if node)]
+    callbacks += [ConfigSnapshot(config), card := RunCard(config, checkpoint), EndTogether()]
+    plugins = [AtomicCheckpointIO(), *cluster_plugins()]
+    trainer = check_number(build(config.trainer, logger=loggers, callbacks=callbacks, plugins=plugins))
+    if not dry_run:
+        remove_leftovers(config.run_dir)
+        card.begin(trainer, module, datamodule)
     return trainer, module, datamodule, checkpoint
 
 

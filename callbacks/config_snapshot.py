@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +15,8 @@ from omegaconf import OmegaConf
 
 class ConfigSnapshot(Callback):
     """Writes `config.yaml` when training begins, adds "config" to checkpoints, hands the values to the loggers once.
+
+    Checkpoints get "data", too: number of images and fingerprint of every set.
 
     Args:
         config: the resolved configuration, a DictConfig or plain containers; kept as plain containers, which the safe
@@ -33,6 +36,8 @@ class ConfigSnapshot(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+        sets = trainer.datamodule.sets() if hasattr(trainer.datamodule, "sets") else {}
+        checkpoint["data"] = {key: {"count": len(s.files), "fingerprint": s.fingerprint} for key, s in sets.items()}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -46,44 +51,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         close = get_close_matches(path.name, beside, n=1, cutoff=0) or ["no checkpoint at all"]
         raise FileNotFoundError(f"{path}: no such checkpoint; {path.parent} has {close[0]}.")
     try:
+        _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
-        raise ValueError(
-            f"{path}: refused. Loading it would run code{f' ({wanted[1]})' if wanted else ''}; a checkpoint holds tensors "
-            f"and plain values only."
-        ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, IndexError):  # what torch raises for files that are something else
+        what = f"Loading it would run code ({wanted[1]})" if wanted else "It is not a checkpoint, or loading it would run code"
+        raise ValueError(f"{path}: refused. {what}; a checkpoint holds tensors and plain values only.") from None
+    except Exception:  # torch raises nearly anything for files that are something else
         raise ValueError(f"{path}: not a checkpoint, or a damaged one.") from None
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(f"{path}: not a checkpoint of this project: it has no state_dict.")
     return content
 
 
-def find_resume(resume: str | None, run_dir: str | Path) -> str | None:
-    """The checkpoint that `resume` means: itself if it is a path; for "auto" the newest of the run, or None.
-
-    SLURM's requeue signal leaves its file outside of checkpoints/ (P 7.6).
-    """
-    if resume != "auto":
-        return resume
-    found = [*Path(run_dir).glob("checkpoints/last.ckpt"), *Path(run_dir).glob("hpc_ckpt_*.ckpt")]
-    return str(max(found, key=lambda path: path.stat().st_mtime)) if found else None
-
-
-def check_resume(module: LightningModule, path: str | Path) -> None:
-    """Raises ValueError or FileNotFoundError unless a training of `module` can go on from the file."""
-    content = read_checkpoint(path)
-    if "loops" not in content or "optimizer_states" not in content:
-        raise ValueError(f"{path}: holds weights only, a training cannot go on from it.")
-    try:
-        module.on_load_checkpoint(content)  # refuses the file of another class
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    stored, own = ({k: tuple(v.shape) for k, v in d.items()} for d in (content["state_dict"], module.state_dict()))
-    for key in sorted(stored.keys() | own.keys()):
-        if stored.get(key) != own.get(key):
-            raise ValueError(
-                f"{path} does not fit the configured {type(module).__name__}: {key} has shape {stored.get(key)} in the "
-                f"file and {own.get(key)} here. A run goes on with the settings that it was begun with."
-            )
+def _check_archive(path: Path) -> None:
+    """Raises BadZipFile for a zip file whose sums do not agree, which torch does not compare, or that is packed."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)  # torch writes none, but would unpack it
+        if packed or sum(part.file_size for part in parts) > path.stat().st_size or archive.testzip():
+            raise zipfile.BadZipFile

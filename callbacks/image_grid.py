@@ -2,63 +2,152 @@
 
 import math
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from PIL import Image
 from torch import Tensor
 
+from callbacks.stages import ends_stage
 from modules.base import sampling_mode
 from modules.ops.images import image_grid, to_uint8
 
 
+class Picture(NamedTuple):
+    kind: str
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    file_bytes: int
+
+
 class ImageGrid(Callback):
-    """One picture of each kind at epoch ends, as PNG in `<run folder>/images` and at loggers that take images.
+    """One picture of each kind at epoch ends, as PNG in `<run folder>/images`; some of them at loggers that take images.
 
     Kinds: `samples`, as soon as they mean something; `reconstruction` (above a training image, below what the module
     makes of it); `conditional` (above a side image, below the module's rendering of it); each where the module can.
 
     Only rank 0 draws: nothing here waits for other ranks. The random state of training is left as it was, so that a run
-    gives the same numbers with and without pictures.
+    gives the same numbers with and without pictures. A run that was cut off between a checkpoint and its pictures draws
+    them when it is resumed.
+
+    Loggers get the first pictures and then ever fewer, those of the ends of stages and of the training, and no more than
+    the budget, which counts over all resumes of a run and is kept open for the last pictures.
 
     Args:
         num_images: images in a picture; half of them, at most, are given ones in the two kinds of pairs.
-        every_n_epochs: the last epoch is always drawn.
+        every_n_epochs: between two drawings; the last epoch and those that end a stage are drawn in any case.
         seed: of the random draws, the same at all epochs, so that pictures can be compared.
+        log_growth: drawing number n is followed at the loggers by the one of number log_growth * n, rounded up; 1 for all.
+        max_pictures, max_megabytes: the budget, the latter in 10^6 bytes of PNG; null for no limit, 0 to log none.
     """
 
-    def __init__(self, num_images: int = 16, every_n_epochs: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        num_images: int = 16,
+        every_n_epochs: int = 1,
+        seed: int = 0,
+        log_growth: float = 1.25,
+        max_pictures: int | None = 300,
+        max_megabytes: float | None = 200.0,
+    ) -> None:
         if num_images < 2 or every_n_epochs < 1:
             raise ValueError(f"num_images={num_images}, every_n_epochs={every_n_epochs}: at least 2 and 1 are needed")
-        self.num_images, self.every_n_epochs, self.seed = num_images, every_n_epochs, seed
-        self._ended_epoch: int | None = None
+        for name, value, least in (
+            ("log_growth", log_growth, 1),
+            ("max_pictures", max_pictures, 0),
+            ("max_megabytes", max_megabytes, 0),
+        ):
+            if value is not None and not value >= least:
+                raise ValueError(f"{name}={value}: at least {least} is needed")
+        self.num_images, self.every_n_epochs, self.seed, self.log_growth = num_images, every_n_epochs, seed, log_growth
+        self.max_pictures = math.inf if max_pictures is None else max_pictures
+        self.max_bytes = math.inf if max_megabytes is None else max_megabytes * 1e6
+        self.logged = {"pictures": 0, "bytes": 0}
+        self._pending: tuple[int, bool] | None = None  # an epoch that has ended, not yet drawn; whether it is in any case
+        self._told = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._ended_epoch = trainer.current_epoch  # drawn later: the module's own epoch end comes after the callbacks'
+        epoch = trainer.current_epoch
+        # Drawn later: the module's own epoch end comes after this.
+        self._pending = epoch, ends_stage(pl_module, epoch) or epoch + 1 == trainer.max_epochs
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._pending is None:
+            return
+        drawn = list(_folder(trainer).glob(f"*_{self._pending[0]:04d}.png"))
+        if not drawn:
+            self._draw_if_due(trainer, pl_module)  # before the module enters its next stage
+        else:  # it was cut off later; its pictures are at the loggers
+            if self._is_logged(*self._pending):
+                self._count(len(drawn), sum(file.stat().st_size for file in drawn))
+            self._pending = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._ended_epoch is not None and (self._ended_epoch + 1) % self.every_n_epochs == 0:
-            self._draw(trainer, pl_module, self._ended_epoch)
+        self._draw_if_due(trainer, pl_module)
+        self._pending = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._ended_epoch is not None:
-            self._draw(trainer, pl_module, self._ended_epoch)
+        if self._pending is not None:
+            self._draw(trainer, pl_module, self._pending[0], logs=True, last=True)
 
-    def _draw(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        return {"logged": dict(self.logged), "pending": self._pending}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.logged, pending = dict(state_dict["logged"]), state_dict["pending"]
+        self._pending = None if pending is None else (pending[0], pending[1])
+
+    def _draw_if_due(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._pending is not None and (self._pending[1] or (self._pending[0] + 1) % self.every_n_epochs == 0):
+            self._draw(trainer, module, self._pending[0], logs=self._is_logged(*self._pending))
+            self._pending = None
+
+    def _is_logged(self, epoch: int, in_any_case: bool) -> bool:
+        number, next_one = (epoch + 1) // self.every_n_epochs, 1
+        while next_one < number:
+            next_one = max(next_one + 1, math.ceil(next_one * self.log_growth))
+        return in_any_case or next_one == number
+
+    def _draw(self, trainer: Trainer, module: LightningModule, epoch: int, logs: bool, last: bool = False) -> None:
         if not trainer.is_global_zero:
             return
-        folder = Path(trainer.default_root_dir) / "images"
+        folder = _folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         sets = trainer.datamodule.sets() if hasattr(trainer.datamodule, "sets") else {}
+        pictures = []
         with sampling_mode(module, self.seed):
             for kind, images, columns in self._kinds(module, sets):
                 pixels = to_uint8(image_grid(images, columns)).permute(1, 2, 0).cpu().numpy()
-                Image.fromarray(pixels).save(folder / f"{kind}_{epoch:04d}.png")
-                for logger in trainer.loggers:
-                    if hasattr(logger, "log_image"):  # the step is the one that Lightning logs losses with (P 10.2)
-                        logger.log_image(f"grids/{kind}", [pixels], step=trainer.fit_loop.total_batch_idx)
+                file = folder / f"{kind}_{epoch:04d}.png"
+                Image.fromarray(pixels).save(file)
+                pictures.append(Picture(kind, pixels, file.stat().st_size))
+        loggers = [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
+        if logs and loggers and self._affordable(pictures, last):
+            for logger, picture in product(loggers, pictures):  # the step is the one that losses are logged with (P 10.2)
+                logger.log_image(f"grids/{picture.kind}", [picture.pixels], step=trainer.fit_loop.total_batch_idx)
+            self._count(len(pictures), sum(picture.file_bytes for picture in pictures))
+
+    def _affordable(self, pictures: list[Picture], last: bool) -> bool:
+        """Whether the budget has room for these and, unless they are the last, once more for as many."""
+        times = 1 if last else 2
+        size = sum(picture.file_bytes for picture in pictures)
+        fits = self.logged["pictures"] + times * len(pictures) <= self.max_pictures
+        fits = fits and self.logged["bytes"] + times * size <= self.max_bytes
+        if not fits and not self._told and self.max_pictures and self.max_bytes:
+            rank_zero_info(
+                f"ImageGrid: {self.logged['pictures']} pictures with {self.logged['bytes'] / 1e6:.1f} MB are logged. The "
+                f"rest of the budget (max_pictures, max_megabytes) is for the last ones; all others are in images/ only."
+            )
+            self._told = True
+        return fits
+
+    def _count(self, pictures: int, size: int) -> None:
+        self.logged["pictures"] += pictures
+        self.logged["bytes"] += size
 
     def _kinds(self, module: LightningModule, sets: dict[str, Any]) -> Iterator[tuple[str, Tensor, int]]:
         """Kind, images [N, 3, H, W] in [-1, 1] and number of columns of each picture."""
@@ -74,3 +163,7 @@ class ImageGrid(Callback):
         """The first images of a set, without the mirrored copies that a flipped set has in its second half."""
         originals = len(images) // (2 if getattr(images, "flip", False) else 1)
         return torch.stack([images[i] for i in range(min(originals, self.num_images // 2))])
+
+
+def _folder(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "images"

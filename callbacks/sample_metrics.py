@@ -87,7 +87,9 @@ class SampleMetrics(Callback):
                 near = get_close_matches(name, NAMES, 1, 0)[0]
                 raise ValueError(f"SampleMetrics: no metric {name!r}; choose from {', '.join(NAMES)} (nearest: {near})")
         self.backbone_choice = {"name": backbone, "weights": weights, "lowpass": lowpass}
-        self.backbone: Backbone | None = None
+        self._needs_backbone = bool(set(self.metrics) & {*FEATURE_METRICS, "sifid"})
+        chosen = self._needs_backbone and (backbone, weights) != ("auto", None)
+        self.backbone: Backbone | None = load_backbone(**self.backbone_choice) if chosen else None  # now: it may be a mistake
         self.results: dict[str, Any] = {}
         self._reference: Reference | None = None
         self._batches: list[Mapping[str, Tensor]] = []
@@ -96,7 +98,7 @@ class SampleMetrics(Callback):
 
     def setup(self, trainer: Trainer, pl_module: GenerativeModule, stage: str) -> None:
         self._reference = None
-        if self.backbone is None and set(self.metrics) & {*FEATURE_METRICS, "sifid"}:
+        if self.backbone is None and self._needs_backbone:
             self.backbone = load_backbone(**self.backbone_choice)
             if isinstance(self.backbone, RandomCNN) and self.backbone_choice["name"] == "auto":
                 rank_zero_info(

@@ -1,16 +1,17 @@
 """From a configuration node to an object: `class_path` and keywords; the constructor's signature is the schema."""
 
 import inspect
-from dataclasses import make_dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Optional
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from configs.loader import ConfigError, nearest
+from configs.loader import ConfigError, nearest, nodes
+from configs.signatures import Missing, signature_of
+from configs.values import choices, converted, described, out_of_range
 
-PREFIXES = ("modules.", "datamodules.", "callbacks.", "lightning.")
+OWN = ("modules.", "datamodules.", "callbacks.")
+PREFIXES = (*OWN, "lightning.Trainer", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.")
 
 
 def build(node: DictConfig, /, **objects: Any) -> Any:
@@ -19,41 +20,88 @@ def build(node: DictConfig, /, **objects: Any) -> Any:
     try:
         return class_(**keywords, **objects)
     except Exception as error:
-        if isinstance(error, ValueError) or class_.__module__.startswith("lightning."):  # whose own errors have many types
+        foreign = class_.__module__.startswith("lightning.")  # whose own errors have many types
+        if foreign or isinstance(error, ValueError | OSError):
             raise ConfigError(f"{node._get_full_key(None)}: {error}") from error
         raise
 
 
+def check_all(config: DictConfig, own_only: bool = False) -> None:
+    """`check_keys` for every object of an experiment: first what is missing, then what needs no import, data before module,
+    which takes its image_size from there, then lightning's, unless `own_only`."""
+    order = sorted(nodes(config), key=lambda item: (item[1] is not None, not _is_own(item[1]), item[0] != "datamodule"))
+    for key, node in order:
+        if _is_own(node) or not own_only:
+            check_keys(node, key)
+
+
 def check(node: Any, key: str | None = None, injected: tuple[str, ...] = ()) -> tuple[type, dict[str, Any]]:
-    """Class and keywords of a node, as plain containers; ConfigError with the full key if it does not fit the class.
+    """Class and keywords of a node; see `check_keys`."""
+    keywords = check_keys(node, key, injected)
+    return _locate(node.class_path, f"{key or node._get_full_key(None)}.class_path"), keywords
+
+
+def check_keys(node: Any, key: str | None = None, injected: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The keywords of a node as plain containers; ConfigError with the full key if they do not fit its class.
 
     `key` is the node's dotted key, by default its place in its configuration; `injected` are keywords that `build` adds.
-    A class with **keywords takes other names, too, but no near misses of its named ones.
+    A class with **keywords takes other names, too, but no near misses of its named ones. The project's own classes are
+    not imported for that.
     """
     if not OmegaConf.is_dict(node):
         got = "nothing" if node is None else repr(node)
         raise ConfigError(f"{key}: {got} given. Name a YAML file with its class_path, such as configs/fewgan.yaml.")
     key = node._get_full_key(None) if key is None else key  # OmegaConf has no public name for a node's own place
-    class_ = _locate(node.get("class_path"), f"{key}.class_path")
+    _check_class_path(node, key)
+    name_of_class = node.class_path.rsplit(".", 1)[-1]
     values = {name: value for name, value in OmegaConf.to_container(node).items() if name != "class_path"}
-    signature = inspect.signature(class_).parameters
+    signature = _signature(node.class_path, f"{key}.class_path").parameters
     named = {name: p for name, p in signature.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
     for name in values:
         close = nearest(name, named)
         if name in injected or (name not in named and (close or not open_ended)):
             hint = close or f" It has: {', '.join(named)}."
-            raise ConfigError(f"{key}.{name}: {class_.__name__} has no such key.{hint}")
+            raise ConfigError(f"{key}.{name}: {name_of_class} has no such key.{hint}")
     for name, parameter in named.items():
         if parameter.default is parameter.empty and name not in values and name not in injected:
-            raise ConfigError(f"{key}.{name}: missing; {class_.__name__} needs it.")
-    hints = {name: parameter.annotation for name, parameter in named.items()}
-    return class_, {name: _converted(value, hints.get(name, Any), f"{key}.{name}") for name, value in values.items()}
+            raise ConfigError(f"{key}.{name}: missing; {name_of_class} needs it.")
+    ranged = node.class_path.startswith(OWN)
+    return {
+        name: _checked(name, value, _hint(named.get(name)), f"{key}.{name}", ranged) for name, value in values.items()
+    }
 
 
-def _locate(class_path: Any, key: str) -> type:
+def _is_own(node: Any) -> bool:
+    return not OmegaConf.is_dict(node) or not str(node.get("class_path")).startswith("lightning.")
+
+
+def _check_class_path(node: DictConfig, key: str) -> None:
+    class_path = node.get("class_path")
+    if class_path is None:
+        group = key.rpartition(".")[0]
+        beside = [f"{group}.{name}" for name in node._get_parent() or () if f"{group}.{name}" != key] if group else []
+        close = nearest(key, beside) or (f" There are: {', '.join(beside)}." if beside else "")
+        raise ConfigError(f"{key}: nothing of that name is configured, and no {key}.class_path is given (None).{close}")
     if not isinstance(class_path, str) or not class_path.startswith(PREFIXES):
-        raise ConfigError(f"{key}: {class_path!r} does not begin with one of {' '.join(PREFIXES)}")
+        raise ConfigError(f"{key}.class_path: {class_path!r} does not begin with one of {' '.join(PREFIXES)}")
+
+
+def _signature(class_path: str, key: str) -> inspect.Signature:
+    if class_path.startswith(OWN):
+        try:
+            return signature_of(class_path)
+        except Missing as error:
+            name, known = error.args
+            module = class_path.rpartition(".")[0]
+            what = f"there is no module {name}." if name == module else f"{module} has no class {name}."
+            raise ConfigError(f"{key}: {what}{nearest(name, known)}") from None
+        except TypeError:
+            pass
+    return inspect.signature(_locate(class_path, key))
+
+
+def _locate(class_path: str, key: str) -> type:
     module_path, name = class_path.rsplit(".", 1)
     try:
         module = import_module(module_path)
@@ -61,24 +109,30 @@ def _locate(class_path: Any, key: str) -> type:
         if error.name and f"{module_path}.".startswith(f"{error.name}."):
             raise ConfigError(f"{key}: there is no module {error.name}.") from None
         raise
-    classes = {name: value for name, value in vars(module).items() if isinstance(value, type)}
+    own = (*OWN, "lightning.")  # a class that a module has only imported, such as subprocess.Popen, is not its own
+    classes = {n: value for n, value in vars(module).items() if isinstance(value, type) and value.__module__.startswith(own)}
     if name not in classes:
         raise ConfigError(f"{key}: {module_path} has no class {name}.{nearest(name, classes)}")
     return classes[name]
 
 
-def _converted(value: Any, hint: Any, key: str) -> Any:
-    """`value` as `hint` wants it (a list as tuple, 1 as 1.0); hints that OmegaConf does not know pass unchecked."""
+def _hint(parameter: inspect.Parameter | None) -> Any:
+    """The type of a parameter; Any for a keyword of an open-ended class."""
+    if parameter is None or parameter.annotation is parameter.empty:
+        return Any
+    return Optional[parameter.annotation] if parameter.default is None else parameter.annotation  # noqa: UP045, may be a text
+
+
+def _checked(name: str, value: Any, hint: Any, key: str, ranged: bool) -> Any:
+    """`value` as `hint` wants it and, with `ranged`, within what numbers of this name can be."""
     try:
-        schema = OmegaConf.structured(make_dataclass("Schema", [("value", hint)]))
-    except (OmegaConfBaseException, NameError):
-        return value
-    takes_text = hint in (str, str | None)
-    try:
-        if not takes_text or isinstance(value, str | None):  # OmegaConf would make a text of any value
-            return OmegaConf.to_container(OmegaConf.merge(schema, {"value": value}))["value"]
-    except OmegaConfBaseException:
-        pass
-    expected = hint.__name__ if type(hint) is type else str(hint).replace("typing.", "")
-    advice = f" Quote a text that looks like something else: {key}=\"'{value}'\"." if takes_text else ""
-    raise ConfigError(f"{key}: expected {expected}, got {value!r}.{advice}")
+        value = converted(value, hint)
+    except ValueError:
+        takes_text = hint in (str, str | None)
+        advice = f" Quote a text that looks like something else: {key}=\"'{value}'\"." if takes_text else ""
+        close = nearest(str(value), choices(hint))
+        raise ConfigError(f"{key}: expected {described(hint)}, got {value!r}.{close}{advice}") from None
+    limit = out_of_range(name, value) if ranged else None
+    if limit:
+        raise ConfigError(f"{key}: has to be {limit}, but is {value!r}.")
+    return value

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from configs.build import check
+from configs.build import check, check_keys
 from configs.loader import MAPPING, ConfigError, load_config, nearest
 
 CHANGEABLE = ("out", "datamodule", "callbacks.metrics", "trainer.accelerator", "trainer.devices", "task")
@@ -35,13 +35,17 @@ def split_words(arguments: list[str]) -> tuple[list[Path], list[str]]:
     words = [word for word in words if not (word.endswith(".ckpt") and Path(word).is_file())]
     checkpoints = [Path(word) for word in arguments if word not in words]
     for key in (word.split("=")[0] for word in words if "=" in word):
-        if not any(f"{key}.".startswith(f"{name}.") for name in CHANGEABLE):
-            raise ConfigError(
-                f"{key}: fixed by the checkpoint.{nearest(key, CHANGEABLE)} Here: {', '.join(CHANGEABLE)}."
-            )
+        _check_changeable(key)
+    config = _load({"run_name": "unknown"}, words)
+    for key in config:
+        if key != "run_name":
+            _check_changeable(key, "callbacks", "trainer")
     if not checkpoints:
         raise ConfigError("no checkpoint given, such as runs/fewgan/checkpoints/last.ckpt; --help explains.")
-    _load({"run_name": "unknown"}, words)
+    for path in checkpoints:
+        _check_there(path)
+    if "class_path" in config.get("task", {}):
+        check_keys(config.task)
     return checkpoints, words
 
 
@@ -52,6 +56,8 @@ def stored_config(path: Path, content: Mapping[str, Any], words: list[str]) -> D
     of this machine: accelerator auto, one device.
     """
     stored = content.get("config") or {}
+    if not isinstance(stored, Mapping) or "${" in str(stored):  # it is stored resolved; a chain of these may be endless
+        raise ConfigError(f"{path}: refused, its configuration is not one that a training stored.")
     start = {
         "run_name": stored.get("run_name") or "".join(c if c.isalnum() else "_" for c in path.stem),
         "run_dir": str(path.parent.parent if path.parent.name == "checkpoints" else path.parent),
@@ -89,11 +95,27 @@ def rebuild(path: Path, content: Mapping[str, Any]) -> Any:
     class_path = str(content.get("class_path"))
     if not class_path.startswith("modules."):
         raise ConfigError(f"{path} was not written by a method of this project: its class_path is {class_path}.")
-    class_, _ = check(OmegaConf.create({"class_path": class_path, **content.get("hyper_parameters", {})}), str(path))
+    if not isinstance(content.get("hyper_parameters", {}), Mapping):
+        raise ConfigError(f"{path}: refused, its hyper_parameters are not keys with values.")
+    class_, _ = check(OmegaConf.create({**content.get("hyper_parameters", {}), "class_path": class_path}), str(path))
     try:
         return class_.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
-    except (RuntimeError, AttributeError, KeyError) as error:
+    except (RuntimeError, AttributeError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} does not fit {class_path}: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _check_changeable(key: str, *groups: str) -> None:
+    if key not in groups and not any(f"{key}.".startswith(f"{name}.") for name in CHANGEABLE):
+        raise ConfigError(f"{key}: fixed by the checkpoint.{nearest(key, CHANGEABLE)} Here: {', '.join(CHANGEABLE)}.")
+
+
+def _check_there(path: Path) -> None:
+    if path.suffix != ".ckpt" and not path.exists():
+        raise ConfigError(f"{path}: neither a checkpoint, nor a .yaml file, nor key=value.{nearest(str(path), CHANGEABLE)}")
+    if not path.is_file():
+        beside = sorted(other.name for other in path.parent.glob("*.ckpt"))
+        close = nearest(path.name, beside) or f" {path.parent} has {', '.join(beside) or 'none'}."
+        raise ConfigError(f"{path}: no such checkpoint.{close}")
 
 
 def _load(start: Mapping[str, Any], words: list[str]) -> DictConfig:

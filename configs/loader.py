@@ -49,16 +49,22 @@ def load_config(
     """
     keys = {**TOP_LEVEL, **(extra_keys or {})}
     files, overrides = _sorted_words(arguments)
-    layers = [_read(FOLDER / "base.yaml") if start is None else OmegaConf.create(dict(start))]
-    layers += [_read(Path(name)) for name in files]
-    layers += [_override(word, keys) for word in overrides]
-    for layer in layers:
+    merged = _read(FOLDER / "base.yaml") if start is None else OmegaConf.create(dict(start))
+    layers = {name: _read(Path(name)) for name in files} | {word: _override(word, keys) for word in overrides}
+    for source, layer in {"start": merged, **layers}.items():
         for key in layer:
             if key not in keys:
-                raise ConfigError(f"{key}: no such key.{nearest(str(key), keys)} The top level has: {', '.join(keys)}.")
-    merged = _resolve(OmegaConf.merge(*layers))
+                advice = " Tasks are for evaluate.py." if key == "task" else f" The top level has: {', '.join(keys)}."
+                raise ConfigError(f"{key}: no such key.{nearest(str(key), keys)}{advice}")
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except (TypeError, OmegaConfBaseException):
+            raise ConfigError(f"{source}: sets keys below one that has a value, or a value for one that has keys.") from None
+    merged = _resolve(merged)
     config = OmegaConf.create({key: merged[key] for key in keys if key in merged})  # in one order, for readers
     for key, kinds in keys.items():
+        if key == "seed" and type(config.get(key)) is int and not 0 <= config.seed < 2**32:
+            raise ConfigError(f"seed: has to be at least 0 and below 2^32, but is {config.seed}.")
         if key in config and (isinstance(config[key], bool) or not isinstance(config[key], kinds)):
             expected = " or ".join(TYPE_NAMES.get(kind, kind.__name__) for kind in kinds)
             raise ConfigError(f"{key}: expected {expected}, got {config[key]!r}.")
@@ -90,12 +96,23 @@ def _sorted_words(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
         elif word.endswith((".yaml", ".yml")):
             files.append(word)
         else:
-            raise ConfigError(f"{word}: neither a .yaml file nor key=value.{nearest(word, TOP_LEVEL)}")
+            raise ConfigError(_neither(word))
     return files, overrides
+
+
+def _neither(word: str) -> str:
+    if re.fullmatch(rf"({'|'.join(TOP_LEVEL)})(\.[\w.-]+)?", word):
+        return f"{word}: no value. Write {word}=…, without blanks."
+    files = {path.stem: f" Did you mean {path.relative_to(FOLDER.parent)}?" for path in FOLDER.glob("**/*.yaml")}
+    close = difflib.get_close_matches(word, files, n=1)
+    return f"{word}: neither a .yaml file nor key=value.{files[close[0]] if close else nearest(word, TOP_LEVEL)}"
 
 
 def _read(file: Path) -> DictConfig:
     try:
+        text = file.read_text(encoding="utf-8")
+        if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ConfigError(f"{file}: aliases (*name) are not understood, their copies could fill the memory; use ${{key}}.")
         content = OmegaConf.load(file)
     except FileNotFoundError:
         known = sorted(str(path) for folder in {file.parent, Path("configs")} for path in folder.glob("**/*.yaml"))
@@ -105,7 +122,7 @@ def _read(file: Path) -> DictConfig:
     except yaml.MarkedYAMLError as error:
         place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{file}{place}: {error.problem or error.context}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException, RecursionError) as error:
         raise ConfigError(f"{file}: not readable as YAML: {error}") from None
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{file}: expected keys with values (`key: value`) at the top level.")

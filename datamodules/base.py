@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.findings import brief, quick_check
 from datamodules.folder import ImageFolder
 from datamodules.sampler import NO_ENTRY, EpochSampler, JoinedSampler, StridedSampler
 
@@ -74,6 +75,18 @@ class ImageDataModule(LightningDataModule):
         if not self._sets:
             raise RuntimeError("the image sets are read in setup(), which has not run yet")
         return self._sets
+
+    def check_images(self) -> None:
+        """A quick look at the images, see `datamodules.doctor`: one warning for each kind of doubt.
+
+        Raises ValueError if training would be wrong.
+        """
+        found = quick_check(self.sets())
+        errors = [finding for finding in found if finding.level == "error"]
+        if errors:
+            raise ValueError("\n".join(brief(errors)))
+        for line in brief(found):
+            rank_zero_warn(line)
 
     def fingerprints(self) -> dict[str, str]:
         """For every set the SHA-256 over its file names and contents."""

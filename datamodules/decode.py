@@ -10,34 +10,70 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-ENDINGS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # A closed list, because Pillow goes by content, not by ending: EPS, for one, would start an external program.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "PPM": (".ppm", ".pgm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+ENDINGS = tuple(sorted(ending for endings in FORMATS.values() for ending in endings))
 ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)  # the orientations that swap width and height
 
 
-def decode(data: bytes, path: Path, size: tuple[int, int]) -> tuple[Tensor, float]:
-    """The file content `data` as uint8 [3, H, W] with (H, W) = `size`, and the factor it was enlarged by (≤ 1: not).
+class Treatment(NamedTuple):
+    """What is done to one file on its way to [3, H, W].
+
+    Args:
+        format: what the content is, one of FORMATS, whatever the name ends in.
+        shown: (height, width) after the EXIF orientation.
+        box: left, top, right, bottom of the part that is used, in pixels of `shown`.
+        enlargement: the factor from `box` to the wanted size; 1 or less: nothing is enlarged.
+        steps: what else happens: rotated, transparent, palette, cmyk, deep, grey, animated, extension.
+    """
+
+    format: str
+    shown: tuple[int, int]
+    box: tuple[float, float, float, float]
+    enlargement: float
+    steps: tuple[str, ...]
+
+    @property
+    def kept(self) -> float:
+        """The share of the picture's area that is used."""
+        left, top, right, bottom = self.box
+        return (right - left) * (bottom - top) / (self.shown[0] * self.shown[1])
+
+
+def decode(data: bytes, path: Path, size: tuple[int, int]) -> tuple[Tensor, Treatment]:
+    """The file content `data` as uint8 [3, H, W] with (H, W) = `size`, and what was done to it.
 
     Raises ValueError with `path` and the reason when the content is not an image that can be read.
     """
-    with _opened(BytesIO(data), path) as image:
+    with _opened(data, path) as image:
+        treatment = _treatment(image, path, size)
         image = to_rgb(ImageOps.exif_transpose(image))
-        box, factor = _centre_box(image.size, size)
-        return pil_to_tensor(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box)), factor
+        return pil_to_tensor(image.resize(size[::-1], Image.Resampling.BICUBIC, box=treatment.box)), treatment
 
 
-def probe(path: Path, size: tuple[int, int]) -> float:
-    """The enlargement `decode` would need, from the header alone; the same errors as far as the header shows them."""
-    with _opened(path, path) as image:
-        turned = image.getexif().get(ORIENTATION) in TURNED
-        return _centre_box(image.size[::-1] if turned else image.size, size)[1]
+def probe(path: Path, size: tuple[int, int], data: bytes | None = None) -> Treatment:
+    """What `decode` would do, from the header alone; the same errors as far as the header shows them.
+
+    Only the header is read from `path`, unless `data` is given.
+    """
+    with _opened(path if data is None else data, path) as image:
+        return _treatment(image, path, size)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -51,6 +87,32 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _treatment(image: Image.Image, path: Path, size: tuple[int, int]) -> Treatment:
+    deep = image.mode == "F" or image.mode.startswith("I") or _is_deep_colour(image)
+    orientation = image.getexif().get(ORIENTATION)  # reads all of a PNG, and forgets its tiles
+    shown = image.size[::-1] if orientation in TURNED else image.size
+    box, enlargement = _centre_box(shown, size)
+    kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with further pictures behind it
+    steps = {
+        "rotated": orientation in range(2, 9),
+        "transparent": image.has_transparency_data,
+        "palette": image.mode in ("P", "PA"),
+        "cmyk": image.mode == "CMYK",
+        "deep": deep,
+        "grey": image.mode in ("1", "L", "LA"),
+        "animated": getattr(image, "is_animated", False),
+        "extension": path.suffix.lower() not in FORMATS[kind],
+    }
+    return Treatment(kind, shown[::-1], box, enlargement, tuple(step for step, happens in steps.items() if happens))
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    """Whether Pillow cuts 16-bit channels to 8 while it reads: the image's mode does not show it, its tiles do."""
+    return any(
+        ";16" in str(tile.args) or (tile.codec_name.startswith("ppm") and tile.args[-1] > 255) for tile in image.tile
+    )
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
@@ -77,12 +139,13 @@ def _centre_box(shown: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[fl
 
 
 @contextmanager
-def _opened(source: Path | BytesIO, path: Path) -> Iterator[Image.Image]:
+def _opened(source: bytes | Path, path: Path) -> Iterator[Image.Image]:
     """The image opened lazily; whatever a decoder raises becomes one ValueError that names the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source, formats=FORMATS) as image:
+            content = BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(content, formats=tuple(FORMATS)) as image:
                 yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = f"the limit is {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"

@@ -46,6 +46,9 @@ class FewGAN(PyramidModule):
         prior_patience: epochs without a better held-out likelihood after which the prior's training stops.
     """
 
+    extended_by = (*PyramidModule.extended_by, "prior_patience")
+    remedy = "another seed, smaller module.lr_g and module.lr_d, a larger module.weight_reconstruction, more iterations"
+
     def __init__(
         self,
         image_size: list[int],
@@ -107,24 +110,15 @@ class FewGAN(PyramidModule):
         height, width = self.sizes[stage % self.num_scales]
         return "prior" if stage == self.prior_stage else f"scale {stage}", f"{height}×{width}"
 
-    def stage_work(self, stage: int, batch_size: int) -> list[tuple[nn.Module, Tensor, float]]:
-        if stage == self.prior_stage:
-            return [(self.prior, torch.zeros(1, *self.sizes[0], dtype=torch.long), 3 * self.hparams.prior_batch_size)]
-        # Generator on two sets; critic on three with backward, on one with the penalty (7), on two without its own gradient.
-        example = torch.zeros(1, 3, *self.sizes[stage])
-        return [(self.generators[stage], example, 6 * batch_size), (self.discriminators[stage], example, 20 * batch_size)]
-
     def stage_modules(self, stage: int) -> list[nn.Module]:
         return [self.prior] if stage == self.prior_stage else [self.generators[stage], self.discriminators[stage]]
 
     def stage_optimizers(self, stage: int) -> list[torch.optim.Optimizer]:
         if stage == self.prior_stage:
             return [Adam(self.prior.parameters(), self.hparams.prior_lr)]
-        betas = tuple(self.hparams.betas)
-        return [
-            Adam(self.generators[stage].parameters(), self.hparams.lr_g, betas),
-            Adam(self.discriminators[stage].parameters(), self.hparams.lr_d, betas),
-        ]
+        rates, betas = (self.hparams.lr_g, self.hparams.lr_d), tuple(self.hparams.betas)
+        parts = zip(self.stage_modules(stage), rates, strict=True)
+        return [Adam(part.parameters(), rate, betas) for part, rate in parts]
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
         if "side" not in sets:
@@ -300,17 +294,16 @@ class FewGAN(PyramidModule):
 
     def _log(self, values: Mapping[str, Tensor], batch_size: int) -> None:
         shown = ("g_loss", "d_loss", "reconstruction", "prior_bits")
-        for name, value in values.items():
+        for name, value in {**values, "iteration": float(self.iteration)}.items():
             self.log(f"train/{name}", value, prog_bar=name in shown, batch_size=batch_size)
-        self.log("train/iteration", float(self.iteration), batch_size=batch_size)
 
     def on_train_epoch_end(self) -> None:
         if self.stage == self.prior_stage:
             self._keep_best_prior()
         super().on_train_epoch_end()
 
-    def training_done(self) -> bool:
-        return super().training_done() or int(self.prior_stale_epochs) >= self.hparams.prior_patience
+    def finished(self, epochs: int) -> bool:
+        return super().finished(epochs) or int(self.prior_stale_epochs) >= self.hparams.prior_patience
 
     def _keep_best_prior(self) -> None:
         """Held-out early stopping; with few side images a PixelCNN overfits within a few epochs."""

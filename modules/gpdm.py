@@ -95,10 +95,6 @@ class GPDM(NonParametricModule):
             bar.update()
         return pixels.detach().clamp(-1, 1)
 
-    def sample_memory(self) -> float:
-        """Projections of output and references, sorted, with places and gradients."""
-        return 4 * 12 * self.hparams.projections * self.image_size[0] * self.image_size[1]
-
     def distance(self, images: Tensor) -> float:
         """Mean sliced Wasserstein distance of images at the finest scale to the training images, 256 directions."""
         directions = patch_directions(256, self.patch, self.device)

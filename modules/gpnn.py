@@ -224,11 +224,6 @@ class GPNN(NonParametricModule):
         """`provenance` as pictures [N, 3, H, W] in [-1, 1], see `source_picture`."""
         return torch.stack([source_picture(sources, self.grid.sizes) for sources in self.provenance])
 
-    def sample_memory(self) -> float:
-        """About nine matrices of patches: keys, queries, centred copies, and what a step leaves behind."""
-        numbers = 3 * self.patch**2 if self.hparams.backend == "exact" else 36  # 25 features, and indices
-        return 4 * 9 * numbers * self.image_size[0] * self.image_size[1]
-
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
         """Reconstruction of the training images; of four samples each image's share and distinct patches / all patches."""

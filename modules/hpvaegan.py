@@ -4,12 +4,10 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.utils.data import Dataset
 
-from modules.base import sampling_mode
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.networks.patch import PatchCritic
@@ -18,8 +16,6 @@ from modules.ops.checks import at_least
 from modules.ops.images import resize
 from modules.ops.scales import proportional_size, scale_sizes
 from modules.pyramid import PyramidModule
-
-CONSTANT = 0.05  # contrast of samples, as a share of the training images', below which a scale counts as collapsed
 
 
 class HPVAEGAN(PyramidModule):
@@ -51,6 +47,10 @@ class HPVAEGAN(PyramidModule):
         lr_vae: at VAE scales; the newest block trains with it, encoder and decoder with lr_vae * lr_scale^n at scale n.
         lr_g: of the blocks at GAN scales. Below lr_d, colours swing less in runs that are much shorter than the paper's.
     """
+
+    remedy = (
+        "a smaller module.weight_kl or more iterations at VAE scales, a smaller module.lr_g at GAN scales, another seed"
+    )
 
     def __init__(
         self,
@@ -104,15 +104,6 @@ class HPVAEGAN(PyramidModule):
 
     def stage_label(self, stage: int) -> tuple[str, str]:
         return f"scale {stage}", "{}×{}".format(*self.sizes[stage])
-
-    def stage_work(self, stage: int, batch_size: int) -> list[tuple[nn.Module, Tensor, float]]:
-        examples = [torch.zeros(1, 3, *size) for size in self.sizes]
-        if stage < self.hparams.vae_levels:  # gradients pass the blocks between the VAE and the newest one
-            return [(self.generators[n], examples[n], 3 * batch_size) for n in range(stage + 1)]
-        # Below: a pass for reconstruction and for fake. Critic: two with backward, penalty (7), one without own gradient.
-        below = [(self.generators[n], examples[n], 2 * batch_size) for n in range(stage)]
-        own = {self.generators[stage]: 6 * batch_size, self.discriminators[stage]: 15 * batch_size}
-        return below + [(network, examples[stage], passes) for network, passes in own.items()]
 
     def stage_modules(self, stage: int) -> list[nn.Module]:
         if stage < self.hparams.vae_levels:  # the blocks between stay as they are, as in the released code
@@ -208,7 +199,6 @@ class HPVAEGAN(PyramidModule):
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         coarse, reals = (resize(batch["image"], self.sizes[scale]) for scale in (0, self.stage))
         terms = self._vae_step(coarse, reals) if self.stage < self.hparams.vae_levels else self._gan_step(coarse, reals)
-        self._share_statistics()
         for name, value in {**terms, "stage": float(self.stage), "iteration": float(self.iteration)}.items():
             shown = name in ("g_loss", "d_loss", "reconstruction", "kl")
             self.log(f"train/{name}", value, prog_bar=shown, batch_size=len(reals))
@@ -263,37 +253,6 @@ class HPVAEGAN(PyramidModule):
         # Paper's code: two passes, each with its own batch statistics; here: one, so that eval mode fits both.
         outputs = block(torch.cat([known, drawn]), torch.cat([torch.zeros_like(noise), noise]))
         return outputs[: len(known)], outputs[len(known) :]
-
-    def _share_statistics(self) -> None:
-        """The mean over ranks of the running statistics that moved: without it every rank would keep its own (P 4.1).
-
-        After each step, because validation and checkpoints may come at any time.
-        """
-        if self.trainer.world_size == 1:
-            return
-        norms = [m for part in self.stage_modules(self.stage) for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
-        statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None]
-        if statistics:
-            means = self.trainer.strategy.reduce(torch.cat(statistics), reduce_op="mean")
-            for own, mean in zip(statistics, means.split([s.numel() for s in statistics]), strict=True):
-                own.copy_(mean)
-
-    def on_train_epoch_end(self) -> None:
-        if self.epochs_left() <= 1 or self.stage_at(self.current_epoch + 1) != self.stage:
-            self._warn_if_constant()
-        super().on_train_epoch_end()
-
-    def _warn_if_constant(self) -> None:
-        """The scales above cannot repair one that has collapsed."""
-        with sampling_mode(self, 0):
-            contrast = float(self.sample(2).std((2, 3)).mean())
-        wanted = float(self.trainer.datamodule.sets()["image"].stack().std((2, 3)).mean())
-        if contrast < CONSTANT * wanted:
-            rank_zero_warn(
-                f"{self.stage_name} gives nearly constant images (contrast {contrast:.3f}, the training images have "
-                f"{wanted:.3f}). What helps: a smaller module.weight_kl or more iterations at VAE scales, a smaller "
-                f"module.lr_g at GAN scales, another seed"
-            )
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:

@@ -4,12 +4,13 @@ import time
 from collections.abc import Mapping
 
 import torch
+from lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from modules.base import GenerativeModule
-from modules.ops.cost import human_bytes, human_time
-from modules.ops.images import from_uint8, resize, to_uint8
+from modules.ops.cost import PeakMemory, human_bytes, human_time
+from modules.ops.images import from_uint8, to_uint8
 from modules.ops.scales import proportional_size, scale_sizes
 
 
@@ -23,7 +24,7 @@ class NonParametricModule(GenerativeModule):
     `max_images` sizes the bank, so that any checkpoint of a configuration fits it; `sizes` are the scales, 0 = coarsest.
     """
 
-    trial: tuple[str, int]  # a setting that the time of a sample is proportional to, and a small value of it
+    trial: tuple[str, int]  # a setting that the time of a sample depends on linearly, and a small value of it
 
     def __init__(self, image_size: list[int], max_images: int, min_size: int, scale_factor: float, patch: int) -> None:
         super().__init__()
@@ -42,12 +43,21 @@ class NonParametricModule(GenerativeModule):
     def samples_ready(self) -> bool:
         return int(self.stored) > 0
 
+    def finished(self, epochs: int) -> bool:
+        """See `GenerativeModule.finished`."""
+        return self.samples_ready
+
     @property
     def images(self) -> Tensor:
         """The stored images [n, 3, H, W] in [-1, 1]. ValueError before the fit."""
         if not self.samples_ready:
             raise ValueError(f"this {type(self).__name__} holds no images yet; fit stores them")
         return from_uint8(self.bank[: int(self.stored)])
+
+    def store(self, images: Tensor) -> None:
+        """Keeps the images [n, 3, H, W] in [-1, 1] in place of those there were; n is at most `max_images`."""
+        self.bank[: len(images)] = to_uint8(images).to(self.device)
+        self.stored.fill_(len(images))
 
     def size_at(self, scale: int, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width at a scale of an output that is `size` at the finest; never below a patch."""
@@ -77,9 +87,7 @@ class NonParametricModule(GenerativeModule):
         if self.samples_ready:  # a finished run that is resumed
             self.trainer.should_stop = True
             return
-        images = self.trainer.datamodule.sets()["image"].stack()
-        self.bank[: len(images)] = to_uint8(images).to(self.device)
-        self.stored.fill_(len(images))
+        self.store(self.trainer.datamodule.sets()["image"].stack())
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Nothing to learn; logs how many images are stored."""
@@ -88,29 +96,39 @@ class NonParametricModule(GenerativeModule):
     def on_train_epoch_end(self) -> None:
         self.trainer.should_stop = True
 
-    def sample_memory(self) -> float:
-        """Bytes that sample(1) needs with one training image, beside the module and the framework."""
-        raise TypeError(f"{type(self).__name__} does not define sample_memory()")
+    def sample_cost(self, images: Tensor) -> tuple[float, float]:
+        """Seconds and bytes that `sample(1)` takes with `images` [n, 3, H, W] stored, on this module's device.
 
-    def plan(self, samples_per_epoch: int, batch_size: int, world_size: int = 1) -> str:
-        """Table of scales, and an estimate of time and memory of one sample from one training image.
-
-        The time is taken from a sample of a drawn picture with the setting named in `trial` made small.
+        Measured by samples of a copy with small values of the setting that `trial` names, on which the time depends linearly,
+        and for two random numbers, as the time depends on what is shown. The random state stays as it is.
         """
-        (name, few), settings = self.trial, dict(self.hparams)
-        trial = type(self)(**settings | {name: few, "max_images": 1})
-        trial.bank.copy_(to_uint8(_clouds(self.image_size)))
-        trial.stored.fill_(1)
-        start = time.perf_counter()
-        trial.sample(1)
-        seconds = (time.perf_counter() - start) * settings[name] / few
+        name, few = self.trial
+
+        def seconds(value: int, draws: int = 2) -> float:
+            copy = type(self)(**self.hparams | {name: value, "max_images": len(images)}).to(self.device)
+            copy.store(images)
+            torch.manual_seed(0)
+            start = time.perf_counter()
+            for _ in range(draws):
+                copy.sample(1)
+            return (time.perf_counter() - start) / draws
+
+        memory = PeakMemory(self.device)
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            seconds(few, draws=1)  # the first one takes longer
+            base, double = seconds(few), seconds(2 * few)
+        slope = max(0.0, double - base) / few
+        return base + (self.hparams[name] - few) * slope, memory.growth() + self.bank.nbytes
+
+    def plan(self, datamodule: LightningDataModule, trainer: Trainer) -> str:
+        """Table of scales, and time and memory of one sample from all images."""
+        images = datamodule.sets()["image"].stack()
+        seconds, memory = self.to(trainer.strategy.root_device).sample_cost(images)
         rows = [f"scale {scale}  {height}×{width}" for scale, (height, width) in enumerate(self.sizes)]
-        cost = f"about {human_time(seconds)} here and {human_bytes(self.sample_memory())} of memory"
-        return "\n".join([*rows, "no training: fit stores the images", f"a sample of one image: {cost} (estimates)"])
-
-
-def _clouds(size: tuple[int, int]) -> Tensor:
-    """A picture [1, 3, H, W] with a spectrum like that of photographs: noise of equal strength in every octave."""
-    octaves = range(min(size).bit_length())
-    layers = [torch.randn(1, 3, *(max(2, side >> octave) for side in size)) for octave in octaves]
-    return sum(resize(0.3 * layer, size) for layer in layers)
+        cost = f"about {human_time(seconds)} here and {human_bytes(memory)} of memory"
+        return "\n".join([
+            *rows,
+            "no training: fit stores the images",
+            f"a sample of {len(images)} image(s): {cost}",
+            "from shorter trials; without libraries",
+        ])  # fmt: skip

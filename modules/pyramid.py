@@ -1,13 +1,21 @@
 """Training in stages inside one fit: a stage is a block of epochs that trains some parts while all others are frozen."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
 import torch
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from modules.base import GenerativeModule
-from modules.ops.cost import forward_cost, human_bytes, human_time
+from modules.base import GenerativeModule, sampling_mode
+from modules.ops.cost import human_bytes, human_time
+from modules.ops.images import resize
+from modules.rehearsal import rehearse
+
+CONSTANT = 0.05  # contrast of a stage's images, as a share of the training images', below which it counts as collapsed
 
 
 class PyramidModule(GenerativeModule):
@@ -17,8 +25,16 @@ class PyramidModule(GenerativeModule):
     between, and the last, whatever the number of scales. The whole pyramid and all optimizers exist
     from the start, so that any checkpoint of a run fits any stage (P 6.1); an optimizer that never stepped costs no memory.
 
-    A method writes `stage_modules`, `stage_optimizers`, and where needed `enter_stage` and `cache_stage`.
+    A method writes `sizes` (height and width of each scale), `stage_modules`, `stage_optimizers`, `remedy`, and where needed
+    `enter_stage`, `cache_stage` and `stage_images`.
+
+    A stage that ends with images of one colour gives a warning. Weights that are not finite after an epoch end the training
+    with a FloatingPointError, before anything is made of them; the checkpoints are those of the epochs before.
     """
+
+    sizes: list[tuple[int, int]]
+    extended_by = ("epochs_per_stage",)
+    remedy: str  # what is known to help where a stage ends black or in another single colour; keys in full
 
     def __init__(self, num_stages: int, epochs_per_stage: int | list[int]) -> None:
         super().__init__()
@@ -56,6 +72,11 @@ class PyramidModule(GenerativeModule):
         """Name and size of a stage for people: ("scale 1", "35×47")."""
         return f"stage {stage}", ""
 
+    def stage_images(self, images: Tensor) -> Tensor:
+        """A few images by the stages so far, by which one that has just ended is judged: samples, or while samples mean
+        nothing yet reconstructions of the training `images` [N, 3, H, W]."""
+        return self.sample(2) if self.samples_ready else self.reconstruct(images)
+
     @property
     def stage_name(self) -> str:
         """The stage in training, for progress bars and grids."""
@@ -87,6 +108,19 @@ class PyramidModule(GenerativeModule):
         """The optimizers of the stage in training, as `stage_optimizers` listed them."""
         return self.optimizers()[slice(*self._optimizer_slices[self.stage])]
 
+    @contextmanager
+    def toggled_optimizer(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Inside: no gradients for what the stage's other optimizers step. Lightning's own goes through all stages."""
+        others = [other for other in self.current_optimizers() if other is not optimizer]
+        parameters = [p for other in others for group in other.param_groups for p in group["params"]]
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+
     def train(self, mode: bool = True) -> "PyramidModule":
         """Only the parts of the current stage follow `mode`; everything else stays in eval."""
         if self.stage < 0:
@@ -111,40 +145,34 @@ class PyramidModule(GenerativeModule):
             self.cache_stage(stage)
             self._cached_stage = stage
 
-    def stage_work(self, stage: int, batch_size: int) -> list[tuple[nn.Module, Tensor, float]]:
-        """What one iteration of a stage computes, for the plan: networks, an example input [1, C, h, w] of each, and how many
-        forward passes of one image its work amounts to (a forward with its backward counts 3)."""
-        return []
+    def plan(self, datamodule: LightningDataModule, trainer: Trainer) -> str:
+        """Table of stages with size, parameters, iterations and time, and time and memory of the training: `rehearse`.
 
-    def plan(self, samples_per_epoch: int, batch_size: int, world_size: int = 1) -> str:
-        """Table of stages with size, parameters and iterations, and an estimate of time and memory of the whole training.
-
-        The estimate measures one forward pass of every network on this machine and counts the passes.
+        Time is that of the iterations on `trainer`'s devices, memory what one process needs for them.
         """
-        iterations = max(1, samples_per_epoch // (batch_size * world_size))
-        rows, seconds, memory = [("stage", "", "size", "parameters", "iterations", "time")], 0.0, 0.0
-        weights = 4 * sum(p.numel() for p in self.parameters())
-        for stage in range(self.num_stages):
+        cost = rehearse(self, datamodule, trainer)
+        iterations = max(1, datamodule.samples_per_epoch // (datamodule.batch_size * trainer.world_size))
+        rows, total = [("stage", "", "size", "parameters", "iterations", "time")], 0.0
+        for stage, seconds in enumerate(cost.seconds):
             own = sum(p.numel() for module in self.stage_modules(stage) for p in module.parameters())
-            steps, time, kept = iterations * self.stage_epochs(stage), 0.0, 0.0
-            for network, example, passes in self.stage_work(stage, batch_size):
-                forward, saved = forward_cost(network, example)
-                time, kept = time + steps * passes * forward, kept + passes / 3 * saved
-            seconds, memory = seconds + time, max(memory, weights + 12 * own + kept)
-            name, size = self.stage_label(stage)
-            rows.append((str(stage), name, size, f"{own:,}", f"{steps:,}", human_time(time)))
+            steps, (name, size) = iterations * self.stage_epochs(stage), self.stage_label(stage)
+            total += steps * seconds
+            rows.append((str(stage), name, size, f"{own:,}", f"{steps:,}", human_time(steps * seconds)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        total = sum(p.numel() for p in self.parameters())
-        summary = f"{total:,} parameters; about {human_time(seconds)} of training here and {human_bytes(memory)} of memory"
-        return "\n".join([*lines, f"{summary} beside images and framework (estimates)"])
+        parameters = f"{sum(p.numel() for p in self.parameters()):,} parameters"
+        lines.append(f"{parameters}; about {human_time(total)} of training here and {human_bytes(cost.memory)} of memory")
+        lines.append("from a few iterations of each stage; without libraries, images, pictures and metrics")
+        if cost.measured < self.num_stages:
+            lines.append(f"stages from {cost.measured} on inferred from the one before, by parameters and pixels")
+        return "\n".join(lines)
 
-    def training_done(self) -> bool:
-        """True when no epoch is left; asked at the beginning of a fit and after each epoch."""
-        return self.epochs_left() <= 0
+    def finished(self, epochs: int) -> bool:
+        """See `GenerativeModule.finished`."""
+        return epochs >= self._stage_ends[-1]
 
     def on_train_start(self) -> None:
-        if self.training_done():  # a finished run that is resumed would train one epoch more (P 6.12)
+        if self.finished(self.current_epoch):  # a finished run that is resumed would train one epoch more (P 6.12)
             self.trainer.should_stop = True
         else:
             self._sync_stage()
@@ -153,14 +181,67 @@ class PyramidModule(GenerativeModule):
         super().on_train_epoch_start()
         self._sync_stage()
 
+    def on_train_batch_end(self, outputs: Any, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.trainer.is_last_batch:  # before validation and checkpoints look at the weights
+            if self.trainer.world_size > 1:
+                self._average_statistics()
+            self._require_finite_weights()
+
     def on_train_epoch_end(self) -> None:
-        if self.epochs_left() <= 1 or self.training_done():
+        done = self.finished(self.current_epoch + 1)
+        if done or self.stage_at(self.current_epoch + 1) != self.stage:
+            self._warn_if_constant()
+        if done:
             self.trainer.should_stop = True
+
+    def _average_statistics(self) -> None:
+        """Batch norm's running statistics are those of each rank's own batches; all ranks get their mean (P 4.1).
+
+        Once an epoch: they are moving averages, so that the mean at the end is that of averaging after each step.
+        """
+        norms = [m for part in self.stage_modules(self.stage) for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
+        statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None]
+        if statistics:
+            means = self.trainer.strategy.reduce(torch.cat(statistics), reduce_op="mean")
+            for own, mean in zip(statistics, means.split([s.numel() for s in statistics]), strict=True):
+                own.copy_(mean)
+
+    def _require_finite_weights(self) -> None:
+        states = [tensor for part in self.stage_modules(self.stage) for tensor in part.state_dict().values()]
+        if not torch.stack([tensor.isfinite().all() for tensor in states]).all():
+            for callback in self.trainer.checkpoint_callbacks:
+                callback.save_on_exception = False  # the last checkpoint is one that a run can go on from
+            raise FloatingPointError(
+                f"{self.stage_name}: weights have become infinite or NaN in epoch {self.current_epoch}, so nothing more can "
+                f"be learnt. What helps: smaller learning rates, trainer.precision=32-true, {self.remedy}"
+            )
+
+    def _warn_if_constant(self) -> None:
+        """The stages above cannot repair one that has collapsed. Draws nothing from the training's random state."""
+        known = self.trainer.datamodule.sets()["image"]
+        images = torch.stack([known[i] for i in range(min(len(known), 8))]).to(self.device)
+        with sampling_mode(self, 0):
+            shown = self.stage_images(images), resize(images, self.sizes[min(self.stage, len(self.sizes) - 1)])
+        contrast, wanted = (float(pictures.std((2, 3)).mean()) for pictures in shown)
+        if not contrast >= CONSTANT * wanted:
+            rank_zero_warn(
+                f"{self.stage_name} gives nearly constant images (contrast {contrast:.3f}, the training images have "
+                f"{wanted:.3f}). What helps: {self.remedy}"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["stage"] = self.stage
+        checkpoint["stage_ends"] = self._stage_ends
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.stage = checkpoint["stage"]
+        ended = checkpoint.get("stage_ends", self._stage_ends)[: self.stage]
+        if ended != self._stage_ends[: self.stage] or self.stage_at(checkpoint["epoch"]) != self.stage:
+            raise ValueError(
+                f"module.epochs_per_stage would change the past: stage {self.stage} has reached epoch {checkpoint['epoch']} "
+                f"and the stages before it ended after {ended} epochs; with the present setting stages end after "
+                f"{self._stage_ends}"
+            )

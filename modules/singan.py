@@ -2,11 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.utils.data import Dataset
@@ -16,10 +14,9 @@ from modules.losses.penalties import gradient_penalty
 from modules.networks.singan import NoisePyramid, valid_stack
 from modules.ops.clusters import kmeans
 from modules.ops.images import resize
+from modules.ops.patches import nearest
 from modules.ops.scales import scale_sizes
 from modules.pyramid import PyramidModule
-
-CONSTANT = 0.05  # a scale whose output has less than this share of the image's contrast is reported
 
 
 class SinGAN(PyramidModule):
@@ -48,6 +45,10 @@ class SinGAN(PyramidModule):
         weight_reconstruction: alpha; 100 for super-resolution. `weight_gp`: lambda of the pixel-wise penalty.
         decay_at: share of a stage after which both learning rates are a tenth.
     """
+
+    remedy = (
+        "another seed, module.norm=batch, smaller module.lr_d and module.lr_g, a larger module.min_size, more iterations"
+    )
 
     def __init__(
         self,
@@ -101,10 +102,8 @@ class SinGAN(PyramidModule):
         if hp.paint_scale is not None:
             self._check_scale("paint_scale", hp.paint_scale, 1)
 
-    def setup(self, stage: str) -> None:
-        if stage != "fit":
-            return
-        images = self.trainer.datamodule.sets()["image"]
+    def check_data(self, sets: Mapping[str, Dataset]) -> None:
+        images = sets["image"]
         if len(images) != 1:
             raise ValueError(
                 f"SinGAN learns from one image, and datamodule gives {len(images)} (mirrored ones count): choose one by "
@@ -129,17 +128,6 @@ class SinGAN(PyramidModule):
         rates, betas = (self.hparams.lr_g, self.hparams.lr_d), tuple(self.hparams.betas)
         parts = zip(self.stage_modules(stage), rates, strict=True)
         return [Adam(part.parameters(), rate, betas, fused=True) for part, rate in parts]
-
-    def stage_work(self, stage: int, batch_size: int) -> list[tuple[nn.Module, Tensor, float]]:
-        d_steps, g_steps = self.hparams.d_steps, self.hparams.g_steps
-        passes = dict.fromkeys(range(stage + 1), d_steps * batch_size)
-        passes[stage] += 3 * g_steps * (batch_size + 1)
-        sizes = self.pyramid.canvas_sizes
-        examples = [torch.zeros(1, 3, *self.pyramid.padded(size)) for size in sizes]
-        work = [(self.pyramid.generators[s].body, examples[s], number) for s, number in passes.items()]
-        # The real image, fakes and the penalty (9, as measured) with backward; fakes without the critic's own gradient.
-        critic = d_steps * (3 + 12 * batch_size) + g_steps * 2 * batch_size
-        return [*work, (self.discriminators[stage], torch.zeros(1, 3, *sizes[stage]), critic)]
 
     @property
     def _trained(self) -> int:
@@ -176,9 +164,18 @@ class SinGAN(PyramidModule):
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
         """The training image from its fixed noise, once for each of `images` and at their size. There is no encoder: what
-        `images` show does not matter, see `inject`."""
-        image = resize(self.pyramid.reconstruction(self._trained), images.shape[-2:])
-        return image.clamp(-1, 1).expand(len(images), -1, -1, -1)
+        `images` show does not matter, see `inject`; but of a tiling, an image of a tile's aspect gets the tile nearest to it.
+        """
+        size = tuple(images.shape[-2:])
+        image = self.pyramid.reconstruction(self._trained).clamp(-1, 1)
+        aspect = math.log(size[0] / size[1])
+        own, whole = (abs(aspect - math.log(height / width)) for height, width in (self.image_size, self.canvas))
+        if own >= whole:  # always without tiles
+            return resize(image, size).expand(len(images), -1, -1, -1)
+        rows, columns = self.hparams.tiles
+        bands = resize(image, (rows * size[0], columns * size[1])).split(size[0], 2)
+        tiles = torch.cat([tile for band in bands for tile in band.split(size[1], 3)])
+        return tiles[nearest(images.flatten(1), tiles.flatten(1))[1]]
 
     @torch.no_grad()
     def enlarge(self, images: Tensor, factor: float) -> Tensor:
@@ -254,14 +251,15 @@ class SinGAN(PyramidModule):
         self._set_rates(batch_idx)
         if n == 0 and hp.resample_zstar:
             self._draw_zstar(batch_idx + 1)
-        noise = self.pyramid.draw_noise(n, number, self.pyramid.canvas_sizes[n])
-        rest = self.pyramid.rest_noise(n)
+        generator, amplitude = self.pyramid.generators[n], self.pyramid.noise_amplitudes[n]
+        noise = amplitude * self.pyramid.draw_noise(n, number, self.pyramid.canvas_sizes[n])
+        rest = amplitude * self.pyramid.rest_noise(n)
         inputs = self._draw_inputs(number)
 
         with self.toggled_optimizer(d_opt):
             for images in inputs:
                 with torch.no_grad():
-                    fakes = self.pyramid.generate(n, noise, images)
+                    fakes = generator(noise, images)
                 loss_critic = wasserstein_d(critic(self._real), critic(fakes))
                 loss_gp = gradient_penalty(critic, self._real.expand_as(fakes), fakes)
                 self.optimize(d_opt, loss_critic + hp.weight_gp * loss_gp)
@@ -269,9 +267,9 @@ class SinGAN(PyramidModule):
         with self.toggled_optimizer(g_opt):
             for _ in range(hp.g_steps):
                 # Paper's code: one fake for all steps, which fails since torch 1.5; here: made anew from the same noise.
-                fakes = self.pyramid.generate(n, noise, inputs[-1])
+                fakes = generator(noise, inputs[-1])
                 loss_adversarial = wasserstein_g(critic(fakes))
-                loss_reconstruction = F.mse_loss(self.pyramid.generate(n, rest, self._rest_input), self._real)
+                loss_reconstruction = F.mse_loss(generator(rest, self._rest_input), self._real)
                 loss = loss_adversarial + hp.weight_reconstruction * loss_reconstruction
                 self.optimize(g_opt, loss)
 
@@ -291,36 +289,6 @@ class SinGAN(PyramidModule):
         for optimizer, rate in zip(self.current_optimizers(), (self.hparams.lr_g, self.hparams.lr_d), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = factor * rate
-
-    def on_train_batch_end(self, outputs: Any, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        super().on_train_batch_end(outputs, batch, batch_idx)
-        if self.trainer.is_last_batch and self.trainer.world_size > 1:  # before validation and checkpoints read them
-            self._average_statistics()
-
-    def _average_statistics(self) -> None:
-        """Batch norm's statistics are those of each rank's own noise; all ranks get their mean (P 4.1)."""
-        buffers = [b for part in self.stage_modules(self.stage) for b in part.buffers() if b.is_floating_point()]
-        if buffers:
-            mean = self.trainer.strategy.reduce(torch.cat([b.flatten() for b in buffers]), reduce_op="mean")
-            for buffer, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
-                buffer.copy_(part.view_as(buffer))
-
-    def on_train_epoch_end(self) -> None:
-        if self.epochs_left() <= 1 or self.stage_at(self.current_epoch + 1) != self.stage:
-            self._warn_if_constant()
-        super().on_train_epoch_end()
-
-    def _warn_if_constant(self) -> None:
-        """The scales above cannot repair one that has collapsed."""
-        self.eval()
-        contrast, wanted = (float(image.std((2, 3)).mean()) for image in (self.sample(1), self._real))
-        self.train()
-        if contrast < CONSTANT * wanted:
-            rank_zero_warn(
-                f"{self.stage_name} gives a nearly constant image (contrast {contrast:.3f}, the training image has "
-                f"{wanted:.3f}). What helps: another seed, module.norm=batch, smaller module.lr_d and module.lr_g, a larger "
-                f"module.min_size, more iterations"
-            )
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:

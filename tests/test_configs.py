@@ -1,15 +1,27 @@
 """The way from words and files to objects: order, types, and what a user reads after a mistake."""
 
+import inspect
+import os
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from omegaconf import OmegaConf
 
-from configs.build import build, check
+import train
+from configs.build import OWN, build, check
 from configs.environment import choose_wandb_mode, use_sleeping_threads
 from configs.loader import MAPPING, ConfigError, load_config, nearest, nodes
+from configs.mistakes import is_mistake
+from configs.signatures import signature_of
+from configs.values import converted, out_of_range
+from datamodules.base import check_image_size
+from modules.fewgan import FewGAN
+from modules.ops.scales import proportional_size
 
 ROOT = Path(__file__).parent.parent
 YAMLS = sorted(path for path in ROOT.glob("configs/*.yaml") if path.name != "base.yaml")
@@ -226,9 +238,150 @@ def test_every_shipped_configuration_fits_its_classes(path, monkeypatch):
 
 
 def test_configs_import_neither_torch_nor_lightning():
-    code = "import sys, configs.build, train; print({'torch', 'lightning', 'wandb'} & set(sys.modules))"
+    code = "import sys, configs.build, train, evaluate, sweep; print({'torch', 'lightning', 'wandb'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+# --- signatures, values, mistakes -------------------------------------------------------------------------------------
+
+
+def class_paths() -> list[str]:
+    """All that the shipped YAML files name."""
+    texts = [path.read_text() for path in ROOT.glob("configs/**/*.yaml")]
+    return sorted({name for text in texts for name in re.findall(r"^\s*class_path: (\S+)", text, re.M) if name.startswith(OWN)})
+
+
+@pytest.mark.parametrize("class_path", class_paths())
+def test_the_signature_in_the_source_is_that_of_the_class(class_path: str) -> None:
+    module, name = class_path.rsplit(".", 1)
+    real = inspect.signature(getattr(import_module(module), name)).parameters
+    read = signature_of(class_path).parameters
+    assert [(p.name, p.kind) for p in read.values()] == [(p.name, p.kind) for p in real.values()]
+    for key, parameter in real.items():
+        known = read[key].default is not ...
+        assert read[key].default == parameter.default if known else parameter.default is not parameter.empty, key
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            assert read[key].annotation in (parameter.annotation, Any), key
+
+
+def test_a_class_without_a_constructor_has_that_of_its_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("configs.signatures.ROOT", tmp_path)
+    (tmp_path / "modules").mkdir()
+    source = "class First:\n    def __init__(self, a: int, /, b: 'list[int]' = C, *, c=None): ..."
+    write(tmp_path / "modules", "first.py", source)
+    source = "from modules.first import First\nfrom os import Any\nclass Other(Any): ...\nclass Second(First): ...\n"
+    source += "class Third(Second): ...\n"
+    write(tmp_path / "modules", "second.py", source)
+    parameters = signature_of("modules.second.Third").parameters
+    assert [(p.name, p.default) for p in parameters.values()] == [("a", inspect.Parameter.empty), ("b", ...), ("c", None)]
+    with pytest.raises(TypeError, match="modules.second.Other"):
+        signature_of("modules.second.Other")
+
+
+@pytest.mark.parametrize(
+    ("hint", "fitting", "others"),
+    [
+        (int, [(3, 3), (-1, -1)], [True, 3.0, "3", None, [3]]),
+        (float, [(3, 3.0), (0.5, 0.5), (float("inf"), float("inf"))], [True, "0.5", None, float("nan")]),
+        (bool, [(True, True)], [1, 0, "yes", None]),
+        (str, [("3", "3")], [3, None, ["a"]]),
+        (int | None, [(3, 3), (None, None)], [3.5, "None"]),
+        (float | None, [(3, 3.0)], [[3]]),
+        (str | int | None, [("3", "3"), (3, 3)], [3.5]),
+        (int | list[int], [(3, 3), ([3, 4], [3, 4])], [[3, "4"], {"a": 3}, 3.5]),
+        (list[int], [([], [])], [3, (3,), [3.5]]),
+        (tuple[int, int], [([3, 4], (3, 4))], [[3], [3, 4, 5], [3, "4"]]),
+        (tuple[float, ...], [([3, 4], (3.0, 4.0)), ([], ())], [["a"]]),
+        (dict, [({"a": 1}, {"a": 1})], [[1]]),
+        (Literal["min", "max"], [("min", "min")], ["mean", None]),
+        (Literal[1], [(1, 1)], [True]),
+        (Path, [], ["a"]),
+        (Any, [(3, 3), (None, None)], []),
+    ],
+)
+def test_values_are_of_the_type_of_the_parameter(hint: Any, fitting: list, others: list) -> None:
+    for given, expected in fitting:
+        assert converted(given, hint) == expected and type(converted(given, hint)) is type(expected)
+    for given in others:
+        with pytest.raises(ValueError):
+            converted(given, hint)
+
+
+@pytest.mark.parametrize("class_path", class_paths())
+def test_every_default_is_within_the_range_of_its_name(class_path: str) -> None:
+    parameters = signature_of(class_path).parameters.values()
+    assert not {p.name: out_of_range(p.name, p.default) for p in parameters if out_of_range(p.name, p.default)}
+
+
+def raised(function, *arguments) -> Exception:
+    with pytest.raises(Exception) as caught:
+        function(*arguments)
+    return caught.value
+
+
+def test_what_the_project_refuses_is_a_mistake_and_what_breaks_is_not() -> None:
+    assert is_mistake(raised(check_image_size, [1]))
+    assert is_mistake(raised(load_config, ["seed"]))
+    assert is_mistake(raised(open, "no such file"))
+    assert not is_mistake(raised(proportional_size, (1,), (2, 2), (1, 1)))  # a zip of unequal parts, in the project
+    assert not is_mistake(raised(import_module("torch").ones, 2, -3))
+    assert not is_mistake(raised(int, "x"))
+
+
+MISTAKE, FAULT = lambda _: check_image_size([1]), lambda _: proportional_size((1,), (2, 2), (1, 1))  # noqa: E731
+
+
+@pytest.mark.parametrize(("broken", "code"), [(MISTAKE, 2), (FAULT, None)], ids=["mistake", "fault"])
+def test_a_mistake_found_late_is_one_line_and_a_fault_has_its_traceback(broken, code, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(FewGAN, "on_train_epoch_start", broken)
+    words = ["configs/fewgan.yaml", "datamodule.class_path=datamodules.synthetic.SyntheticDataModule",
+             "datamodule.image_size=[16,20]", "module.min_size=8", "module.width=4", "logger.wandb=null", "callbacks.images=null", "callbacks.metrics=null",
+             "trainer.accelerator=cpu", "trainer.devices=1", f"run_dir={tmp_path}/run"]  # fmt: skip
+    if code is None:
+        with pytest.raises(ValueError, match="zip"):
+            train.main(words)
+    else:
+        assert train.main(words) == code
+        assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: image_size must be")]
+    assert '"status": "failed"' in (tmp_path / "run/run.json").read_text()
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def cpu_seconds(*words: str) -> float:
+    """Of a whole Python process; the machine may do other things meanwhile."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL, env=environment)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.slow
+def test_help_and_the_configuration_of_a_dry_run_come_well_before_torch_could() -> None:
+    to_the_plan = "import sys, train; train.prepare = lambda *_: sys.exit(0); train.main(['configs/fewgan.yaml', '--dry-run'])"
+    calls = {
+        "torch": ["-c", "import torch"],
+        "train": ["train.py", "--help"],
+        "evaluate": ["evaluate.py", "--help"],
+        "sweep": ["sweep.py", "--help"],
+        "configuration": ["-c", to_the_plan],
+        "grid": ["sweep.py", "configs/fewgan.yaml", "seed=0,1", "run_dir=out/nowhere", "--dry-run"],
+    }
+    rounds = [{name: cpu_seconds(*words) for name, words in calls.items()} for _ in range(2)]
+    best = {name: min(times[name] for times in rounds) for name in calls}
+    assert all(best[name] < best["torch"] for name in calls if name != "torch"), best
+
+
+def test_a_dry_run_imports_little_more_than_lightning() -> None:
+    code = "import sys, train; train.main(sys.argv[1:]); print('#', {'wandb', 'lpips', 'kornia'} & set(sys.modules))"
+    words = ["configs/fewgan.yaml", "datamodule.image_size=[48,64]", "module.width=8", "--dry-run"]
+    result = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, timeout=1800)
+    assert result.stdout.endswith("# set()\n"), result.stdout[-200:] + result.stderr
 
 
 # --- environment ------------------------------------------------------------------------------------------------------

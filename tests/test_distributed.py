@@ -1,16 +1,27 @@
-"""Two processes with half of the batch each train as one process with the whole batch."""
+"""Several gloo processes train as one process with the joined batch, on the same images, each with noise of its own."""
+
+import hashlib
+import math
+from collections import Counter
 
 import lightning
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from datamodules.synthetic import SyntheticDataModule
+from datamodules.sampler import EpochSampler, JoinedSampler
+from datamodules.synthetic import DrawnImages, SyntheticDataModule
 from modules.base import GenerativeModule
 from modules.fewgan import FewGAN
+from modules.hpvaegan import HPVAEGAN
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
+from modules.singan import SinGAN
+
+JOINED = 4  # images in a step, over all processes
+SAMPLES = 8  # in an epoch
 
 
 class Toy(GenerativeModule):
@@ -21,7 +32,6 @@ class Toy(GenerativeModule):
         self.generator = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Softplus(), nn.Conv2d(4, 3, 1)).double()
         self.discriminator = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Softplus(), nn.Conv2d(4, 1, 1)).double()
         self.generator[2].requires_grad_(False)
-        self.reduced = []
 
     def configure_optimizers(self):
         return [torch.optim.Adam(self.generator.parameters(), 0.01), torch.optim.SGD(self.discriminator.parameters(), 0.1)]
@@ -38,77 +48,264 @@ class Toy(GenerativeModule):
         self.optimize(g_opt, wasserstein_g(self.discriminator(fakes)), clip_norm=0.5)
 
 
-class Count(lightning.Callback):
-    """Counts the numbers that go through `strategy.reduce` for each step, and keeps every rank's weights."""
+class Drawings(SyntheticDataModule):
+    """Sets whose images have the default dtype; batches are float32 and Lightning's to convert."""
 
-    def __init__(self, folder):
-        self.folder, self.counts = folder, []
+    def load_sets(self):
+        sets = super().load_sets()
+        for images in sets.values():
+            images.__class__ = DrawingsOfDefaultType
+        return sets
+
+
+class DrawingsOfDefaultType(DrawnImages):
+    def __getitem__(self, index):
+        return super().__getitem__(index).to(torch.get_default_dtype())
+
+
+def few_gan(ranks, exact):
+    sizes = {"min_size": 8, "scale_factor": 0.45, "num_codes": 16, "code_dim": 4, "width": 8, "depth": 2}
+    prior = {"prior_width": 8, "prior_layers": 2, "prior_dropout": 0.0 if exact else 0.1,
+             "prior_batch_size": JOINED // ranks if exact else 64}
+    return FewGAN([16, 20], 1, lr_g=1e-3, betas=(0.0, 0.9), **sizes, **prior)
+
+
+def sin_gan(ranks, exact):
+    sizes = {"min_size": 8, "scale_factor": 0.45, "width": 8, "depth": 2, "d_steps": 2, "g_steps": 2}
+    return SinGAN([16, 20], 1, norm="none" if exact else "batch", **sizes)
+
+
+def hp_vae_gan(ranks, exact):
+    sizes = {"min_size": 8, "scale_factor": 0.7, "vae_levels": 2, "latent_dim": 6, "width": 8, "depth": 2}
+    module = HPVAEGAN([16, 20], 1, **sizes)
+    for part in list(module.modules()) if exact else ():
+        if isinstance(part, nn.Sequential):
+            for name, layer in part.named_children():
+                if isinstance(layer, nn.BatchNorm2d):
+                    part[int(name)] = nn.Identity()
+    return module
+
+
+METHODS = {"fewgan": (few_gan, {}), "singan": (sin_gan, {"image": 0}), "hpvaegan": (hp_vae_gan, {})}
+
+
+class JoinedDraws(TorchFunctionMode):
+    """Random numbers of a step as one process with the joined batch draws them, of which each rank gets its samples' part.
+
+    The k-th sample of rank r of W is sample k * W + r of the joined batch; a draw holds one or more such batches in a row.
+    """
+
+    def __init__(self, key, batch_size, ranks, rank):
+        super().__init__()
+        self.key, self.batch_size, self.ranks, self.rank, self.calls = key, batch_size, ranks, rank, 0
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        if function is torch.Tensor.float:
+            return arguments[0]  # losses go up to 32 bits, not down to them
+        if function not in (torch.rand, torch.randn, torch.randn_like, torch.randint):
+            return function(*arguments, **(keywords or {}))
+        if function is torch.randn_like:
+            function, shape = torch.randn, arguments[0].shape
+        elif function is torch.randint:
+            function, shape = (lambda *size, generator: torch.randint(arguments[0], size, generator=generator)), arguments[1]
+        else:
+            shape = arguments
+        self.calls += 1
+        digest = hashlib.sha256(f"{self.key} {self.calls}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        whole = function(shape[0] // self.batch_size, self.ranks * self.batch_size, *shape[1:], generator=generator)
+        return whole[:, self.rank :: self.ranks].reshape(shape)
+
+
+class SeenDraws(TorchFunctionMode):
+    """Keeps a digest of everything that is drawn."""
+
+    def __init__(self, digests):
+        super().__init__()
+        self.digests = digests
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        drawn = function(*arguments, **(keywords or {}))
+        if function in (torch.rand, torch.randn, torch.randn_like, torch.randint):
+            self.digests.append(hashlib.sha256(drawn.numpy().tobytes()).hexdigest())
+        return drawn
+
+
+class Witness(lightning.Callback):
+    """Writes down for each rank its weights, draws and images, and how many numbers went through `strategy.reduce`."""
+
+    def __init__(self, folder, exact):
+        self.folder, self.exact = folder, exact
+        self.counts, self.draws, self.indices = [], [], []
 
     def on_fit_start(self, trainer, module):
-        reduce = trainer.strategy.reduce
+        reduce, step = trainer.strategy.reduce, module.training_step
 
-        def counted(tensor, *arguments, **keywords):
+        def counted_reduce(tensor, *arguments, **keywords):
             self.counts.append(tensor.numel())
             return reduce(tensor, *arguments, **keywords)
 
-        trainer.strategy.reduce = counted
+        def watched_step(batch, batch_idx):
+            self.indices.append(batch["index"].tolist())
+            key, place = (trainer.current_epoch, batch_idx), (trainer.world_size, trainer.global_rank)
+            with JoinedDraws(key, len(batch["index"]), *place) if self.exact else SeenDraws(self.draws):
+                step(batch, batch_idx)
+
+        trainer.strategy.reduce, module.training_step = counted_reduce, watched_step
 
     def on_train_end(self, trainer, module):
-        torch.save((dict(module.state_dict()), self.counts), self.folder / f"{trainer.global_rank}.pt")
+        state = {"weights": dict(module.state_dict()), "optimizers": [o.state_dict() for o in trainer.optimizers]}
+        record = {**state, "counts": self.counts, "draws": self.draws, "indices": self.indices}
+        torch.save(record, self.folder / f"{trainer.global_rank}.pt")
 
 
-def fit(make, folder, devices, epochs, **data):
-    lightning.seed_everything(0, verbose=False)
-    module = make()
-    strategy = DDPStrategy(start_method="fork", process_group_backend="gloo") if devices > 1 else "auto"
-    batches = SyntheticDataModule([16, 20], batch_size=4 // devices, samples_per_epoch=16, num_images=5, **data)
+def fit(module, folder, ranks=1, epochs=-1, exact=False, **data):
+    """Trains on drawn images; the records of all ranks. `exact`: in 64 bits and with the draws of the joined batch."""
     folder.mkdir()
+    strategy = DDPStrategy(start_method="fork", process_group_backend="gloo") if ranks > 1 else "auto"
+    keys = {"batch_size": JOINED // ranks, "samples_per_epoch": SAMPLES, "num_images": 5, **data}
     trainer = lightning.Trainer(
-        accelerator="cpu", devices=devices, strategy=strategy, max_epochs=epochs, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, callbacks=[Count(folder)],
+        accelerator="cpu", devices=ranks, strategy=strategy, max_epochs=epochs, logger=False,
+        precision="64-true" if exact else "32-true", limit_val_batches=0, num_sanity_val_steps=0,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[Witness(folder, exact)],
     )  # fmt: skip
-    trainer.fit(module, batches)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(devices)]
+    torch.set_default_dtype(torch.float64 if exact else torch.float32)  # also outside of steps
+    try:
+        trainer.fit(module, Drawings([16, 20], **keys))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
+
+
+def make(name, ranks, exact):
+    lightning.seed_everything(0, verbose=False)
+    return METHODS[name][0](ranks, exact)
 
 
 def largest_difference(first, second):
+    """Of two state dictionaries; 0 only for equal ones, infinities included."""
+    assert first.keys() == second.keys()
     pairs = [(first[k].double(), second[k].double()) for k in first]
-    return max(((a - b).abs().max().item() for a, b in pairs if not torch.equal(a, b)), default=0)  # equal: also inf
+    return max((float((a - b).abs().max()) for a, b in pairs if not torch.equal(a, b)), default=0)
+
+
+def tensors(optimizer_states):
+    """Flat dictionary of everything that the optimizers remember."""
+    return {
+        f"{number}.{index}.{name}": torch.as_tensor(value)
+        for number, optimizer in enumerate(optimizer_states)
+        for index, values in optimizer["state"].items()
+        for name, value in values.items()
+    }
+
+
+def assert_ranks_equal(records):
+    for other in records[1:]:
+        assert largest_difference(records[0]["weights"], other["weights"]) == 0
+        assert largest_difference(tensors(records[0]["optimizers"]), tensors(other["optimizers"])) == 0
 
 
 def test_a_toy_on_two_processes_equals_the_joined_batch(tmp_path):
-    ((joined, _),) = fit(Toy, tmp_path / "one", devices=1, epochs=2)
-    (first, counts), (second, _) = fit(Toy, tmp_path / "two", devices=2, epochs=2)
-    assert largest_difference(first, second) == 0
-    assert largest_difference(first, joined) < 1e-12
-    initial = Toy().state_dict()
-    assert largest_difference(first, initial) > 0.01
-
-
-def test_only_gradients_of_the_stepped_parameters_are_reduced(tmp_path):
-    (_, counts), _ = fit(Toy, tmp_path / "two", devices=2, epochs=2)
+    lightning.seed_everything(0, verbose=False)
+    initial = {k: v.clone() for k, v in Toy().state_dict().items()}
+    runs = []
+    for ranks in (1, 2):
+        lightning.seed_everything(0, verbose=False)
+        runs.append(fit(Toy(), tmp_path / str(ranks), ranks, epochs=2))
+    (joined,), two = runs
+    assert_ranks_equal(two)
+    assert largest_difference(two[0]["weights"], joined["weights"]) < 1e-12
+    assert largest_difference(two[0]["weights"], initial) > 0.01
     toy = Toy()
     discriminator = sum(p.numel() for p in toy.discriminator.parameters())
     early = sum(p.numel() for p in toy.generator.parameters() if p.requires_grad)
     late = sum(p.numel() for p in toy.generator.parameters())
-    counts = [count for count in counts if count > 1]  # Lightning sends flags of one number
-    assert counts == [discriminator, early] * 4 + [discriminator, late] * 4
+    counts = [count for count in two[0]["counts"] if count > 1]  # Lightning sends flags of one number
+    assert counts == [discriminator, early] * 2 + [discriminator, late] * 2
 
 
-@pytest.mark.parametrize("epochs", [1, 3])
-def test_fewgan_on_two_processes_equals_the_joined_batch(tmp_path, epochs):
-    """Scale by scale, without the penalty, whose mixing factors are drawn on each rank; up to float32 rounding."""
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory):
+    """Records of one process with the joined batch, by method."""
+    records = {}
 
-    def make():
-        sizes = {"min_size": 8, "scale_factor": 0.45, "num_codes": 16, "code_dim": 4, "width": 8, "depth": 2}
-        return FewGAN([16, 20], 1, weight_gp=0.0, lr_g=1e-3, betas=(0.0, 0.9), prior_width=8, prior_layers=2, **sizes)
+    def get(name):
+        if name not in records:
+            folder = tmp_path_factory.mktemp(name) / "one"
+            records[name] = fit(make(name, 1, True), folder, exact=True, **METHODS[name][1])[0]
+        return records[name]
 
-    ((joined, _),) = fit(make, tmp_path / "one", devices=1, epochs=epochs)
-    (first, _), (second, _) = fit(make, tmp_path / "two", devices=2, epochs=epochs)
-    assert largest_difference(first, second) == 0
-    weights = {k: v for k, v in joined.items() if k.startswith("generators")}
-    assert largest_difference(weights, first) < 2e-4
-    assert largest_difference(weights, make().state_dict()) > 0.01
+    return get
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("name", METHODS)
+def test_processes_equal_one_with_the_joined_batch(tmp_path, joined, name, ranks):
+    """All stages, penalties and noise included, without batch statistics; what the ranks exchange is counted, too."""
+    records = fit(make(name, ranks, True), tmp_path / "run", ranks, exact=True, **METHODS[name][1])
+    assert_ranks_equal(records)
+    assert largest_difference(records[0]["weights"], joined(name)["weights"]) < 1e-6
+    assert largest_difference(tensors(records[0]["optimizers"]), tensors(joined(name)["optimizers"])) < 1e-6
+    initial = make(name, ranks, True)
+    assert largest_difference(records[0]["weights"], initial.state_dict()) > 1e-3
+
+    stepped = [[own_count(o) for o in initial.stage_optimizers(stage)] for stage in range(initial.num_stages)]
+    rounds = {"singan": (2, 2)}.get(name, (1, 1))  # critic and generator steps
+    expected = []
+    for counts in stepped:
+        g, d = counts if len(counts) == 2 else (counts[0], None)
+        expected += ([d] * rounds[0] + [g] * rounds[1] if d else [g]) * (SAMPLES // JOINED)
+    assert [count for count in records[0]["counts"] if count > 1] == expected
+
+
+def own_count(optimizer):
+    return sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("name", METHODS)
+def test_ranks_stay_equal_and_draw_noise_of_their_own(tmp_path, name, ranks):
+    """As shipped, with batch statistics."""
+    records = fit(make(name, ranks, False), tmp_path / "run", ranks, **METHODS[name][1])
+    assert_ranks_equal(records)
+    draws = [record["draws"] for record in records]
+    assert len(draws[0]) > 4
+    together = [digest for drawn in draws for digest in drawn]
+    assert len(set(together)) == len(together)
+
+
+def spread(rows, size):
+    counts = Counter(rows)
+    assert set(counts) <= set(range(size))
+    return max(counts.values()) - (min(counts.values()) if len(counts) == size else 0)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 10, 37])
+def test_no_image_is_drawn_more_than_once_more_than_another(size, ranks):
+    """Over all ranks, in every epoch, after any number of steps and whatever a loader leaves out at the end."""
+    for samples, batch_size in [(4000, 4), (10, 1), (23, 2), (7, 3)]:
+        share = -(-samples // ranks)
+        for epoch in range(3):
+            parts = []
+            for rank in range(ranks):
+                sampler = JoinedSampler([EpochSampler(size, share * ranks, seed=1)], ranks, rank)
+                sampler.set_epoch(epoch)
+                parts.append([index for (index,) in sampler])
+            assert {len(part) for part in parts} == {share}
+            steps = share // batch_size
+            for seen in {1, steps // 2, steps} - {0}:
+                assert spread([i for part in parts for i in part[: seen * batch_size]], size) <= 1
+
+
+@pytest.mark.parametrize(("size", "ranks"), [(1, 2), (3, 4), (10, 2), (10, 4), (3, 2), (1, 4)])
+def test_processes_see_each_image_equally_often(tmp_path, size, ranks):
+    data = {"num_images": size, "samples_per_epoch": 13, "batch_size": 1}
+    records = fit(Toy(), tmp_path / "run", ranks, epochs=2, **data)
+    steps = math.ceil(13 / ranks)
+    for epoch in range(2):
+        rows = [i for record in records for batch in record["indices"][epoch * steps : (epoch + 1) * steps] for i in batch]
+        assert len(rows) == steps * ranks and spread(rows, size) <= 1
 
 
 def test_penalty_is_the_same_for_the_same_draws():

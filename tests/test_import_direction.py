@@ -7,31 +7,34 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OWN = ("train", "evaluate", "configs", "modules", "datamodules", "callbacks", "tests")
+OWN = ("train", "evaluate", "sweep", "configs", "modules", "datamodules", "callbacks", "tests")
 
 # A room (the longest name that a module's dotted name begins with), and what it may import of the project and of the stack.
 ROOMS = {
-    "train": ("configs callbacks.config_snapshot", "torch lightning omegaconf"),
+    "train": ("configs callbacks", "torch lightning omegaconf"),
     "evaluate": (
-        "configs callbacks.config_snapshot callbacks.metrics.card modules.ops.images",
-        "torch torchvision lightning omegaconf PIL",
+        "configs callbacks.config_snapshot callbacks.metrics.card modules.tasks.pictures",
+        "torch torchvision lightning omegaconf",
     ),
+    "sweep": ("configs", ""),
     "configs": ("configs", "omegaconf yaml"),
-    "datamodules": ("datamodules", "torch torchvision kornia lightning PIL numpy"),
+    "datamodules": ("datamodules", "torch torchvision kornia lightning PIL numpy imagehash"),
     "callbacks": ("callbacks modules.base modules.ops.images", "torch lightning torchmetrics omegaconf PIL numpy"),
+    "callbacks.resume": ("callbacks.config_snapshot configs.resume", "lightning omegaconf"),
     "callbacks.metrics": ("callbacks.metrics modules.ops", "torch torchvision torchmetrics lpips"),
     "modules": (
         "modules.base modules.pyramid modules.nonparametric modules.networks modules.losses modules.augment modules.ops",
         "torch lightning",
     ),
     "modules.base": ("modules.ops", "torch lightning"),
-    "modules.pyramid": ("modules.base modules.ops", "torch lightning"),
+    "modules.pyramid": ("modules.base modules.rehearsal modules.ops", "torch lightning"),
     "modules.nonparametric": ("modules.base modules.ops", "torch lightning"),
     "modules.networks": ("modules.networks modules.ops", "torch"),
     "modules.losses": ("modules.losses modules.ops", "torch kornia lpips"),
     "modules.augment": ("modules.augment modules.ops", "torch kornia"),
     "modules.ops": ("modules.ops", "torch torchvision kornia"),
     "modules.tasks": ("modules.tasks modules.base modules.ops", "torch torchvision kornia PIL numpy"),
+    "modules.tasks.pictures": ("modules.ops", "torch PIL numpy av"),
 }
 # Methods that build on another method, with the head of their family.
 FAMILIES: dict[str, str] = {}

@@ -1,5 +1,6 @@
 """train.py as a user calls it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -62,9 +63,10 @@ def run(tmp_path_factory):
 def test_a_run_leaves_what_it_promises(run):
     folder, result = run
     epochs = 5  # scales of 48 × 64 and the prior, one epoch each
-    assert {"config.yaml", "metrics.csv", "checkpoints", "images", "wandb"} <= {path.name for path in folder.iterdir()}
+    promised = {"config.yaml", "run.json", "metrics.csv", "checkpoints", "images", "wandb"}
+    assert promised <= {path.name for path in folder.iterdir()}
     names = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert names == [*(f"epoch_{epoch:04d}.ckpt" for epoch in range(epochs)), "last.ckpt"]
+    assert names == ["epoch_0004.ckpt", "last.ckpt", *(f"stage_{stage}.ckpt" for stage in range(epochs))]
     assert len((folder / "metrics.csv").read_text().splitlines()) > 2 * epochs
     pictures = {path.name for path in (folder / "images").iterdir()}
     assert {"samples_0004.png", "reconstruction_0004.png", "conditional_0000.png"} <= pictures
@@ -75,7 +77,9 @@ def test_a_run_leaves_what_it_promises(run):
 def test_without_a_key_the_run_is_offline_and_says_so_once(run):
     folder, result = run
     assert result.stdout.count("WANDB_MODE=offline") == 1
+    card = json.loads((folder / "run.json").read_text())
     assert len(list(folder.glob("wandb/offline-run-*/run-*.wandb"))) == 1
+    assert len(list(folder.glob(f"wandb/offline-run-*/run-{card['wandb_id']}.wandb"))) == 1
 
 
 def test_wandb_gets_the_pixels_of_the_pictures(run):
@@ -119,7 +123,11 @@ def test_two_processes_make_one_run(tmp_path):
     result = command(tmp_path / "run", "trainer.devices=2", "datamodule.samples_per_epoch=4", "datamodule.batch_size=1",
                      "callbacks.metrics=null")  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert len(list((tmp_path / "run/wandb").glob("offline-run-*"))) == 1
+    card = json.loads((tmp_path / "run/run.json").read_text())
+    assert [path.name.partition("fewgan")[1:] for path in (tmp_path / "run/wandb").glob("offline-run-*")] == [
+        card["wandb_id"].partition("fewgan")[1:]
+    ]
+    assert card["world_size"] == 2 and card["status"] == "finished" and len(card["starts"]) == 1
     assert result.stdout.count("WANDB_MODE=offline") == result.stdout.count("Done.") == 1
     assert len([line for line in result.stdout.splitlines() if line.startswith("epoch ")]) == 5
     assert len(list((tmp_path / "run/images").glob("conditional_*.png"))) == 5
@@ -182,7 +190,7 @@ def test_a_mistake_is_reported_before_anything_is_written(case, tmp_path, capsys
 def test_a_checkpoint_of_another_setting_or_class_is_refused(run, tmp_path, capsys):
     last = run[0] / "checkpoints/last.ckpt"
     message = fails(capsys, words(tmp_path / "run", f"resume={last}", "module.width=9"))
-    assert str(last) in message and "(8," in message and "(9," in message
+    assert str(last) in message and "module.width: 8 → 9" in message
     content = torch.load(last, weights_only=True)
     torch.save({**content, "class_path": "modules.other.Other"}, tmp_path / "other.ckpt")
     message = fails(capsys, words(tmp_path / "run", f"resume={tmp_path / 'other.ckpt'}"))

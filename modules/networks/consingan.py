@@ -1,9 +1,13 @@
-"""ConSinGAN's networks (Hinz et al. 2021): a generator that grows in feature space, and a critic of patches."""
+"""ConSinGAN's networks (Hinz et al. 2021): a generator that grows in feature space, a critic of patches; and the random
+inputs of the generator beside plain noise: walks of noise, and changed images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from modules.ops.images import luma
 
 
 def conv(inputs: int, outputs: int) -> nn.Conv2d:
@@ -43,16 +47,18 @@ class GrowingGenerator(nn.Module):
         self.blocks = nn.ModuleList(conv_layers(width, width, num_layers, slope, batch_norm) for _ in range(num_stages))
         self.tail = nn.Sequential(conv(width, 3), nn.Tanh())
 
-    def input_shape(self, stage: int, size: tuple[int, int]) -> tuple[int, int, int]:
-        """Channels, height and width of a stage's input: an image or its like at stage 0, noise of features above."""
-        if stage == 0:
-            return 3, *size
+    def input_shapes(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+        """Channels, height and width of the stages' inputs: an image or its like at stage 0, noise of features above."""
         around = 2 * self.margin if self.enlarge else 0
-        return self.width, size[0] + around, size[1] + around
+        return [(3, *sizes[0]), *((self.width, height + around, width + around) for height, width in sizes[1:])]
 
     def encode(self, images: Tensor) -> Tensor:
         """Features [N, width, H, W] of stage 0 for images [N, 3, H, W] or noise."""
         return self.blocks[0](pad(self.head(pad(images, 1)), self.margin))
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Images in [-1, 1] of a stage's features."""
+        return self.tail(pad(features, 1))
 
     def forward(
         self,
@@ -62,20 +68,20 @@ class GrowingGenerator(nn.Module):
         detailed: Tensor | None = None,
         stage: int = 0,
     ) -> Tensor:
-        """Images in [-1, 1] of the last size, from the stages' `inputs` [N, *input_shape], sizes and amplitudes.
+        """Images in [-1, 1] of the last size, from the stages' `inputs` [N, *input_shapes[n]], sizes and amplitudes.
 
-        `detailed` is the image inputs[0] at the size of `stage` > 0: after that stage its features of stage 0 take the
-        place of those of inputs[0], with what the stages up to there have added.
+        `detailed` is the image inputs[0] at the size of `stage` > 0: what that stage's image lacks of it, as the difference
+        of their features of stage 0, is added there. Nothing is where the image has been reconstructed.
         """
-        features = coarse = self.encode(inputs[0])
+        features = self.encode(inputs[0])
         for n in range(1, len(inputs)):
             grown = upsample(features, sizes[n])
             inner = upsample(features, tuple(side + 2 * self.margin for side in sizes[n])) if self.enlarge else grown
             inner = inner + amplitudes[n] * inputs[n]
             features = grown + self.blocks[n](inner if self.enlarge else pad(inner, self.margin))
             if detailed is not None and n == stage:
-                features = features + self.encode(detailed) - upsample(coarse, sizes[n])
-        return self.tail(pad(features, 1))
+                features = features + self.encode(detailed) - self.encode(self.decode(features))
+        return self.decode(features)
 
 
 class ValidCritic(nn.Module):
@@ -98,3 +104,58 @@ def pad(images: Tensor, margin: int) -> Tensor:
 def upsample(features: Tensor, size: tuple[int, int]) -> Tensor:
     """Features at a larger size; not clamped, unlike `modules.ops.images.resize`."""
     return F.interpolate(features, size, mode="bicubic", align_corners=True)
+
+
+def random_walk(anchor: Tensor, alpha: float, beta: float, first_step: float = 0.01) -> Iterator[Tensor]:
+    """Endless z_0 = anchor, z_1, ...: z_{t+1} = alpha anchor + (1 - alpha) (z_t + beta (z_t - z_{t-1}) + (1 - beta) u).
+
+    u is Gaussian (SinGAN's animation, Rott Shaham et al. 2019; the first step is that of ConSinGAN's code).
+    """
+    before, now = anchor, torch.lerp(anchor, torch.randn_like(anchor), first_step)
+    yield before
+    while True:
+        yield now
+        moved = now + beta * (now - before) + (1 - beta) * torch.randn_like(anchor)
+        before, now = now, alpha * anchor + (1 - alpha) * moved
+
+
+def degrade(image: Tensor) -> Tensor:
+    """An image [3, H, W] with other brightness, colours, grey, noise (each with chance 0.25) and cut-outs (0.9).
+
+    Paper: transforms of a library with these chances; here: the like of them. Cut-outs become one random colour each.
+    """
+    chance = torch.rand(5).tolist()
+    if chance[0] < 0.25:
+        image = image * float(0.5 + torch.rand(())) + float(0.8 * torch.rand(()) - 0.4)
+    if chance[1] < 0.25:
+        image = image + (0.8 * torch.rand(3, 1, 1) - 0.4).to(image)
+    if chance[2] < 0.25:
+        image = luma(image.unsqueeze(0))[0].expand(3, -1, -1)
+    if chance[3] < 0.25:
+        image = image + float(0.3 * torch.rand(())) * torch.randn_like(image)
+    image = image.clamp(-1, 1)
+    for _ in range(int(torch.randint(1, 6, ())) if chance[4] < 0.9 else 0):
+        image[_random_place(image, _random_sides(image))] = (2 * torch.rand(3, 1, 1) - 1).to(image)
+    return image
+
+
+def move_tiles(image: Tensor) -> Tensor:
+    """An image [3, H, W] with one to five of its rectangles copied to other places."""
+    moved = image.clone()
+    for _ in range(int(torch.randint(1, 6, ()))):
+        sides = _random_sides(image)
+        moved[_random_place(image, sides)] = image[_random_place(image, sides)]
+    return moved
+
+
+def _random_sides(image: Tensor) -> list[int]:
+    """Height and width from an eighth to a third of an image's [3, H, W]."""
+    return [int(torch.randint(max(1, side // 8), max(1, side // 3) + 1, ())) for side in image.shape[-2:]]
+
+
+def _random_place(image: Tensor, sides: Sequence[int]) -> tuple[slice, ...]:
+    starts = [int(torch.randint(full - side + 1, ())) for full, side in zip(image.shape[-2:], sides, strict=True)]
+    return slice(None), *(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
+
+
+CHANGES = {"harmonization": (degrade, 0.0), "editing": (move_tiles, 0.1)}  # modes with images as inputs; noise on them

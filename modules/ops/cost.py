@@ -1,37 +1,45 @@
-"""Time and memory of a network, measured on one image, for the plan that is printed before training."""
+"""Memory in use, and time and memory in words."""
 
-import time
+import math
 
 import torch
-from torch import Tensor, nn
 
 
-def forward_cost(network: nn.Module, example: Tensor, repeats: int = 2) -> tuple[float, int]:
-    """Seconds and bytes kept for backward of one forward pass on `example` [1, C, H, W]; the fastest of `repeats` counts.
+class PeakMemory:
+    """By how many bytes memory has grown at its peak since the object was made: that of the GPU's tensors, else that of the
+    whole process as Linux counts it (nan elsewhere)."""
 
-    The network's buffers are not changed.
-    """
-    kept: dict[int, int] = {}
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device)
+        else:
+            _forget_peak()
+            self.before = _status("VmRSS")
 
-    def note(tensor: Tensor) -> Tensor:
-        if tensor.is_floating_point():
-            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-        return tensor
+    def growth(self) -> float:
+        """Bytes."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) - self.before
+        return _status("VmHWM") - self.before
 
-    seconds, training = float("inf"), network.training
-    network.eval()
-    for _ in range(repeats):
-        if example.is_cuda:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            output = network(example)
-        if example.is_cuda:
-            torch.cuda.synchronize()
-        seconds = min(seconds, time.perf_counter() - start)
-        del output
-    network.train(training)
-    return seconds, sum(kept.values())
+
+def _forget_peak() -> None:
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        pass  # the peak is that of the process since its start then
+
+
+def _status(key: str) -> float:
+    """A number of bytes that Linux notes about this process."""
+    try:
+        with open("/proc/self/status") as file:
+            return 1024 * float(file.read().split(f"{key}:")[1].split()[0])
+    except (OSError, IndexError):
+        return math.nan
 
 
 def human_time(seconds: float) -> str:
@@ -43,4 +51,6 @@ def human_time(seconds: float) -> str:
 
 def human_bytes(number: float) -> str:
     """Bytes as 12 MB or 3.4 GB."""
+    if math.isnan(number):
+        return "an unknown amount"
     return f"{number / 1e6:.0f} MB" if number < 1e9 else f"{number / 1e9:.1f} GB"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from modules.base import GenerativeModule, sampling_mode
-from modules.tasks.inputs import as_picture, blend, blending_mask, read_masked, require
+from modules.tasks.inputs import accepted, as_picture, blend, blending_mask, read_masked, require
 
 
 class Edit:
@@ -17,7 +17,8 @@ class Edit:
     Args:
         image: file with the edit already made; any size and mode.
         mask: file, white = the edited region; the image's aspect.
-        scale: where the image enters the model, 0 = coarsest; finer scales keep more of the edit.
+        scale: where the image enters the model, 0 = coarsest; finer scales keep more of the edit. None: the coarsest one
+            that the method takes an image at.
         size: [height, width] to work at; by default the image is scaled until its shorter side is the model's.
         dilation: radius of the disk that grows the mask, in pixels at a longer side of 250; scaled with the image.
         blur: sigma of the Gaussian that then softens the mask, same unit. Both as in SinGAN (Rott Shaham et al. 2019).
@@ -28,7 +29,7 @@ class Edit:
         self,
         image: str,
         mask: str,
-        scale: int = 0,
+        scale: int | None = None,
         size: list[int] | None = None,
         dilation: float = 20.0,
         blur: float = 5.0,
@@ -38,16 +39,13 @@ class Edit:
         self.dilation, self.blur, self.seed = dilation, blur, seed
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        image, soft, result = self.remake(module, "edit")
+        inject = require(module, "inject", "edit")
+        options = accepted(inject, "edit", scale=self.scale)
+        image, mask = read_masked(self.image, self.mask, module, self.size)
+        with sampling_mode(module, self.seed):
+            result = inject(image.to(module.device), **options).cpu()
+        soft = blending_mask(mask, self.dilation, self.blur)
         yield "00_input", image[0]
         yield "01_mask", as_picture(soft)
         yield "02_unmasked", result[0]
         yield "03_edited", blend(soft, result, image)[0]
-
-    def remake(self, module: GenerativeModule, task: str) -> tuple[Tensor, Tensor, Tensor]:
-        """The prepared image [1, 3, H, W], its softened mask [1, 1, H, W] and the image re-made by the model."""
-        inject = require(module, "inject", task)
-        image, mask = read_masked(self.image, self.mask, module, self.size)
-        with sampling_mode(module, self.seed):
-            result = inject(image.to(module.device), scale=self.scale).cpu()
-        return image, blending_mask(mask, self.dilation, self.blur), result

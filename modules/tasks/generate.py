@@ -15,6 +15,8 @@ class Generate:
     Args:
         num_images: how many.
         size: [height, width], any; the training size by default.
+        start_scale: scales below keep the training image's layout; larger values vary details only. For methods with noise
+            at every scale; SinGAN (Rott Shaham et al. 2019) shows 0 to 2.
         temperature: spread of the random choices, 1 as trained, below 1 safer. For methods that sample codes.
         top_k: only the k most likely codes are drawn. For methods that sample codes.
         batch_size: images made at once; it limits the memory.
@@ -25,6 +27,7 @@ class Generate:
         self,
         num_images: int = 8,
         size: list[int] | None = None,
+        start_scale: int | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         batch_size: int = 16,
@@ -32,7 +35,8 @@ class Generate:
     ) -> None:
         self.num_images = checked_number(num_images)
         self.size = checked_size(size) if size is not None else None
-        self.options = {"size": self.size, "temperature": temperature, "top_k": top_k}
+        choices = {"temperature": temperature, "top_k": top_k}
+        self.options = {"size": self.size, "start_scale": start_scale, **choices}
         self.batch_size = max(1, batch_size)
         self.seed = seed
 

@@ -9,14 +9,17 @@ from torch import Tensor
 from modules.base import GenerativeModule, sampling_mode
 from modules.ops.images import resize
 from modules.tasks.inputs import (
+    accepted,
     as_picture,
     blend,
     blending_mask,
+    dilate,
     read_image,
     read_masked,
     require,
     working_size,
 )
+from modules.tasks.paint import palette, quantize
 
 
 class Harmonize:
@@ -31,6 +34,9 @@ class Harmonize:
         object: instead of `mask`: file of an object with transparency, which is pasted here.
         position: [row, column] of its upper left corner in pixels of `image`; it may lie partly outside. None: the middle.
         object_size: [height, width] of the object in pixels of `image`; None: as in its file.
+        colors: before that, every pixel of the object gets the nearest of so many colours of the rest of the picture. Trained
+            generators have seen no others, and make of a strange one what they happen to: of orange in a picture without
+            red, magenta. None: not, as in the paper.
         scale, size, dilation, blur, seed: as in the task `edit`, with a tighter mask (released code of SinGAN).
     """
 
@@ -41,7 +47,8 @@ class Harmonize:
         object: str | None = None,
         position: list[int] | None = None,
         object_size: list[int] | None = None,
-        scale: int = 0,
+        colors: int | None = None,
+        scale: int | None = None,
         size: list[int] | None = None,
         dilation: float = 7.0,
         blur: float = 5.0,
@@ -55,19 +62,32 @@ class Harmonize:
             raise ValueError(f"task.position={list(position)}: expected [ROW,COLUMN] in pixels, for example [40,100]")
         if object_size is not None and (len(object_size) != 2 or min(object_size) < 1):
             raise ValueError(f"task.object_size={list(object_size)}: expected [HEIGHT,WIDTH] in pixels, for example [30,40]")
+        if colors is not None and colors < 1:
+            raise ValueError(f"task.colors={colors}: must be at least 1")
         self.image, self.mask, self.object, self.position = image, mask, object, position
-        self.object_size = None if object_size is None else tuple(object_size)
+        self.object_size, self.colors = None if object_size is None else tuple(object_size), colors
         self.scale, self.size, self.dilation, self.blur, self.seed = scale, size, dilation, blur, seed
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
         inject = require(module, "inject", "harmonize")
+        options = accepted(inject, "harmonize", scale=self.scale)
         image, mask, rest = self._read(module)
+        entering = image if self.colors is None else self._recoloured(image, mask, rest)
         with sampling_mode(module, self.seed):
-            result = inject(image.to(module.device), scale=self.scale).cpu()
+            result = inject(entering.to(module.device), **options).cpu()
         soft = blending_mask(mask, self.dilation, self.blur)
         yield "00_input", image[0]
         yield "01_mask", as_picture(soft)
         yield "02_harmonized", blend(soft, result, rest)[0]
+
+    def _recoloured(self, image: Tensor, mask: Tensor, rest: Tensor) -> Tensor:
+        """The picture with the object in colours of what is around it."""
+        grown = dilate(mask, 1)  # pixels at the edge mix the object with what is around
+        around = 1 - grown if self.object is None else torch.ones_like(mask)
+        if not around.any():
+            raise ValueError(f"task.colors={self.colors}: nothing is around the mask {self.mask} to take colours from")
+        colours = palette(rest.movedim(1, -1)[around[:, 0] > 0], self.colors, self.seed)
+        return torch.where(grown > 0, quantize(image, colours), image)
 
     def _read(self, module: GenerativeModule) -> tuple[Tensor, Tensor, Tensor]:
         """The picture with the object [1, 3, H, W], the object's mask [1, 1, H, W], and what is kept around the mask."""

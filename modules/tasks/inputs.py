@@ -199,12 +199,15 @@ def require_trained_sampler(module: GenerativeModule, task: str) -> None:
         raise ValueError(f"task {task}: this {name} cannot draw images yet, its training ended in {stage}")
 
 
-def methods_with(capability: str) -> list[str]:
-    """Names of the project's methods that have a capability."""
+def methods_with(capability: str, option: str | None = None) -> list[str]:
+    """Names of the project's methods that have a capability, and where given an option of it."""
     files = [entry.name for entry in pkgutil.iter_modules(modules.__path__) if not entry.ispkg]
     found = [value for name in files for value in vars(importlib.import_module(f"modules.{name}")).values()]
     methods = {value for value in found if isinstance(value, type) and issubclass(value, GenerativeModule)}
-    return sorted(method.__name__ for method in methods if _has(method, "sample") and _has(method, capability))
+    able = [method for method in methods if _has(method, "sample") and _has(method, capability)]
+    if option is not None:
+        able = [method for method in able if option in inspect.signature(getattr(method, capability)).parameters]
+    return sorted(method.__name__ for method in able)
 
 
 def _has(method: type, capability: str) -> bool:
@@ -219,7 +222,9 @@ def accepted(function: Callable[..., Any], task: str, **options: Any) -> dict[st
     for name in options:
         if name not in known:
             method = type(getattr(function, "__self__", function)).__name__
-            raise ValueError(f"task.{name}: {method}.{function.__name__}() has no such option; leave it out of {task}")
+            able = ", ".join(methods_with(function.__name__, name)) or "none so far"
+            lacking = f"task.{name}: {method}.{function.__name__}() has no such option"
+            raise ValueError(f"{lacking}; leave it out of {task}; methods that have it: {able}")
     return options
 
 

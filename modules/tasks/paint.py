@@ -46,7 +46,8 @@ class Paint:
         options = accepted(inject, "paint", scale=self.scale)
         drawing = entering = read_prepared(self.image, module, self.size)
         if self.colors is not None:
-            entering = quantize(drawing, palette(read_prepared(self.reference, module, None), self.colors, self.seed))
+            pixels = read_prepared(self.reference, module, None)[0].flatten(1).T
+            entering = quantize(drawing, palette(pixels, self.colors, self.seed))
         with sampling_mode(module, self.seed):
             result = inject(entering.to(module.device), **options).cpu()
         yield "00_input", drawing[0]
@@ -55,10 +56,10 @@ class Paint:
         yield "02_photograph", result[0]
 
 
-def palette(image: Tensor, colors: int, seed: int = 0) -> Tensor:
-    """`colors` colours [K, 3] of an image [1, 3, H, W] by k-means."""
-    # Released code: rows of three neighbouring values of one channel; here: channels last, so that a row is a colour.
-    return kmeans(image[0].flatten(1).T, colors, torch.Generator().manual_seed(seed))
+def palette(pixels: Tensor, colors: int, seed: int = 0) -> Tensor:
+    """`colors` colours [K, 3] of pixels [L, 3] by k-means."""
+    # Released code: rows of three neighbouring values of one channel; here: a row is a colour.
+    return kmeans(pixels, colors, torch.Generator().manual_seed(seed))
 
 
 def quantize(image: Tensor, colors: Tensor) -> Tensor:

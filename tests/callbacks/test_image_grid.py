@@ -154,13 +154,97 @@ def test_loggers_get_bytes_one_key_a_kind_and_the_step_of_the_losses(tmp_path):
 
 def test_other_ranks_draw_nothing(tmp_path):
     grid = ImageGrid()
-    trainer = SimpleNamespace(is_global_zero=False, current_epoch=0, default_root_dir=str(tmp_path), loggers=[])
+    trainer = SimpleNamespace(is_global_zero=False, current_epoch=0, max_epochs=1, default_root_dir=str(tmp_path), loggers=[])
     grid.on_train_epoch_end(trainer, None)
     grid.on_train_end(trainer, None)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("wrong", [{"num_images": 1}, {"every_n_epochs": 0}])
+class Staged(Toy):
+    """Stages of three epochs."""
+
+    def stage_at(self, epoch):
+        return epoch // 3
+
+    def finished(self, epochs):
+        return False
+
+
+def logged_epochs(logger):
+    return [step // 3 for _, _, step in logger.kept]  # three batches an epoch
+
+
+def test_loggers_get_ever_fewer_pictures_and_the_folder_all(tmp_path):
+    logger = Pictures()
+    fit(Toy(), tmp_path, [ImageGrid(num_images=2, log_growth=1.5)], epochs=12, logger=logger)
+    assert logged_epochs(logger) == [0, 1, 2, 4, 7, 11]  # drawings 1, 2, 3, 5, 8, 12: times 1.5, rounded up
+    assert len(list((tmp_path / "images").iterdir())) == 12
+
+
+def test_ends_of_stages_are_drawn_and_logged_in_any_case(tmp_path):
+    logger = Pictures()
+    fit(Staged(), tmp_path, [ImageGrid(num_images=2, every_n_epochs=5, log_growth=100)], epochs=11, logger=logger)
+    assert logged_epochs(logger) == [2, 4, 5, 8, 10]  # stages, the first drawing, the last epoch
+    drawn = sorted(int(file.stem.split("_")[1]) for file in (tmp_path / "images").iterdir())
+    assert drawn == [2, 4, 5, 8, 9, 10]
+
+
+@pytest.mark.parametrize("budget", ["count", "bytes"])
+def test_the_budget_is_kept_and_leaves_room_for_the_last_pictures(tmp_path, budget):
+    fit(Able(), tmp_path / "unlimited", [ImageGrid(num_images=4)], epochs=1)
+    a_round = sum(file.stat().st_size for file in (tmp_path / "unlimited/images").iterdir())
+    limit = {"max_pictures": 9} if budget == "count" else {"max_megabytes": 3.3 * a_round / 1e6}
+    logger = Pictures()
+    fit(Able(), tmp_path / "run", [ImageGrid(num_images=4, log_growth=1, **limit)], epochs=6, logger=logger)
+    assert logged_epochs(logger) == [0] * 3 + [1] * 3 + [5] * 3
+    assert len(list((tmp_path / "run/images").iterdir())) == 6 * 3
+
+
+def test_no_budget_logs_nothing_and_null_everything(tmp_path):
+    for limit, expected in ((0, []), (None, [0, 1, 2])):
+        logger = Pictures()
+        fit(Toy(), tmp_path, [ImageGrid(2, log_growth=1, max_pictures=limit, max_megabytes=limit)], epochs=3, logger=logger)
+        assert logged_epochs(logger) == expected
+
+
+class Cut(lightning.Callback):
+    """Ends the process' training as a kill does: nothing is written or drawn any more."""
+
+    def __init__(self, epoch, hook):
+        setattr(self, hook, lambda trainer, *rest: self.stop(trainer.current_epoch == epoch))
+
+    def stop(self, now):
+        if now:
+            raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_train_batch_start"])
+def test_a_resumed_run_draws_what_is_missing_and_counts_what_was_logged(tmp_path, hook):
+    """Cut off after the checkpoint of the second epoch, before (first case) or after its picture was made."""
+
+    def run(folder, epochs, logger, *more, checkpoint=None):
+        saver = lightning.pytorch.callbacks.ModelCheckpoint(folder, save_last=True, save_on_train_epoch_end=True)
+        grid = ImageGrid(num_images=2, log_growth=1)
+        trainer = lightning.Trainer(
+            accelerator="cpu", max_epochs=epochs, callbacks=[*more, grid, saver], logger=logger, default_root_dir=folder,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(Staged(), SyntheticDataModule(image_size=list(SIZE), samples_per_epoch=3), ckpt_path=checkpoint)
+        return grid
+
+    straight, first, second = Pictures(), Pictures(), Pictures()
+    expected = run(tmp_path / "straight", 4, straight).logged
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path / "parts", 4, first, Cut(2, hook))
+    grid = run(tmp_path / "parts", 4, second, checkpoint=tmp_path / "parts/last.ckpt")
+    assert grid.logged == expected and expected["pictures"] == 4
+    assert logged_epochs(first) + logged_epochs(second) == logged_epochs(straight) == [0, 1, 2, 3]
+    assert [step for _, _, step in first.kept + second.kept] == [2, 5, 8, 11]
+    for file in (tmp_path / "straight/images").iterdir():
+        assert file.read_bytes() == (tmp_path / "parts/images" / file.name).read_bytes()
+
+
+@pytest.mark.parametrize("wrong", [{"num_images": 1}, {"every_n_epochs": 0}, {"log_growth": 0.5}, {"max_pictures": -1}])
 def test_numbers_that_make_no_picture_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
         ImageGrid(**wrong)

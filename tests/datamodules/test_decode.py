@@ -86,7 +86,7 @@ def test_orientation_of_a_camera_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6
     image.save(tmp_path / "turned.png", exif=exif)
     assert pixels_of(tmp_path / "turned.png", (2, 1)) == [[RED], [(0, 0, 255)]]
-    assert probe(tmp_path / "turned.png", (2, 1)) == 1  # unturned it would be 2: one row enlarged to two
+    assert probe(tmp_path / "turned.png", (2, 1)).enlargement == 1  # unturned it would be 2: one row enlarged to two
 
 
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_first_frame_of_an_animation(tmp_path: Path) -> None:
 def test_same_size_keeps_exact_values(tmp_path: Path) -> None:
     values = torch.randint(0, 256, (5, 7, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     Image.frombytes("RGB", (7, 5), bytes(values.flatten().tolist())).save(tmp_path / "noise.png")
-    pixels, factor = decode((tmp_path / "noise.png").read_bytes(), tmp_path / "noise.png", (5, 7))
-    assert torch.equal(pixels, values.permute(2, 0, 1)) and factor == 1
+    pixels, treatment = decode((tmp_path / "noise.png").read_bytes(), tmp_path / "noise.png", (5, 7))
+    assert torch.equal(pixels, values.permute(2, 0, 1)) and treatment.enlargement == 1
 
 
 @pytest.mark.parametrize(("size", "columns"), [((4, 4), slice(4, 8)), ((4, 8), slice(2, 10)), ((4, 12), slice(0, 12))])
@@ -118,15 +118,15 @@ def test_shrinking_is_antialiased_and_keeps_the_mean(tmp_path: Path) -> None:
     board = torch.zeros(64, 64, dtype=torch.uint8)
     board[::2, ::2] = board[1::2, 1::2] = 255  # the finest chequerboard; point sampling would give all black or white
     Image.frombytes("L", (64, 64), bytes(board.flatten().tolist())).save(tmp_path / "board.png")
-    pixels, factor = decode((tmp_path / "board.png").read_bytes(), tmp_path / "board.png", (8, 8))
-    assert (pixels[:, 1:-1, 1:-1].float() - 127.5).abs().max() <= 2 and factor == 8 / 64
+    pixels, treatment = decode((tmp_path / "board.png").read_bytes(), tmp_path / "board.png", (8, 8))
+    assert (pixels[:, 1:-1, 1:-1].float() - 127.5).abs().max() <= 2 and treatment.enlargement == 8 / 64
 
 
 def test_enlargement_is_told(tmp_path: Path) -> None:
     Image.new("RGB", (10, 6)).save(tmp_path / "small.png")
     for size, factor in (((12, 20), 2.0), ((12, 12), 2.0), ((3, 5), 0.5), ((5, 1000), 100.0)):
-        assert decode((tmp_path / "small.png").read_bytes(), tmp_path / "small.png", size)[1] == pytest.approx(factor)
-        assert probe(tmp_path / "small.png", size) == pytest.approx(factor)
+        treatment = decode((tmp_path / "small.png").read_bytes(), tmp_path / "small.png", size)[1]
+        assert treatment.enlargement == pytest.approx(factor) and probe(tmp_path / "small.png", size) == treatment
 
 
 def broken_files(folder: Path) -> dict[str, bytes]:

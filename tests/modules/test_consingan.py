@@ -10,8 +10,8 @@ from PIL import Image
 import modules.consingan as consingan
 from datamodules.fewshot import FewShotDataModule
 from datamodules.synthetic import SyntheticDataModule
-from modules.consingan import ConSinGAN, RepeatedAdam, concurrent_sizes, degrade, move_tiles, random_walk
-from modules.networks.consingan import GrowingGenerator, ValidCritic
+from modules.consingan import ConSinGAN, RepeatedAdam, concurrent_sizes
+from modules.networks.consingan import GrowingGenerator, ValidCritic, degrade, move_tiles, random_walk
 
 TINY = [
     "datamodule.image_size=[16,20]",
@@ -161,7 +161,7 @@ def test_the_generator_against_its_definition(enlarge):
     sizes, amplitudes = [(9, 12), (11, 13), (15, 20)], torch.tensor([1.0, 0.3, 0.7])
     margin = 4 if enlarge else 0
     shapes = [(3, 9, 12), (8, 11 + margin, 13 + margin), (8, 15 + margin, 20 + margin)]
-    assert [generator.input_shape(n, size) for n, size in enumerate(sizes)] == shapes
+    assert generator.input_shapes(sizes) == shapes
     inputs = [torch.randn(2, *shape) for shape in shapes]
     for stages in (1, 2, 3):
         out = generator(inputs[:stages], sizes[:stages], amplitudes)
@@ -169,26 +169,23 @@ def test_the_generator_against_its_definition(enlarge):
         assert out.shape == (2, 3, *sizes[stages - 1]) and torch.allclose(out, expected, atol=1e-5)
 
 
-def test_details_of_an_image_replace_those_of_its_coarse_version():
+def test_what_a_stage_lacks_of_a_detailed_image_is_added():
     torch.manual_seed(0)
     generator = GrowingGenerator(3, 8, 2, 0.3, False, False)
     for parameter in generator.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     sizes, amplitudes = [(9, 12), (11, 13), (15, 20)], torch.tensor([1.0, 0.3, 0.7])
-    inputs = [torch.randn(2, *generator.input_shape(n, size)) for n, size in enumerate(sizes)]
+    inputs = [torch.randn(2, *shape) for shape in generator.input_shapes(sizes)]
     fine = torch.randn(2, 3, 15, 20)
     features = {}
     handle = generator.tail[0].register_forward_hook(lambda layer, given, out: features.update({"last": given[0]}))
-    generator(inputs, sizes, amplitudes)
+    made = generator(inputs, sizes, amplitudes)
     plain = features["last"][..., 1:-1, 1:-1]
     generator(inputs, sizes, amplitudes, fine, 2)
-    handle.remove()
-    expected = (
-        plain
-        + generator.encode(fine)
-        - F.interpolate(generator.encode(inputs[0]), (15, 20), mode="bicubic", align_corners=True)
-    )
+    expected = plain + generator.encode(fine) - generator.encode(made)
     assert torch.allclose(features["last"][..., 1:-1, 1:-1], expected, atol=1e-4)
+    handle.remove()
+    assert torch.allclose(generator(inputs, sizes, amplitudes, made, 2), made, atol=1e-5)
     assert torch.equal(generator(inputs, sizes, amplitudes, None, 2), generator(inputs, sizes, amplitudes))
 
 
@@ -351,8 +348,8 @@ def seen_by_the_penalty(monkeypatch):
 
 
 def test_an_iteration_has_three_critic_gradients_and_one_of_the_generator(monkeypatch):
-    backward, losses, states = ConSinGAN.manual_backward, [], []
-    monkeypatch.setattr(ConSinGAN, "manual_backward", lambda self, loss: losses.append(loss) or backward(self, loss))
+    optimize, losses, states = ConSinGAN.optimize, [], []
+    monkeypatch.setattr(ConSinGAN, "optimize", lambda self, *step: losses.append(step[1]) or optimize(self, *step))
     seen = seen_by_the_penalty(monkeypatch)
 
     class Steps(lightning.Callback):
@@ -384,12 +381,16 @@ def test_the_adversarial_gradient_alone_reaches_every_part_in_training():
 
 
 def test_only_the_first_image_is_learnt_and_a_folder_gives_a_warning():
-    data = SyntheticDataModule([16, 20], samples_per_epoch=2, num_images=3)
-    with pytest.warns(UserWarning, match="the first, image_000.png; datamodule.root may be a file"):
-        several = fit(data)
+    data, single = (SyntheticDataModule([16, 20], samples_per_epoch=2, num_images=n, flip=True) for n in (3, 1))
+    module = ConSinGAN(**SIZES)
+    for images in (data, single):
+        images.setup()
+    with pytest.warns(UserWarning, match="the first, image_000.png; datamodule.image chooses another"):
+        module.check_data(data.sets())
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*learns one image")
-        one = fit(samples=2)
+        warnings.simplefilter("error")
+        module.check_data(single.sets())
+    several, one = fit(data), fit(samples=2)
     assert all(torch.equal(a, b) for a, b in zip(several.state_dict().values(), one.state_dict().values(), strict=True))
 
 
@@ -426,12 +427,47 @@ def test_samples_of_one_colour_give_a_warning_with_the_remedy():
     def blank(module):
         torch.nn.init.zeros_(module.generator.tail[0].weight)
 
-    with pytest.warns(UserWarning, match=r"scale 1 11×13: samples of almost one colour; try module.batch_norm=true"):
+    with pytest.warns(UserWarning, match=r"scale 1 11×13 gives nearly constant .* module.batch_norm=true"):
         fit(callbacks=[Watch(blank)], lr_g=0.0, samples=1)
 
 
+@pytest.mark.parametrize("mode", ["generation", "retarget", "animation", "harmonization", "editing"])
+def test_every_mode_learns_to_reconstruct_the_image(mode, image):
+    """From its own inputs: the image at the coarsest size, or in animation fixed noise."""
+    module = fit(samples=40, mode=mode, width=16, num_scales=3, lr_g=1e-3, weight_reconstruction=100.0)
+    error = F.mse_loss(module.reconstruct(image), image).sqrt()
+    assert error < 0.75 * image.std((2, 3), unbiased=False).square().mean().sqrt()
+    inputs = module.fixed_inputs(module.sizes)
+    margin = "generation" if mode == "animation" else mode
+    direct = reference(module.generator, inputs, module.sizes, module.amplitudes, margin == "generation", 0.05, 2)
+    assert torch.allclose(module.reconstruct(image), direct, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kept"),
+    [("generation", None), ("retarget", None), ("animation", None), ("harmonization", 0.5), ("editing", 0.8)],
+)
+def test_the_samples_of_a_mode_are_made_of_noise_or_of_changed_images(mode, kept):
+    """`kept`: the correlation with the image that half of the changed images have at least."""
+    module = ConSinGAN(**SIZES, mode=mode)
+    height, width = module.sizes[0]
+    module.fixed_0.copy_(torch.linspace(-0.9, 0.9, height * width).view(1, 1, height, width))
+    torch.manual_seed(0)
+    first, *noises = module.draw(200, module.sizes)
+    assert all(abs(noise.std() - 1) < 0.05 and abs(noise.mean()) < 0.05 for noise in noises)
+    pairs = [torch.stack([sample.flatten(), module.fixed_0[0].flatten()]) for sample in first]
+    correlations = torch.stack([torch.corrcoef(pair)[0, 1] for pair in pairs])
+    if kept is None:
+        assert abs(first.std() - 1) < 0.05 and correlations.abs().max() < 0.4
+        return
+    assert correlations.median() > kept and first.std(0).min() > 0
+    composite = torch.rand(200, 3, height, width)
+    noise = module.draw(200, module.sizes, composite)[0] - composite
+    assert abs(noise.std() - {"editing": 0.1, "harmonization": 0.0}[mode]) < 0.005
+
+
 @pytest.mark.parametrize("mode", ["animation", "harmonization", "editing"])
-def test_every_mode_trains_samples_and_takes_images(mode, image):
+def test_every_mode_samples_and_takes_images(mode, image):
     module = fit(samples=2, mode=mode, batch_norm=mode != "animation")
     torch.manual_seed(0)
     first, second = module.sample(2)
@@ -505,6 +541,71 @@ def test_injection_depends_on_the_image_and_on_the_scale(trained, image):
     assert [torch.equal(x, y) for x, y in zip(outputs, repeated, strict=False)] == [False, False, False, True]
 
 
+def test_the_training_image_at_the_finest_scale_comes_back_as_from_the_reconstruction(trained, image):
+    errors = [F.mse_loss(made, image) for made in (seeded(0, trained.inject, image, 3), trained.reconstruct(image))]
+    assert errors[0] < 1.1 * errors[1]
+
+
+@pytest.fixture(scope="module", params=["harmonization", "editing"])
+def changing(request):
+    """A model for composites; batch norm's statistics and all stages take part."""
+    return fit(samples=40, mode=request.param, num_scales=3, width=16, batch_norm=True, lr_g=1e-3, lr_d=1e-3)
+
+
+def pasted(image):
+    """The image with a block in a colour that it has nowhere."""
+    composite = image.clone()
+    composite[..., 4:12, 6:14] = torch.tensor([1.0, -1.0, 1.0]).view(3, 1, 1)
+    return composite
+
+
+def test_finetuning_brings_a_composite_nearer_to_the_colours_of_the_image(changing, image):
+    before = {name: tensor.clone() for name, tensor in changing.state_dict().items()}
+    composite = pasted(image)
+
+    def strangeness(result):
+        """Mean distance of the block's colours to the nearest colour of the training image."""
+        colours = result[0, :, 4:12, 6:14].flatten(1).T
+        return torch.cdist(colours, image[0].flatten(1).T).min(1).values.mean()
+
+    plain, tuned, again = (seeded(0, changing.inject, composite, finetune=n) for n in (0, 40, 40))
+    assert torch.equal(tuned, again) and strangeness(tuned) < 0.8 * strangeness(plain) < 0.8 * strangeness(composite)
+    assert not tuned.requires_grad and all(torch.equal(tensor, before[name]) for name, tensor in changing.state_dict().items())
+
+
+def test_finetuning_is_the_last_stage_again_with_the_composite_as_input(changing, image, monkeypatch):
+    seen, rates, starts = seen_by_the_penalty(monkeypatch), [], []
+    step, draw = consingan.plain_step, ConSinGAN.draw
+
+    def note(optimizer, loss):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        step(optimizer, loss)
+
+    monkeypatch.setattr(consingan, "plain_step", note)
+    monkeypatch.setattr(ConSinGAN, "draw", lambda *given: starts.append((given, draw(*given))) or starts[-1][1])
+    composite = pasted(image)
+    with torch.inference_mode():
+        tuned = changing.finetuned(F.interpolate(composite, (24, 40)), 5)
+    assert len(seen) == 5 * 3 and len(starts) == 5
+    assert all(torch.equal(reals, image) and fakes.shape == image.shape for reals, fakes in seen)
+    coarse = shrink(F.interpolate(composite, (24, 40)), changing.sizes[0])
+    assert all(torch.equal(given[3], coarse) for given, _ in starts)
+    assert torch.equal(starts[0][1][0], coarse) == (changing.hparams.mode == "harmonization")
+    full = [1e-3, 1e-4, 1e-3], [1e-3]  # train_depth 2: newest block, the one before, image layer; critic
+    for index, found in enumerate(rates):
+        expected = full[index % 4 < 3]
+        assert found == pytest.approx([rate * (0.1 if index >= 16 else 1.0) for rate in expected])
+    moved = {part_of(name) for name, tensor in tuned.generator.state_dict().items()
+             if not torch.equal(tensor, changing.generator.state_dict()[name])}  # fmt: skip
+    assert moved == {"blocks.1", "blocks.2", "tail"} and not tuned.generator.training
+    assert torch.equal(tuned.amplitudes, changing.amplitudes) and torch.equal(tuned.fixed_2, changing.fixed_2)
+
+
+def test_finetuning_is_refused_where_images_are_no_inputs_in_training(trained, image):
+    with pytest.raises(ValueError, match="finetune: for mode harmonization or editing; this model's mode is retarget"):
+        trained.inject(image, finetune=3)
+
+
 def test_until_the_last_stage_trains_samples_are_enlarged():
     shapes = []
 
@@ -560,8 +661,3 @@ def test_moved_tiles_show_pixels_of_the_image_at_other_places():
         moved = move_tiles(image)
         assert moved.shape == image.shape and torch.isin(moved, image).all()
     assert 0.01 < (moved != image).float().mean() < 0.6 and torch.equal(image[0].flatten(), torch.arange(768) / 1000)
-
-
-def test_the_plan_lists_every_stage_with_its_iterations():
-    rows = ConSinGAN(**SIZES, epochs_per_stage=[4, 3, 2, 1]).plan(samples_per_epoch=40, batch_size=2).splitlines()
-    assert "scale 1" in rows[2] and "60" in rows[2].split() and "16×20" in rows[4] and "20" in rows[4].split()

@@ -276,13 +276,6 @@ def test_epochs_per_stage_may_be_a_list_of_the_right_length():
         FewGAN([16, 20], epochs_per_stage=[4, 3], **SIZES, **PRIOR)
 
 
-def test_the_plan_lists_every_stage_with_its_iterations():
-    text = FewGAN([16, 20], epochs_per_stage=[4, 3, 2, 1], **SIZES, **PRIOR).plan(samples_per_epoch=40, batch_size=2)
-    rows = text.splitlines()
-    assert "scale 1" in rows[2] and "60" in rows[2].split() and "prior" in rows[4] and "20" in rows[4].split()
-    assert "parameters" in rows[-1] and "memory" in rows[-1]
-
-
 @pytest.mark.parametrize("wrong", [{"num_codes": 0}, {"width": 0}, {"revive_every": 0}, {"position_weight": -1.0}])
 def test_impossible_numbers_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*at least"):

@@ -139,9 +139,3 @@ def test_diagnostics_name_the_distance_and_that_of_noise(photographs):
     torch.manual_seed(0)
     numbers = model(photographs, steps=20).diagnostics({})
     assert 0 < numbers["patch_distance"] < numbers["patch_distance_noise"]
-
-
-def test_the_plan_names_scales_time_and_memory():
-    rows = GPDM([24, 32]).plan(samples_per_epoch=1, batch_size=1).splitlines()
-    assert rows[:3] == ["scale 0  21×28", "scale 1  23×30", "scale 2  24×32"]
-    assert "a sample of one image" in rows[-1] and "MB" in rows[-1]

@@ -298,9 +298,3 @@ def test_diagnostics_against_direct_computation(photographs):
     assert numbers["reconstruction_rmse_worst_image"] == pytest.approx(errors.max().item(), rel=1e-4)
     assert sum(numbers[f"patch_share_{i}"] for i in range(3)) == pytest.approx(1)
     assert 0 < numbers["distinct_patches"] <= 1
-
-
-def test_the_plan_names_scales_time_and_memory():
-    rows = GPNN([24, 32]).plan(samples_per_epoch=1, batch_size=1).splitlines()
-    assert rows[0].startswith("scale 0  14×19") and "24×32" in "".join(rows)
-    assert "a sample of one image" in rows[-1] and "MB" in rows[-1]

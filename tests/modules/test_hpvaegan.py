@@ -477,9 +477,3 @@ def test_a_pure_vae_has_no_critic_and_too_many_levels_are_refused():
     for wrong in (0, 5):
         with pytest.raises(ValueError, match=f"vae_levels is {wrong}.*1 to 4"):
             create(vae_levels=wrong)
-
-
-def test_the_plan_lists_every_stage_with_its_iterations():
-    rows = create(epochs_per_stage=[4, 3, 2, 1]).plan(samples_per_epoch=40, batch_size=2).splitlines()
-    assert [row.split()[1:3] for row in rows[1:5]] == [["scale", str(scale)] for scale in range(4)]
-    assert [row.split()[5] for row in rows[1:5]] == ["80", "60", "40", "20"]

@@ -46,13 +46,3 @@ def test_more_images_than_there_is_room_for_are_refused():
     GPNN([16, 20], min_size=8, max_images=3).check_data(datamodule.sets())
     with pytest.raises(ValueError, match="module.max_images is 2 and there are 3 images; set module.max_images=3"):
         GPNN([16, 20], min_size=8, max_images=2).check_data(datamodule.sets())
-
-
-@pytest.mark.parametrize("method", [GPNN, GPDM])
-def test_the_plan_leaves_the_module_as_it_was_and_follows_the_setting_that_time_depends_on(method, monkeypatch):
-    clock = iter(range(100))
-    monkeypatch.setattr("modules.nonparametric.time.perf_counter", lambda: float(next(clock)))
-    name, few = method.trial
-    module = method([24, 32], **{name: 40 * few})
-    plan = module.plan(samples_per_epoch=1, batch_size=1)
-    assert "about 40 s here" in plan and not module.samples_ready and int(module.bank.max()) == 0

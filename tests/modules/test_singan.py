@@ -401,19 +401,6 @@ def test_critic_steps_draw_new_chains_under_one_noise_map():
     assert all(torch.equal(images, inputs[2]) for images in inputs[3:])
 
 
-def test_the_plan_counts_what_a_step_computes():
-    spy, module = spied(), build()
-    images = {name: sum(len(call[0]) for call in calls) for name, calls in spy.passes.items()}
-    work = {id(network): passes for network, _, passes in module.stage_work(1, batch_size=2)}
-    frozen, own = (work[id(module.pyramid.generators[s].body)] for s in (0, 1))
-    assert images["g0"] == frozen == 6
-    assert images["g1"] == 6 + 9 and own == 6 + 3 * 9  # a forward pass with its backward counts three
-    assert images["d1"] == 3 * (1 + 2 + 2) + 3 * 2 and work[id(module.discriminators[1])] == 3 * (3 + 2 * 3 + 2 * 9) + 6 * 2
-    for network, example, _ in module.stage_work(2, 1):
-        assert network(example).shape[-2:] in [*SIZES, (10, 14)]
-    assert "scale 2  16×20" in module.plan(6, 2)
-
-
 class Rates(lightning.Callback):
     def __init__(self):
         self.seen = []
@@ -514,19 +501,6 @@ def test_batch_statistics_become_the_mean_of_all_ranks(trained, monkeypatch):
     assert torch.equal(module.pyramid.generators[1].body[1].running_mean, frozen)
 
 
-def test_a_collapsed_scale_is_reported(trained):
-    module = copy.deepcopy(trained)
-    module._real = torch.tensor([-0.5, 0.5]).expand(1, 3, 16, 2)
-    for generator in module.pyramid.generators:
-        torch.nn.init.zeros_(generator.body[-1].weight)
-    with pytest.warns(UserWarning, match="scale 2 16×20 gives a nearly constant image .* What helps: another seed"):
-        module._warn_if_constant()
-    torch.nn.init.normal_(module.pyramid.generators[2].body[-1].weight)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        module._warn_if_constant()
-
-
 @pytest.mark.parametrize("changes", [{"norm": "none"}, {"noise_padding": "noise"}, {"d_steps": 1, "g_steps": 2}])
 def test_variants_train(changes):
     module = fit(build(**changes))
@@ -585,8 +559,10 @@ def test_tiles_keep_their_size_at_every_scale(tile, tiles):
     ],
 )
 def test_other_data_are_refused(data, message):
+    images = drawn(**data)
+    images.setup()
     with pytest.raises(ValueError, match=message):
-        fit(build(), drawn(**data))
+        build().check_data(images.sets())
 
 
 @pytest.mark.parametrize(

@@ -49,12 +49,9 @@ NEEDS = {
     "superresolve": "enlarge",
     "interpolate": "latents",
 }
-# Where a default is for larger models. Scale 1, because no image enters SinGAN at scale 0.
+# Where a default is for larger models.
 KEYS = {
     "generate": {"num_images": 2, "size": [18, 30]},
-    "conditional": {"scale": 1},
-    "edit": {"scale": 1},
-    "harmonize": {"scale": 1},
     "retarget": {"size": [16, 34]},
     "inpaint": {"num_images": 2},
     "superresolve": {"factor": 1.6},

@@ -2,9 +2,13 @@
 identities that tasks promise on methods that are quick to fit."""
 
 import math
+import sys
 import warnings
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
+import av
 import lightning
 import numpy as np
 import pytest
@@ -17,11 +21,12 @@ from configs.build import build
 from datamodules.fewshot import FewShotDataModule
 from modules.base import GenerativeModule
 from modules.gpnn import GPNN
-from modules.ops.images import to_uint8
+from modules.ops.images import resize, to_uint8
 from modules.singan import SinGAN
 from modules.tasks.harmonize import paste
 from modules.tasks.interpolate import between
 from modules.tasks.paint import palette, quantize
+from modules.tasks.pictures import write_film
 from modules.tasks.superresolve import psnr
 
 TASKS = Path(__file__).parents[3] / "configs" / "tasks"
@@ -113,6 +118,22 @@ def test_retarget_refuses_what_the_method_does_not_take(image):
         task("retarget", image=image, size=[9])
 
 
+@pytest.mark.parametrize(("size", "rounds"), [((24, 80), 5), ((24, 38), 1), ((60, 14), 5)])
+def test_retarget_step_by_step(image, size, rounds, monkeypatch):
+    """80 is 2.5 · 32 and 1.25⁴ < 2.5 < 1.25⁵; each round begins with the result of the one before, which is its half."""
+    entered = []
+    monkeypatch.setattr(Able, "inject", lambda self, images, scale=1: entered.append(images) or images / 2)
+    images = dict(task("retarget", image=image, size=list(size), step=1.25)(Able()))
+    sizes = [(24, 32), *(tuple(entering.shape[-2:]) for entering in entered)]
+    assert len(entered) == rounds and sizes[-1] == size == tuple(images["02_retargeted"].shape[1:])
+    for before, after in pairwise(sizes):
+        assert all(a * 0.8 - 1 <= b <= a * 1.25 + 1 for a, b in zip(before, after, strict=True))
+    for before, after in pairwise(entered):
+        torch.testing.assert_close(after, resize(before / 2, tuple(after.shape[-2:])))
+    with pytest.raises(ValueError, match="task.step=1.0: must be above 1"):
+        task("retarget", image=image, step=1.0)
+
+
 # --- paint ------------------------------------------------------------------------------------------------------------
 
 THREE = np.array([[250, 10, 10], [20, 240, 30], [15, 25, 230]], dtype=np.uint8)
@@ -139,7 +160,7 @@ def test_paint_quantizes_to_the_colours_of_the_reference(tmp_path, image):
 def test_palette_and_quantisation_leave_an_image_of_few_colours_as_it_is():
     torch.manual_seed(0)
     picture = torch.tensor([[-1.0, 0.2, 0.9], [0.5, -0.5, 0.0]])[torch.randint(2, (1, 6, 9))].movedim(-1, 1)
-    torch.testing.assert_close(quantize(picture, palette(picture, 2)), picture, rtol=0, atol=1e-6)
+    torch.testing.assert_close(quantize(picture, palette(picture[0].flatten(1).T, 2)), picture, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +239,7 @@ def test_animate_passes_its_options_and_orders_the_frames():
         ("animate", {"num_frames": 1}, "task.num_frames=1"),
         ("animate", {"alpha": 1.5}, "task.alpha=1.5: must lie between 0 and 1"),
         ("animate", {"beta": -0.1}, "task.beta=-0.1"),
-        ("animate", {"frames_per_second": 0}, "task.frames_per_second=0.0: .* at most 50"),
+        ("animate", {"frames_per_second": 0}, "task.frames_per_second"),
         ("interpolate", {"frames_per_second": 60}, "task.frames_per_second=60.0"),
         ("interpolate", {"num_points": 1}, "task.num_points=1"),
         ("interpolate", {"images": ["a.png"]}, r"task.images=\['a.png'\]: two or more"),
@@ -267,15 +288,20 @@ def test_interpolate_between_files(tmp_path):
     assert len(frames) == 11 and values == pytest.approx([-1, 1, -0.6], abs=1e-5)
 
 
-def test_evaluate_writes_frames_also_as_an_animation(tmp_path, capsys):
-    config = OmegaConf.create(
+@pytest.fixture
+def animation():
+    return OmegaConf.create(
         {
             "task": OmegaConf.load(TASKS / "animate.yaml").task | {"num_frames": 4, "alpha": 1.0, "frames_per_second": 5},
             "trainer": {"class_path": "lightning.Trainer", "accelerator": "cpu", "logger": False, "barebones": False},
         }
     )
-    evaluate.do_task(Able(), config, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["animation.gif", *(f"frame_000{i}.png" for i in range(4))]
+
+
+def test_evaluate_writes_frames_also_as_an_animation(tmp_path, capsys, animation):
+    evaluate.do_task(Able(), animation, tmp_path)
+    frames = [f"frame_000{i}.png" for i in range(4)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["animation.gif", "film.mp4", *frames]
     with Image.open(tmp_path / "animation.gif") as animation:
         assert (animation.n_frames, animation.info["loop"], animation.size) == (4, 0, (32, 24))
         for index in range(4):
@@ -284,7 +310,36 @@ def test_evaluate_writes_frames_also_as_an_animation(tmp_path, capsys):
             with Image.open(tmp_path / f"frame_000{index}.png") as frame:
                 difference = np.asarray(animation.convert("RGB"), int) - np.asarray(frame, int)
             assert abs(difference).max() <= 1
-    assert "animation.gif, 4 frames" in capsys.readouterr().out
+    assert "animation.gif, film.mp4, 4 frames" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("size", "rate"), [((24, 32), 12.5), ((25, 33), 10), ((7, 12), 50)])
+def test_films_play(tmp_path, size, rate):
+    """A ramp of brightness in changing tints, which halved colour resolution and the codec keep nearly as they are."""
+    y, x = np.mgrid[: size[0], : size[1]] / np.array(size).reshape(2, 1, 1)
+    ramp = 0.1 + 0.4 * (x + y)
+    frames = [(255 * np.stack([ramp, ramp * i / 8, ramp * (1 - i / 8)], 2)).astype(np.uint8) for i in range(9)]
+    write_film(tmp_path / "film.mp4", frames, rate)
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        stream = film.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == Fraction(rate) and stream.duration * stream.time_base == Fraction(9) / Fraction(rate)
+        shown = [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)]
+    assert len(shown) == 9 and shown[0].shape == (size[0] + size[0] % 2, size[1] + size[1] % 2, 3)
+    for frame, original in zip(shown, frames, strict=True):
+        assert abs(frame[: size[0], : size[1]].astype(int) - original).mean() < 6
+        assert abs(frame[-1].astype(int) - frame[size[0] - 1]).mean() < 4  # repeated, not black
+
+
+def test_without_the_film_library_there_is_the_gif_and_a_line(tmp_path, capsys, animation, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
+    evaluate.do_task(Able(), animation, tmp_path)
+    assert (tmp_path / "animation.gif").exists() and not (tmp_path / "film.mp4").exists()
+    assert "animation.gif, 4 frames; no film.mp4: ModuleNotFoundError: import of av" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.setattr(av, "open", lambda file, *_, **__: Path(file).write_bytes(b"half") and 1 / 0)
+    evaluate.do_task(Able(), animation, tmp_path)
+    assert not (tmp_path / "film.mp4").exists() and "no film.mp4: ZeroDivisionError" in capsys.readouterr().out
 
 
 # --- paste ------------------------------------------------------------------------------------------------------------
@@ -343,14 +398,50 @@ def test_harmonize_pastes_an_object(tmp_path, image):
     assert (large["01_mask"] > 0).sum() > 2 * (images["01_mask"] > 0).sum()
 
 
+@pytest.mark.parametrize("own_mask", [False, True])
+def test_harmonize_gives_the_object_colours_of_what_is_around(tmp_path, own_mask):
+    """A red disk in stripes of three colours: one of them enters instead, the rest enters as it is."""
+    picture = np.broadcast_to(THREE[np.arange(32) // 4 % 3][None], (24, 32, 3)).copy()
+    colours = torch.tensor(THREE).float() / 127.5 - 1
+    white = np.zeros((12, 12, 4), np.uint8)
+    white[2:10, 2:10] = (255, 255, 0, 255)  # nearest to the green, at (20, 240, 30)
+    if own_mask:
+        pasted, cover = pasted_by_hand(picture, white, 6, 10)
+        keys = {"image": saved(tmp_path / "a.png", pasted), "mask": saved(tmp_path / "m.png", cover * 255)}
+    else:
+        keys = {"image": saved(tmp_path / "a.png", picture), "object": saved(tmp_path / "o.png", white), "position": [6, 10]}
+    entered = []
+
+    class Watched(Able):
+        def inject(self, images, scale=1):
+            entered.append(images)
+            return images
+
+    images = dict(task("harmonize", **keys, colors=3)(Watched()))
+    around = torch.ones(24, 32, dtype=torch.bool)
+    around[7:17, 11:21] = False
+    assert torch.equal(entered[0][0][:, around], images["00_input"][:, around])
+    torch.testing.assert_close(entered[0][0, :, 8:16, 12:20], colours[1].view(3, 1, 1).expand(3, 8, 8), rtol=0, atol=1e-3)
+    dict(task("harmonize", **keys)(Watched()))
+    assert torch.equal(entered[1][0], images["00_input"])
+
+
+def test_harmonize_without_colours_around(tmp_path, image):
+    keys = {"image": image, "mask": saved(tmp_path / "full.png", np.full((48, 64), 255)), "colors": 4}
+    with pytest.raises(ValueError, match="task.colors=4: nothing is around the mask"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        list(task("harmonize", **keys)(Able()))
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
+        ({"mask": "m.png", "colors": 0}, "task.colors"),
         ({}, "task.mask and task.object: give one"),
         ({"mask": "m.png", "object": "o.png"}, "task.mask and task.object: give one"),
         ({"mask": "m.png", "position": [1, 2]}, "are for task.object"),
         ({"object": "o.png", "position": [1]}, r"task.position=\[1\]"),
-        ({"object": "o.png", "object_size": [0, 4]}, r"task.object_size=\[0, 4\]"),
+        ({"object": "o.png", "object_size": [0, 4]}, "task.object_size"),
     ],
 )
 def test_harmonize_settings_that_cannot_work(keys, words):
@@ -398,6 +489,18 @@ def test_gpnn_gives_a_photograph_back(tmp_path):
         for name, instance in made.items():
             result = list(instance(module))[-1][1]
             assert 10 * torch.log10(4 / (result - image).square().mean()) > bound, name
+
+
+def test_a_tiling_gives_the_tile_back():
+    """Concat-SinGAN knows one image, the row of all; where an image of one tile's aspect is asked for, it is that tile."""
+    module = SinGAN([24, 32], tiles=(1, 3), epochs_per_stage=1, min_size=14, scale_factor=0.5, width=8, depth=2).eval()
+    torch.manual_seed(0)
+    row = torch.rand(1, 3, 24, 96) * 2 - 1
+    module.pyramid.reconstruction = lambda number: row
+    tiles = torch.cat(row.split(32, 3))
+    assert torch.equal(module.reconstruct(tiles[[2, 0]] * 0.9), tiles[[2, 0]])
+    assert module.reconstruct(resize(tiles[1:2], (12, 16))).shape == (1, 3, 12, 16)
+    assert torch.equal(module.reconstruct(torch.zeros(2, 3, 24, 96)), row.expand(2, -1, -1, -1))
 
 
 @pytest.mark.slow

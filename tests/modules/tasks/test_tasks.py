@@ -108,9 +108,47 @@ def test_generate_passes_only_what_the_method_takes():
     for options in ({"temperature": 0.5}, {"top_k": 3}, {"size": [10, 10]}):
         with pytest.raises(ValueError, match=rf"task.{next(iter(options))}: Sampler.sample\(\) has no such option"):
             list(task("generate", **options)(Sampler()))
-    for options, words in (({"num_images": 0}, "num_images=0"), ({"size": [0, 4]}, "size"), ({"size": [4]}, "size")):
+    for options, words in (({"num_images": 0}, "task.num_images"), ({"size": [0, 4]}, "size"), ({"size": [4]}, "size")):
         with pytest.raises(ValueError, match=words):
             task("generate", **options)
+
+
+class Coarse(Able):
+    """Takes an image from its scale 1 on, as SinGAN does; starts random images at a scale."""
+
+    def sample(self, num_images, size=None, start_scale=0):
+        return torch.full((num_images, 3, *(size or self.image_size)), 0.1 * start_scale)
+
+    def inject(self, images, scale=1):
+        if scale < 1:
+            raise ValueError(f"scale is {scale}; allowed are 1 to 2")
+        return torch.full_like(images, 0.3 * scale)
+
+
+def test_start_scale_reaches_the_methods_that_have_it():
+    assert next(task("generate", start_scale=2)(Coarse()))[1].mean() == pytest.approx(0.2)
+    assert next(task("generate")(Coarse()))[1].mean() == 0
+    words = r"task.start_scale: Able.sample\(\) has no such option; leave it out of generate; methods that have it: SinGAN$"
+    with pytest.raises(ValueError, match=words):
+        list(task("generate", start_scale=1)(Able()))
+
+
+@pytest.mark.parametrize(("name", "stem"), [("conditional", "01_conditional"), ("edit", "02_unmasked")])
+def test_images_enter_at_the_methods_coarsest_scale(files, name, stem):
+    masks = {} if name == "conditional" else {"mask": files["mask"]}
+    for keys, value in (({}, 0.3), ({"scale": 2}, 0.6)):
+        made = dict(task(name, image=files["image"], **masks, **keys)(Coarse()))
+        assert made[stem].mean().item() == pytest.approx(value)
+    with pytest.raises(ValueError, match="allowed are 1 to 2"):
+        list(task(name, image=files["image"], **masks, scale=0)(Coarse()))
+
+
+def test_an_object_enters_at_the_methods_coarsest_scale(files):
+    with_default, with_scale = (
+        dict(task("harmonize", image=files["image"], mask=files["mask"], **keys)(Coarse()))["02_harmonized"]
+        for keys in ({}, {"scale": 1})
+    )
+    assert torch.equal(with_default, with_scale) and with_default[:, 5, 5].mean().item() == pytest.approx(0.3, abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["conditional", "edit", "harmonize", "inpaint"])

@@ -1,0 +1,198 @@
+import base64
+import hashlib
+import json
+import warnings
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from torch import nn
+from torch.utils.data import DataLoader
+
+from callbacks.stage_checkpoint import StageCheckpoint
+
+
+class Plain(lightning.LightningModule):
+    """`val/score` is logged from the third epoch on."""
+
+    scores = (None, None, 5.0, 2.0, 7.0, 3.0, 9.0, 9.0)
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def training_step(self, batch, batch_idx):
+        return (self.weight - 1).square()
+
+    def validation_step(self, batch, batch_idx):
+        score = self.scores[self.current_epoch]
+        if score is not None:
+            self.log("val/score", score, batch_size=1)
+
+
+class Toy(Plain):
+    """Stages of three epochs."""
+
+    def stage_at(self, epoch):
+        return epoch // 3
+
+    def finished(self, epochs):
+        return epochs >= 6
+
+    def on_train_epoch_start(self):
+        self.stage = self.stage_at(self.current_epoch)
+
+
+def fit(folder, epochs=6, module=None, logger=False, checkpoint=None, **options):
+    saver = StageCheckpoint(str(folder / "checkpoints"), **options)
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=epochs, callbacks=[saver], logger=logger, default_root_dir=folder,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module or Toy(), DataLoader(range(2)), DataLoader(range(1)), ckpt_path=checkpoint)
+    return saver
+
+
+def epochs_of(folder):
+    """Epoch in each file."""
+    files = (folder / "checkpoints").iterdir()
+    return {file.stem: torch.load(file, weights_only=True)["epoch"] for file in files}
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "expected"),
+    [
+        ({}, 6, {"epoch_0005": 5, "stage_0": 2, "stage_1": 5}),
+        ({}, 5, {"epoch_0004": 4, "stage_0": 2}),
+        ({"save_top_k": -1}, 4, {f"epoch_{epoch:04d}": epoch for epoch in range(4)}),
+        ({"save_top_k": 0}, 4, {"stage_0": 2}),
+        ({"every_n_epochs": 2}, 5, {"epoch_0004": 4, "stage_0": 2}),
+        ({"every_n_epochs": 4, "save_top_k": -1}, 6, {"epoch_0002": 2, "epoch_0003": 3, "epoch_0005": 5}),
+        ({"monitor": "val/score"}, 6, {"epoch_0003": 3, "stage_0": 2, "stage_1": 5}),
+        ({"monitor": "val/score", "save_top_k": 2}, 6, {"epoch_0003": 3, "epoch_0005": 5, "stage_0": 2, "stage_1": 5}),
+        ({"monitor": "val/score", "mode": "max"}, 6, {"epoch_0004": 4, "stage_0": 2, "stage_1": 5}),
+    ],
+    ids=["newest", "cut", "all", "none", "every-second", "every-fourth", "best", "two-best", "highest"],
+)
+def test_what_stays_on_disk(tmp_path, options, epochs, expected):
+    """In every case with the newest state as last.ckpt."""
+    fit(tmp_path, epochs, **options)
+    assert epochs_of(tmp_path) == {**expected, "last": epochs - 1}
+
+
+def test_a_resumed_run_keeps_and_replaces_as_one_that_was_not(tmp_path):
+    fit(tmp_path, 4, monitor="val/score")
+    fit(tmp_path, 6, monitor="val/score", checkpoint=tmp_path / "checkpoints/last.ckpt")
+    assert epochs_of(tmp_path) == {"epoch_0003": 3, "stage_0": 2, "stage_1": 5, "last": 5}
+
+
+def test_a_module_without_stages_and_one_without_optimizers(tmp_path):
+    class Still(Plain):
+        automatic_optimization = False
+
+        def configure_optimizers(self):
+            return None
+
+        def training_step(self, batch, batch_idx):
+            return None
+
+    fit(tmp_path / "plain", 2, Plain())
+    assert epochs_of(tmp_path / "plain") == {"epoch_0001": 1, "last": 1}
+    fit(tmp_path / "still", 1, Still())
+    assert set(epochs_of(tmp_path / "still")) == {"last"}
+
+
+def test_a_key_that_is_never_logged_is_named_beside_those_that_are(tmp_path):
+    saver = StageCheckpoint(str(tmp_path / "checkpoints"), monitor="val/scroe")
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=3, callbacks=[saver], logger=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match=r"val/scroe was never logged.*val/score"):
+        trainer.fit(Toy(), DataLoader(range(2)), DataLoader(range(1)))
+    assert epochs_of(tmp_path) == {"stage_0": 2, "last": 2}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [
+        ({"every_n_epochs": 0}, "every_n_epochs=0"),
+        ({"save_top_k": -2}, "save_top_k=-2"),
+        ({"save_top_k": 3}, "save_top_k=3 with monitor=None"),
+        ({"mode": "most"}, "mode=most"),
+        ({"upload": ["lasst"]}, "no lasst, only last, best, stages"),
+        ({"upload": ["best"]}, "monitor"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(tmp_path, wrong, part):
+    with pytest.raises(ValueError, match=part):
+        StageCheckpoint(str(tmp_path), **wrong)
+
+
+# --- artifacts ----------------------------------------------------------------------------------------------------------
+
+
+class Experiment:
+    """What a run of W&B is asked to do; it knows the artifacts in `known`."""
+
+    def __init__(self, known=(), offline=False):
+        self.id, self.offline, self.disabled, self.known = "own-1", offline, False, known
+        self.logged, self.used = [], []
+
+    def log(self, values):
+        pass
+
+    def log_artifact(self, path, name, type, aliases):
+        with open(path, "rb") as file:
+            self.logged.append((name, type, *aliases, base64.b16encode(hashlib.sha256(file.read()).digest()).decode().lower()))
+
+    def use_artifact(self, name, type):
+        if name not in self.known:
+            raise ValueError(f"no artifact {name}")
+        self.used.append((name, type))
+
+
+def uploads(folder, **options):
+    experiment = options.pop("experiment", None) or Experiment()
+    fit(folder, logger=WandbLogger(experiment=experiment), **options)
+    return experiment
+
+
+def test_nothing_is_uploaded_unless_asked_for(tmp_path):
+    assert uploads(tmp_path).logged == []
+
+
+def test_uploads_are_versions_of_one_artifact_that_are_found_by_content(tmp_path):
+    experiment = uploads(tmp_path, monitor="val/score", upload=["stages", "best", "last"])
+    assert [entry[2] for entry in experiment.logged] == ["stage-0", "stage-1", "last", "best"]
+    for name, type, _, content, sha256 in experiment.logged:
+        assert (name, type, content) == ("model-own-1", "model", f"sha256-{sha256[:16]}")
+    files = ["stage_0", "stage_1", "last", "epoch_0003"]
+    kept = [hashlib.sha256((tmp_path / f"checkpoints/{name}.ckpt").read_bytes()).hexdigest() for name in files]
+    assert [entry[4] for entry in experiment.logged] == kept
+
+
+def lineage(folder, *parents):
+    rows = [{"path": f"{who}.ckpt", "wandb_id": who, "sha256": digest * 64} for who, digest in parents]
+    (folder / "run.json").write_text(json.dumps({"lineage": rows}))
+
+
+def test_parents_are_used_by_the_content_of_their_file(tmp_path):
+    lineage(tmp_path, ("source-1", "a"), ("own-1", "b"), (None, "c"))
+    known = [f"model-source-1:sha256-{'a' * 16}"]
+    assert uploads(tmp_path, epochs=1, upload=["last"], experiment=Experiment(known)).used == [(known[0], "model")]
+    assert uploads(tmp_path, epochs=1, experiment=Experiment(known)).used == []
+    offline = Experiment(known, offline=True)
+    assert uploads(tmp_path, epochs=1, upload=["last"], experiment=offline).used == [] and len(offline.logged) == 1
+
+
+def test_a_parent_that_the_server_does_not_know_does_not_end_the_training(tmp_path):
+    lineage(tmp_path, ("source-2", "d"))
+    experiment = uploads(tmp_path, epochs=1, upload=["last"])
+    assert experiment.used == [] and len(experiment.logged) == 1

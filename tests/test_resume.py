@@ -1,0 +1,404 @@
+"""A run that is killed and goes on ends as one that was never stopped, to the last bit; one that is told to end does so.
+
+Runs are forked: a child is really killed, at no cost for imports. It leads a process group of its own, so that a kill hits
+all of its ranks at once, as a loss of power would.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.strategies.launchers import multiprocessing
+from PIL import Image
+
+import callbacks.checkpoint
+import train
+from configs.loader import load_config
+from tests.test_contract import YAMLS, tiny, unequal
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = {path.stem: path for path in YAMLS}
+TRAINABLE = [name for name in CONFIGS if name not in ("gpnn", "gpdm")]
+METHODS = ["fewgan", "singan", "consingan", "hpvaegan"]
+DRAWN = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
+PATIENCE = 240  # seconds for what takes a few on an idle machine
+QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.metrics=null", "callbacks.progress=null",
+         "trainer.enable_progress_bar=false", "callbacks.images.num_images=4"]  # fmt: skip
+TWO = ["trainer.devices=2", "trainer.strategy=ddp_fork", "datamodule.batch_size=1"]
+
+
+def words(name: str, run_dir: Path, *more: str) -> list[str]:
+    return [str(CONFIGS[name]), DRAWN, *tiny(CONFIGS[name]), *QUIET, f"run_dir={run_dir}", "resume=auto", *more]
+
+
+def fork(function: Callable[[], int], log: Path) -> int:
+    """Process id of a child that leads a group, ends with what the function returns and writes to `log`."""
+    if pid := os.fork():
+        return pid
+    try:
+        os.setsid()
+        multiprocessing._check_bad_cuda_fork = lambda: None  # there is no GPU in it that a second fork could break
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(out, 1), os.dup2(out, 2)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        code = function()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)
+
+
+def wait(pid: int) -> int:
+    """Exit code of a child, negative for a signal. Nothing of its group may be left soon after."""
+    status: list[int] = []
+
+    def ended() -> bool:
+        done, code = os.waitpid(pid, os.WNOHANG)
+        status.append(code)
+        return done == pid
+
+    try:
+        until(ended, PATIENCE, "the run does not end")
+        until(lambda: not alive(pid), PATIENCE / 4, "processes of the run are left")
+    finally:
+        if alive(pid):
+            os.killpg(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(status[-1])
+
+
+def alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def until(condition: Callable[[], object], seconds: float, complaint: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, complaint
+        time.sleep(0.05)
+
+
+# --- killed -------------------------------------------------------------------------------------------------------------
+# Instants. Each changes trainer or module so that the whole group dies at a certain point of the fit.
+
+
+def die(*_, **__) -> None:
+    os.killpg(0, signal.SIGKILL)
+
+
+class Killer(lightning.Callback):
+    def __init__(self, **hooks: Callable) -> None:
+        vars(self).update(hooks)
+
+
+def within_an_epoch(trainer, module) -> None:
+    seen = []
+
+    def count(trainer, module, outputs, batch, batch_idx):
+        seen.append(trainer.current_epoch)
+        if trainer.is_global_zero and seen[-1] > seen[0] and batch_idx == 1:
+            die()
+
+    trainer.callbacks.append(Killer(on_train_batch_end=count))
+
+
+def while_a_checkpoint_is_written(trainer, module) -> None:
+    def half(content, file):
+        torch.save(content, file)
+        if "epoch_" in file.name:
+            file.flush()
+            file.truncate(file.tell() // 2)
+            die()
+
+    callbacks.checkpoint.torch = type("Torch", (), {"save": staticmethod(half)})
+
+
+def between_the_two_files_of_an_epoch(trainer, module) -> None:
+    save = trainer.strategy.checkpoint_io.save_checkpoint
+
+    def killing(content, path, storage_options=None):
+        die() if Path(path).name == "last.ckpt" else save(content, path, storage_options)
+
+    trainer.strategy.checkpoint_io.save_checkpoint = killing
+
+
+def when_a_stage_has_begun(trainer, module) -> None:
+    cache = module.cache_stage
+
+    def killing(stage):
+        cache(stage)
+        if stage > 0:
+            die()
+
+    module.cache_stage = killing
+
+
+def after_the_last_checkpoint(trainer, module) -> None:
+    trainer.callbacks.insert(0, Killer(on_train_end=die))
+
+
+INSTANTS = [within_an_epoch, while_a_checkpoint_is_written, between_the_two_files_of_an_epoch, when_a_stage_has_begun,
+            after_the_last_checkpoint]  # fmt: skip
+
+
+def start(arguments: list[str], log: Path, instant: Callable | None = None) -> int:
+    def fit() -> int:
+        trainer, module, datamodule, checkpoint = train.prepare(load_config(arguments), dry_run=False)
+        if instant:
+            instant(trainer, module)
+        trainer.fit(module, datamodule, ckpt_path=checkpoint)
+        return 0
+
+    return fork(fit, log)
+
+
+def killed_at_random(arguments: list[str], log: Path, seconds: float) -> None:
+    pid = start(arguments, log)
+    time.sleep(random.uniform(0, seconds))
+    os.killpg(pid, signal.SIGKILL)
+    assert wait(pid) in (-signal.SIGKILL, 0)
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """What differs between two runs: weights, buffers, optimizers and clocks in the last checkpoint, and the pictures."""
+    ends = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (first, second)]
+    keys = ("state_dict", "optimizer_states", "iteration", "images_seen", "stage")
+    found = [name for key in keys for name in unequal(ends[0][key], ends[1][key], key)]
+    pictures = [{file.name: file.read_bytes() for file in run.glob("images/*.png")} for run in (first, second)]
+    found += sorted(pictures[0].keys() ^ pictures[1].keys())
+    return found + [name for name in pictures[0].keys() & pictures[1].keys() if pictures[0][name] != pictures[1][name]]
+
+
+def check_chain(name: str, folder: Path, instants: list[Callable], *more: str) -> None:
+    straight, killed, log = folder / "straight", folder / "killed", folder / "log"
+    begin = time.monotonic()
+    assert wait(start(words(name, straight, *more), log)) == 0, log.read_text()
+    seconds = time.monotonic() - begin
+    assert len(list(straight.glob("images/samples_*.png"))) > 1
+    for instant in instants:
+        assert wait(start(words(name, killed, *more), log, instant)) == -signal.SIGKILL, (instant, log.read_text())
+        killed_at_random(words(name, killed, *more), log, seconds) if instant is within_an_epoch else None
+    assert wait(start(words(name, killed, *more), log)) == 0, log.read_text()
+    assert not differences(straight, killed)
+    assert not list(killed.glob("**/*.draft"))
+    for file in killed.glob("checkpoints/*"):
+        torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_a_run_killed_again_and_again_ends_like_the_straight_one(name, tmp_path):
+    """Every kind of instant for every method, and one at random; other YAMLs of a method only the two that differ most."""
+    check_chain(name, tmp_path, INSTANTS if name in METHODS else INSTANTS[1:5:2])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_killed_end_like_the_straight_two(name, tmp_path):
+    check_chain(name, tmp_path, [between_the_two_files_of_an_epoch, within_an_epoch][:: 1 if name == "fewgan" else 2], *TWO)
+
+
+# --- finished, extended, changed ----------------------------------------------------------------------------------------
+
+
+def command(arguments: list[str], log: Path) -> int:
+    """Forks `python train.py …`."""
+    return fork(lambda: train.main(arguments), log)
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folder of a finished run of a method, not to be changed."""
+    folders = {}
+
+    def get(name: str) -> Path:
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp(name) / "run"
+            assert wait(command(words(name, folders[name]), folders[name].parent / "log")) == 0
+        return folders[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", ["fewgan", "gpnn"])
+def test_a_finished_run_says_so_and_stays_as_it_is(name, finished, monkeypatch, capsys):
+    """With W&B switched on, which is no hindrance, no W&B run is begun."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = finished(name)
+    before, arguments = times(run), [word for word in words(name, run) if word != "logger.wandb=null"]
+    assert train.main(arguments) == 0
+    output = capsys.readouterr()
+    assert "finished" in output.out and "nothing is left" in output.out and "logger.wandb: off → on" in output.err
+    assert ("module.epochs_per_stage" in output.out) == (name == "fewgan")
+    assert train.main([*arguments, "--dry-run"]) == 0
+    assert times(run) == before
+
+
+@pytest.mark.parametrize("name", ["fewgan", "hpvaegan"])
+def test_a_finished_run_can_be_extended(name, finished, tmp_path):
+    """Two more epochs of the last stage give what a run gives that had them from the beginning."""
+    longer = {"fewgan": "module.epochs_per_stage=[2,2,4]", "hpvaegan": "module.epochs_per_stage=[1,2,1,4]"}[name]
+    shutil.copytree(finished(name), tmp_path / "extended")
+    for run in ("extended", "straight"):
+        assert wait(command(words(name, tmp_path / run, longer), tmp_path / "log")) == 0, (tmp_path / "log").read_text()
+    assert torch.load(tmp_path / "extended/checkpoints/last.ckpt", weights_only=True)["epoch"] > 7 - 2 * (name == "hpvaegan")
+    assert not differences(tmp_path / "extended", tmp_path / "straight")
+    assert json.loads((tmp_path / "extended/run.json").read_text())["status"] == "finished"
+
+
+def test_a_stage_that_is_done_cannot_be_longer(finished, capsys):
+    run = finished("fewgan")
+    before = times(run)
+    assert train.main(words("fewgan", run, "module.epochs_per_stage=[3,2,2]")) == 2
+    assert "module.epochs_per_stage would change the past" in capsys.readouterr().err
+    assert times(run) == before
+
+
+def test_other_settings_are_refused_and_shown(finished, capsys):
+    run = finished("fewgan")
+    before = times(run)
+    assert train.main(words("fewgan", run, "module.lr_g=0.125", "datamodule.batch_size=1", "trainer.devices=1")) == 2
+    message = capsys.readouterr().err
+    assert "module.lr_g: " in message and " → 0.125" in message and "datamodule.batch_size: 2 → 1" in message
+    assert "trainer.devices" not in message and "Traceback" not in message
+    assert times(run) == before
+
+
+def test_other_images_are_refused_and_moved_ones_are_not(tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.effect_noise((40, 32), 60).convert("RGB").save(folder / "a.png")
+    small = [word for word in tiny(CONFIGS["singan"]) if "num_images" not in word]
+    small += ["datamodule.image=a.png"]
+    arguments = [str(CONFIGS["singan"]), *small, *QUIET, f"run_dir={tmp_path / 'run'}", "resume=auto", "trainer.max_epochs=1"]
+    assert train.main([*arguments, f"datamodule.root={folder}"]) == 0
+    capsys.readouterr()
+    folder.rename(tmp_path / "moved")
+    assert train.main([*arguments, f"datamodule.root={tmp_path / 'moved'}"]) == 0
+    output = capsys.readouterr()
+    assert f"datamodule.root: {folder} → {tmp_path / 'moved'}" in output.err
+    assert "a larger trainer.max_epochs" in output.out
+    Image.effect_noise((40, 32), 60).convert("RGB").save(tmp_path / "moved/a.png")
+    assert train.main([*arguments, f"datamodule.root={tmp_path / 'moved'}", "trainer.max_epochs=2"]) == 2
+    assert "files of the image set image: " in capsys.readouterr().err
+
+
+def test_a_run_with_a_damaged_last_file_goes_on_from_the_one_before(finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished("fewgan"), run)
+    for name in ("last.ckpt", "epoch_0007.ckpt", "stage_3.ckpt"):
+        file = run / "checkpoints" / name
+        file.write_bytes(file.read_bytes()[:-100])
+    assert train.main(words("fewgan", run)) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "a damaged one" in line]
+    assert len(lines) == 3 and all(line.endswith("stage_2.ckpt.") for line in lines)
+    assert not differences(finished("fewgan"), run)
+
+
+# --- told to end --------------------------------------------------------------------------------------------------------
+
+LONG = ["module.epochs_per_stage=1000", "callbacks.images=null"]
+
+
+def group_size(group: int) -> int:
+    output = subprocess.run(["ps", "-eo", "pgid,stat"], capture_output=True, text=True, check=True).stdout
+    return sum(int(line.split()[0]) == group and line.split()[1][0] != "Z" for line in output.splitlines()[1:])
+
+
+def check_ending(pid: int, run: Path, log: Path, signum: int, processes: int, whole_group: bool = False) -> None:
+    try:
+        until(lambda: (run / "checkpoints/last.ckpt").exists() or not group_size(pid), PATIENCE, "no checkpoint came")
+        until(lambda: group_size(pid) >= processes or not group_size(pid), PATIENCE, f"fewer than {processes} processes")
+        os.killpg(pid, signum) if whole_group else os.kill(pid, signum)
+    except AssertionError:
+        os.killpg(pid, signal.SIGKILL)
+        raise
+    assert wait(pid) == 128 + signum, log.read_text()
+    told = [line for line in log.read_text().splitlines() if signal.Signals(signum).name in line]
+    assert len(told) == 1 and f"exit code {128 + signum}" in told[0], log.read_text()
+    assert str(run / "checkpoints") in told[0] and "resume=auto" in told[0]
+    assert "Traceback" not in log.read_text()
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(("signum", "whole_group"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)])
+def test_a_signal_ends_the_run_and_its_workers(signum, whole_group, tmp_path):
+    """A terminal sends to the group, `kill` to the process. The run then goes on from its last whole epoch."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    pid = command(words("singan", run, *LONG, "datamodule.num_workers=2"), log)
+    check_ending(pid, run, log, signum, processes=3, whole_group=whole_group)
+    done = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["iteration"]
+    assert done % 4 == 0
+    assert wait(command(words("singan", run, *LONG, f"trainer.max_epochs={done // 4 + 1}"), log)) == 0
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["iteration"] == done + 4
+
+
+def test_a_signal_ends_forked_ranks(tmp_path):
+    pid = command(words("singan", tmp_path / "run", *LONG, *TWO), tmp_path / "log")
+    check_ending(pid, tmp_path / "run", tmp_path / "log", signal.SIGTERM, processes=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_with_two_ranks(signum, tmp_path):
+    """As a user starts it: Lightning runs the command a second time for the other rank, which has a worker of its own."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    more = ["trainer.devices=2", "datamodule.batch_size=1", "datamodule.num_workers=1"]
+    with log.open("w") as out:
+        process = subprocess.Popen([sys.executable, "train.py", *words("singan", run, *LONG, *more)], cwd=ROOT, stdout=out,
+                                   stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    check_ending(process.pid, run, log, signum, processes=4, whole_group=signum == signal.SIGINT)
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    from configs.signals import StopSignals
+
+    def never_ends() -> int:
+        with StopSignals():
+            try:
+                (tmp_path / "begun").touch()
+                time.sleep(1000)
+            finally:
+                (tmp_path / "ending").touch()
+                time.sleep(1000)
+        return 0
+
+    pid = fork(never_ends, tmp_path / "log")
+    for name in ("begun", "ending"):
+        until((tmp_path / name).exists, PATIENCE, f"not {name}")
+        os.kill(pid, signal.SIGINT)
+    begin = time.monotonic()
+    assert wait(pid) == 130 and time.monotonic() - begin < PATIENCE
+
+
+def test_signals_before_the_training_and_handlers_after_it(tmp_path):
+    from configs.signals import StopSignals
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    assert stop.exit_code == 143
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    with StopSignals() as stop:
+        sys.exit(5)
+    assert stop.exit_code == 5
+    with pytest.raises(ZeroDivisionError), StopSignals():
+        1 / 0  # noqa: B018
