@@ -102,7 +102,7 @@ def _sorted_words(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
 
 def _neither(word: str) -> str:
     if re.fullmatch(rf"({'|'.join(TOP_LEVEL)})(\.[\w.-]+)?", word):
-        return f"{word}: no value. Write {word}=…, without blanks."
+        return f"{word}: no value; a key is set by key=value, without blanks: {word}=…"
     files = {path.stem: f" Did you mean {path.relative_to(FOLDER.parent)}?" for path in FOLDER.glob("**/*.yaml")}
     close = difflib.get_close_matches(word, files, n=1)
     return f"{word}: neither a .yaml file nor key=value.{files[close[0]] if close else nearest(word, TOP_LEVEL)}"

@@ -12,12 +12,12 @@ def is_mistake(error: BaseException) -> bool:
     """True for an error that was made to be read by the user; anything else deserves its traceback.
 
     Those are the ValueErrors that a `raise` in this project wrote (not those of the libraries, nor of an int("x") in this
-    project), OSErrors, which are the machine's, such as a full disk, and Lightning's MisconfigurationException.
+    project), its FloatingPointErrors (weights that are not finite any more), OSErrors, which are the machine's, such as a full disk, and Lightning's MisconfigurationException.
     """
     if isinstance(error, OSError) or type(error).__name__ == "MisconfigurationException":
         return True
     frames = traceback.extract_tb(error.__traceback__)
-    if not isinstance(error, ValueError) or not frames:
+    if not isinstance(error, ValueError | FloatingPointError) or not frames:
         return False
     file = Path(frames[-1].filename)
     own = file.is_relative_to(PROJECT) and file.relative_to(PROJECT).parts[0] in ROOMS

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-NAMES = {**vars(builtins), **vars(collections.abc), **vars(typing)}  # what annotations may be made of
+NAMES = {**vars(builtins), **vars(typing), **vars(collections.abc)}  # what annotations may be made of
 
 
 class Missing(LookupError):

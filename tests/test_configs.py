@@ -337,7 +337,8 @@ def test_a_mistake_found_late_is_one_line_and_a_fault_has_its_traceback(broken, 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(FewGAN, "on_train_epoch_start", broken)
     words = ["configs/fewgan.yaml", "datamodule.class_path=datamodules.synthetic.SyntheticDataModule",
-             "datamodule.image_size=[16,20]", "module.min_size=8", "module.width=4", "logger.wandb=null", "callbacks.images=null", "callbacks.metrics=null",
+             "datamodule.image_size=[16,20]",
+             "module.min_size=8", "module.width=4", "logger.wandb=null", "callbacks.images=null", "callbacks.metrics=null",
              "trainer.accelerator=cpu", "trainer.devices=1", f"run_dir={tmp_path}/run"]  # fmt: skip
     if code is None:
         with pytest.raises(ValueError, match="zip"):

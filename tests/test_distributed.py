@@ -65,8 +65,9 @@ class DrawingsOfDefaultType(DrawnImages):
 
 def few_gan(ranks, exact):
     sizes = {"min_size": 8, "scale_factor": 0.45, "num_codes": 16, "code_dim": 4, "width": 8, "depth": 2}
-    prior = {"prior_width": 8, "prior_layers": 2, "prior_dropout": 0.0 if exact else 0.1,
-             "prior_batch_size": JOINED // ranks if exact else 64}
+    prior = {"prior_width": 8, "prior_layers": 2}
+    if exact:
+        prior |= {"prior_dropout": 0.0, "prior_batch_size": JOINED // ranks}
     return FewGAN([16, 20], 1, lr_g=1e-3, betas=(0.0, 0.9), **sizes, **prior)
 
 
@@ -86,6 +87,7 @@ def hp_vae_gan(ranks, exact):
     return module
 
 
+RANKS = [2, pytest.param(4, marks=pytest.mark.slow)]
 METHODS = {"fewgan": (few_gan, {}), "singan": (sin_gan, {"image": 0}), "hpvaegan": (hp_vae_gan, {})}
 
 
@@ -238,14 +240,14 @@ def joined(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("name", METHODS)
 def test_processes_equal_one_with_the_joined_batch(tmp_path, joined, name, ranks):
     """All stages, penalties and noise included, without batch statistics; what the ranks exchange is counted, too."""
     records = fit(make(name, ranks, True), tmp_path / "run", ranks, exact=True, **METHODS[name][1])
     assert_ranks_equal(records)
-    assert largest_difference(records[0]["weights"], joined(name)["weights"]) < 1e-6
-    assert largest_difference(tensors(records[0]["optimizers"]), tensors(joined(name)["optimizers"])) < 1e-6
+    assert largest_difference(records[0]["weights"], joined(name)["weights"]) < 1e-9
+    assert largest_difference(tensors(records[0]["optimizers"]), tensors(joined(name)["optimizers"])) < 1e-9
     initial = make(name, ranks, True)
     assert largest_difference(records[0]["weights"], initial.state_dict()) > 1e-3
 
@@ -262,7 +264,7 @@ def own_count(optimizer):
     return sum(p.numel() for group in optimizer.param_groups for p in group["params"])
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("name", METHODS)
 def test_ranks_stay_equal_and_draw_noise_of_their_own(tmp_path, name, ranks):
     """As shipped, with batch statistics."""
@@ -298,7 +300,7 @@ def test_no_image_is_drawn_more_than_once_more_than_another(size, ranks):
                 assert spread([i for part in parts for i in part[: seen * batch_size]], size) <= 1
 
 
-@pytest.mark.parametrize(("size", "ranks"), [(1, 2), (3, 4), (10, 2), (10, 4), (3, 2), (1, 4)])
+@pytest.mark.parametrize(("size", "ranks"), [(1, 4), (3, 2), (3, 4), (10, 4)])
 def test_processes_see_each_image_equally_often(tmp_path, size, ranks):
     data = {"num_images": size, "samples_per_epoch": 13, "batch_size": 1}
     records = fit(Toy(), tmp_path / "run", ranks, epochs=2, **data)

@@ -2,12 +2,12 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def free_port() -> int:
 
 
 class Processes:
-    """Started commands; whatever is left of them at the end of a test is killed, with all that they started."""
+    """Started commands; whatever is left of them at the end of a test is ended, with all that they started."""
 
     def __init__(self):
         self.all = []
@@ -72,10 +72,11 @@ class Processes:
 
     def end(self):
         for process in self.all:
-            try:
+            process.terminate()  # torchrun ends its workers, which are not in its group
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=60)
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
 
 
@@ -356,4 +357,3 @@ def test_no_rank_waits_for_ever_for_one_that_hangs(tmp_path, monkeypatch):
     with pytest.raises(Exception, match="[Tt]imed out|exit"):
         fit_forked(tmp_path / "run", Hang())
     assert time.monotonic() - begin < PATIENCE
-    shutil.rmtree(tmp_path / "run")
