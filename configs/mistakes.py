@@ -12,7 +12,8 @@ def is_mistake(error: BaseException) -> bool:
     """True for an error that was made to be read by the user; anything else deserves its traceback.
 
     Those are the ValueErrors that a `raise` in this project wrote (not those of the libraries, nor of an int("x") in this
-    project), its FloatingPointErrors (weights that are not finite any more), OSErrors, which are the machine's, such as a full disk, and Lightning's MisconfigurationException.
+    project), its FloatingPointErrors (weights that are not finite any more), OSErrors, which are the machine's, such as a
+    full disk, and Lightning's MisconfigurationException.
     """
     if isinstance(error, OSError) or type(error).__name__ == "MisconfigurationException":
         return True
