@@ -11,7 +11,7 @@ PLAIN = (bool, int, float, str, list, dict)
 # The project's names say what a number means, and so what it can be; the first line that fits a name counts. A class may
 # be stricter. None and texts pass; in a list every number is looked at.
 RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
-    (r"num_workers|refresh_rate|\w*top_k_all", "at least 0", lambda number: number >= 0),
+    (r"num_workers|refresh_rate", "at least 0", lambda number: number >= 0),
     (r"lr|lr_\w+|\w+_lr|temperature|frames_per_second", "above 0", lambda number: number > 0),
     (r"image_size|object_size|size|tiles", "at least 1", lambda number: number >= 1),
     (r"num_\w+|every_n_\w+|samples_per_epoch|epochs_per_stage", "at least 1", lambda number: number >= 1),
@@ -29,6 +29,7 @@ def converted(value: Any, hint: Any) -> Any:
 
     Hints of other kinds, such as Callable, take anything; those that name a class take nothing that YAML can hold.
     """
+    value = list(value) if type(value) is tuple else value  # checkpoints hold such
     origin, alternatives = get_origin(hint), get_args(hint)
     if hint is Any or hint is Parameter.empty:
         return value

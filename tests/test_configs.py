@@ -290,7 +290,7 @@ def test_a_class_without_a_constructor_has_that_of_its_base(tmp_path: Path, monk
         (float | None, [(3, 3.0)], [[3]]),
         (str | int | None, [("3", "3"), (3, 3)], [3.5]),
         (int | list[int], [(3, 3), ([3, 4], [3, 4])], [[3, "4"], {"a": 3}, 3.5]),
-        (list[int], [([], [])], [3, (3,), [3.5]]),
+        (list[int], [([], []), ((3,), [3])], [3, [3.5]]),
         (tuple[int, int], [([3, 4], (3, 4))], [[3], [3, 4, 5], [3, "4"]]),
         (tuple[float, ...], [([3, 4], (3.0, 4.0)), ([], ())], [["a"]]),
         (dict, [({"a": 1}, {"a": 1})], [[1]]),
