@@ -24,7 +24,7 @@ TASKS = [path.stem for path in sorted(ROOT.glob("configs/tasks/*.yaml"))]
 # Nothing is learnt in one iteration, and methods say so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*(nearly constant|almost one colour)")
 METHODS_BY_ID = pytest.mark.parametrize("path", METHODS, ids=[path.stem for path in METHODS])
-QUIET = ["trainer.accelerator=cpu", "trainer.limit_train_batches=1", "logger.wandb=null", "callbacks.metrics=null",
+QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.metrics=null",
          "callbacks.images=null", "callbacks.progress=null", "callbacks.checkpoint=null"]  # fmt: skip
 
 EVERY = {"FewGAN", "SinGAN", "ConSinGAN", "HPVAEGAN", "GPNN", "GPDM"}
@@ -73,15 +73,16 @@ def fitted(tmp_path_factory):
     return get
 
 
-def fit(path: Path, folder: Path):
-    """One iteration in every stage of the method's own tiny sizes, on drawn images; the first of them becomes a file."""
+def fit(path: Path, folder: Path, iterations: int = 1):
+    """A few iterations in every stage of the method's own tiny sizes, on drawn images; the first of them becomes a file."""
     name = OmegaConf.load(path).module.class_path.split(".")[1]
     spec = importlib.util.spec_from_file_location("method_test", ROOT / f"tests/modules/test_{name}.py")
     tests = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tests)
     synthetic = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
     epochs = ["module.epochs_per_stage=1"] if "epochs_per_stage" in OmegaConf.load(path).module else []
-    config = load_config([str(path), synthetic, *tests.TINY, *epochs, *QUIET, f"run_dir={folder}"])
+    length = [f"trainer.limit_train_batches={iterations}", f"datamodule.samples_per_epoch={4 * iterations}"]
+    config = load_config([str(path), synthetic, *tests.TINY, *epochs, *QUIET, *length, f"run_dir={folder}"])
     trainer, module, datamodule, _ = train.prepare(config, dry_run=False)
     trainer.fit(module, datamodule)
     image = datamodule.sets()["image"][0]
@@ -152,3 +153,21 @@ def test_identities(path, fitted):
     assert torch.equal(image, made["01_stretched"][None])
     torch.manual_seed(0)  # the task's own seed
     assert torch.equal(made["02_retargeted"], module.reconstruct(image)[0])
+
+
+# RMSE over the picture's contrast, of which a picture of its mean colour has 1: at the training size by retargeting, and from
+# the finest scale. Measured after 40 iterations a stage at 16 × 20 pixels: fewgan 0.69, 0.40; hpvaegan 0.67, 0.46; consingan
+# 0.73, 0.73; gpdm 0.38, 0.07 (its patches are distributed as the picture's, which need not mean the same places). SinGAN and
+# GPNN have photographs in test_more_tasks.py.
+ERRORS = {"fewgan": (0.85, 0.55), "hpvaegan": (0.85, 0.6), "consingan": (0.88, 0.88), "gpdm": (0.5, 0.15)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ERRORS)
+def test_a_training_image_comes_back(name, tmp_path):
+    module, files = fit(ROOT / f"configs/{name}.yaml", tmp_path, iterations=40)
+    finest = task("conditional", files, scale=module.num_scales - 1)
+    for instance, bound in zip((task("retarget", files, size=None), finest), ERRORS[name], strict=True):
+        made = pictures(instance(module))
+        image, result = made["00_input"], next(reversed(made.values()))
+        assert (result - image).square().mean().sqrt() < bound * image.std()
