@@ -78,13 +78,9 @@ class ImageGrid(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._pending is None:
             return
-        drawn = list(_folder(trainer).glob(f"*_{self._pending[0]:04d}.png"))
-        if not drawn:
-            self._draw_if_due(trainer, pl_module)  # before the module enters its next stage
-        else:  # it was cut off later; its pictures are at the loggers
-            if self._is_logged(*self._pending):
-                self._count(len(drawn), sum(file.stat().st_size for file in drawn))
-            self._pending = None
+        # Before the module enters its next stage. Where there are pictures it was cut off later: they are at the loggers.
+        self._draw_if_due(trainer, pl_module, again=any(_folder(trainer).glob(f"*_{self._pending[0]:04d}.png")))
+        self._pending = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._draw_if_due(trainer, pl_module)
@@ -101,10 +97,9 @@ class ImageGrid(Callback):
         self.logged, pending = dict(state_dict["logged"]), state_dict["pending"]
         self._pending = None if pending is None else (pending[0], pending[1])
 
-    def _draw_if_due(self, trainer: Trainer, module: LightningModule) -> None:
+    def _draw_if_due(self, trainer: Trainer, module: LightningModule, again: bool = False) -> None:
         if self._pending is not None and (self._pending[1] or (self._pending[0] + 1) % self.every_n_epochs == 0):
-            self._draw(trainer, module, self._pending[0], logs=self._is_logged(*self._pending))
-            self._pending = None
+            self._draw(trainer, module, self._pending[0], self._is_logged(*self._pending), again=again)
 
     def _is_logged(self, epoch: int, in_any_case: bool) -> bool:
         number, next_one = (epoch + 1) // self.every_n_epochs, 1
@@ -112,7 +107,10 @@ class ImageGrid(Callback):
             next_one = max(next_one + 1, math.ceil(next_one * self.log_growth))
         return in_any_case or next_one == number
 
-    def _draw(self, trainer: Trainer, module: LightningModule, epoch: int, logs: bool, last: bool = False) -> None:
+    def _draw(
+        self, trainer: Trainer, module: LightningModule, epoch: int, logs: bool, last: bool = False, again: bool = False
+    ) -> None:
+        """Writes the pictures of an epoch, `again` with the same bytes, and hands them to the loggers once if it `logs`."""
         if not trainer.is_global_zero:
             return
         folder = _folder(trainer)
@@ -123,11 +121,13 @@ class ImageGrid(Callback):
             for kind, images, columns in self._kinds(module, sets):
                 pixels = to_uint8(image_grid(images, columns)).permute(1, 2, 0).cpu().numpy()
                 file = folder / f"{kind}_{epoch:04d}.png"
-                Image.fromarray(pixels).save(file)
+                draft = file.with_suffix(".draft")
+                Image.fromarray(pixels).save(draft, format="PNG")
+                draft.replace(file)  # whole or not there
                 pictures.append(Picture(kind, pixels, file.stat().st_size))
         loggers = [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
         if logs and loggers and self._affordable(pictures, last):
-            for logger, picture in product(loggers, pictures):  # the step is the one that losses are logged with (P 10.2)
+            for logger, picture in product([] if again else loggers, pictures):  # the step is the one that losses are logged with (P 10.2)
                 logger.log_image(f"grids/{picture.kind}", [picture.pixels], step=trainer.fit_loop.total_batch_idx)
             self._count(len(pictures), sum(picture.file_bytes for picture in pictures))
 
