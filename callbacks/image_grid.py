@@ -127,7 +127,8 @@ class ImageGrid(Callback):
                 pictures.append(Picture(kind, pixels, file.stat().st_size))
         loggers = [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
         if logs and loggers and self._affordable(pictures, last):
-            for logger, picture in product([] if again else loggers, pictures):  # the step is the one that losses are logged with (P 10.2)
+            for logger, picture in product([] if again else loggers, pictures):
+                # The step is the one that losses are logged with (P 10.2).
                 logger.log_image(f"grids/{picture.kind}", [picture.pixels], step=trainer.fit_loop.total_batch_idx)
             self._count(len(pictures), sum(picture.file_bytes for picture in pictures))
 

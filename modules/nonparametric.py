@@ -13,6 +13,8 @@ from modules.ops.cost import PeakMemory, human_bytes, human_time
 from modules.ops.images import from_uint8, to_uint8
 from modules.ops.scales import proportional_size, scale_sizes
 
+TRIAL_SECONDS = 6.0  # about how long a trial may take by which time and memory are estimated
+
 
 class NonParametricModule(GenerativeModule):
     """Base of methods that keep the training images and compute each output from them.
@@ -99,26 +101,26 @@ class NonParametricModule(GenerativeModule):
     def sample_cost(self, images: Tensor) -> tuple[float, float]:
         """Seconds and bytes that `sample(1)` takes with `images` [n, 3, H, W] stored, on this module's device.
 
-        Measured by samples of a copy with small values of the setting that `trial` names, on which the time depends linearly,
-        and for two random numbers, as the time depends on what is shown. The random state stays as it is.
+        Measured by samples of a copy with a small value of the setting that `trial` names, on which the time depends
+        linearly, and with a larger one, if possible the setting's own. The random state stays as it is.
         """
-        name, few = self.trial
+        (name, few), memory = self.trial, PeakMemory(self.device)
+        whole = self.hparams[name]
 
-        def seconds(value: int, draws: int = 2) -> float:
+        def seconds(value: int) -> float:
             copy = type(self)(**self.hparams | {name: value, "max_images": len(images)}).to(self.device)
             copy.store(images)
             torch.manual_seed(0)
             start = time.perf_counter()
-            for _ in range(draws):
-                copy.sample(1)
-            return (time.perf_counter() - start) / draws
+            copy.sample(1)
+            return time.perf_counter() - start
 
-        memory = PeakMemory(self.device)
         with torch.random.fork_rng(range(torch.cuda.device_count())):
-            seconds(few, draws=1)  # the first one takes longer
-            base, double = seconds(few), seconds(2 * few)
-        slope = max(0.0, double - base) / few
-        return base + (self.hparams[name] - few) * slope, memory.growth() + self.bank.nbytes
+            first = seconds(few)  # takes longer than the same again
+            many = max(2 * few, min(whole, int(few * TRIAL_SECONDS / first)))
+            short, long = seconds(few), seconds(many)
+        slope = max(0.0, long - short) / (many - few)
+        return short + (whole - few) * slope, memory.growth() + self.bank.nbytes
 
     def plan(self, datamodule: LightningDataModule, trainer: Trainer) -> str:
         """Table of scales, and time and memory of one sample from all images."""

@@ -112,7 +112,7 @@ def test_a_rehearsal_stops_where_the_next_stage_does_not_fit_and_the_plan_says_s
 
 @pytest.mark.parametrize("method", [GPNN, GPDM])
 def test_a_sample_s_time_is_linear_in_the_setting_it_depends_on(method, monkeypatch):
-    """Trials take 3 s and 2 s per unit of the setting."""
+    """Trials take 3 s and 2 s per unit of the setting, so that one with the whole setting is too long to be tried."""
     now = [0.0]
     name, few = method.trial
     monkeypatch.setattr("modules.nonparametric.time.perf_counter", lambda: now[0])
