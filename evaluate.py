@@ -1,17 +1,16 @@
-"""Measures trained checkpoints, or does a task with them.
+"""Measures trained checkpoints, does a task with them, or writes a page about them.
 
     python evaluate.py CHECKPOINT [CHECKPOINT …] [configs/tasks/<task>.yaml] [key=value …]
-
     python evaluate.py runs/fewgan/checkpoints/last.ckpt callbacks.metrics.num_images=200
     python evaluate.py runs/fewgan/checkpoints/last.ckpt configs/tasks/generate.yaml task.num_images=8 out=pictures
+    python evaluate.py A.ckpt B.ckpt configs/tasks/compare.yaml out=report    # one page about several checkpoints
+    python evaluate.py runs configs/tasks/gallery.yaml out=gallery            # one page about all runs in a folder
 
 The file alone rebuilds the model. The configuration in it, changed by key=value, names the images to compare with.
-
-    out                  folder of metrics.json (default: the run's) or a task's pictures (default: tasks/<task> in it)
+    out                  folder of metrics.json (default: the run's), a task's pictures (tasks/<task> in it) or a page
     datamodule.*         other images to measure against
     callbacks.metrics.*  number of samples, metrics, backbone: see callbacks/sample_metrics.py
-    task.*               see the task's file
-    trainer.accelerator, trainer.devices   auto and 1 by default
+    task.*, logger.*     see the task's file; trainer.accelerator, trainer.devices are auto and 1 by default
 """
 
 import sys
@@ -21,20 +20,35 @@ from typing import Any
 from omegaconf import DictConfig
 
 from configs.build import build
-from configs.checkpoint import output_folder, rebuild, split_words, stored_config
+from configs.checkpoint import output_folder, rebuild, report_config, split_words, stored_config
 from configs.environment import hide_known_noise, use_sleeping_threads
 from configs.loader import ConfigError
 from configs.mistakes import MistakesTold
 
 
-def measure(module: Any, config: DictConfig, folder: Path, facts: dict[str, Any]) -> None:
+def opened(path: Path, words: list[str]) -> tuple[dict[str, Any], DictConfig, Any]:
+    """Content, configuration and module of a checkpoint."""
+    from callbacks.config_snapshot import read_checkpoint
+
+    content = read_checkpoint(path)
+    return content, stored_config(path, content, words), rebuild(path, content)
+
+
+def tested(content: dict[str, Any], config: DictConfig, module: Any) -> tuple[dict[str, Any], Any, Any, Any]:
+    """Content, module, metrics with their results, data."""
+    metrics, data = build(config.callbacks.metrics), build(config.datamodule)
+    build(config.trainer, callbacks=[metrics]).test(module, datamodule=data, verbose=False)
+    return content, module, metrics, data
+
+
+def measure(path: Path, content: dict[str, Any], config: DictConfig, module: Any, folder: Path) -> None:
     """Writes `folder`/metrics.json and prints it as a table."""
     from callbacks.metrics.card import format_card, write_card
 
-    metrics = build(config.callbacks.metrics)
-    trainer = build(config.trainer, callbacks=[metrics])
-    trainer.test(module, datamodule=build(config.datamodule), verbose=False)
-    if trainer.is_global_zero:
+    facts = {"run_name": config.run_name, "checkpoint": str(path), "class_path": content["class_path"]}
+    facts |= {"iteration": module.iteration, "images_seen": module.images_seen}
+    metrics = tested(content, config, module)[2]
+    if module.global_rank == 0:
         write_card(folder / "metrics.json", {**facts, **metrics.results})
         print(f"{format_card(metrics.results)}\n{folder / 'metrics.json'}")
 
@@ -48,20 +62,22 @@ def do_task(module: Any, config: DictConfig, folder: Path) -> None:
     print(f"{folder}: {write_pictures(folder, images, getattr(task, 'frames_per_second', None))}")
 
 
-def evaluate(path: Path, words: list[str], checkpoints: list[Path], taken: set[Path]) -> None:
-    from callbacks.config_snapshot import read_checkpoint
+def report(paths: list[Path], words: list[str]) -> None:
+    """Writes a page about all `paths` into the folder `out`."""
+    config = report_config(words)
+    loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
+    print(build(config.task)(paths, Path(config.out), lambda path: tested(*opened(path, words)), loggers))
 
-    content = read_checkpoint(path)
-    config = stored_config(path, content, words)
-    module = rebuild(path, content)
-    folder = output_folder(config, path, checkpoints)
-    if folder in taken:
-        raise ConfigError(f"{path}: {folder} holds the results of another one of these checkpoints; give it alone.")
-    taken.add(folder)
-    if "task" in config:
-        return do_task(module, config, folder)
-    facts = {"run_name": config.run_name, "checkpoint": str(path), "class_path": content["class_path"]}
-    measure(module, config, folder, {**facts, "iteration": module.iteration, "images_seen": module.images_seen})
+
+def evaluate(checkpoints: list[Path], words: list[str]) -> None:
+    taken = set()
+    for path in checkpoints:
+        content, config, module = opened(path, words)
+        folder = output_folder(config, path, checkpoints)
+        if folder in taken:
+            raise ConfigError(f"{path}: {folder} holds the results of another one of these checkpoints; give it alone.")
+        taken.add(folder)
+        do_task(module, config, folder) if "task" in config else measure(path, content, config, module, folder)
 
 
 def main(arguments: list[str]) -> int:
@@ -72,9 +88,7 @@ def main(arguments: list[str]) -> int:
     hide_known_noise()
     with MistakesTold() as told:
         checkpoints, words = split_words(arguments)
-        taken: set[Path] = set()
-        for path in checkpoints:
-            evaluate(path, words, checkpoints, taken)
+        (report if report_config(words) else evaluate)(checkpoints, words)
     return told.exit_code
 
 

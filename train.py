@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
             return 0
         if "Wandb" in str(config.logger) and (notice := choose_wandb_mode()) and trainer.is_global_zero:
             print(notice)
-        trainer.fit(module, datamodule, ckpt_path=checkpoint)
+        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
         if trainer.is_global_zero:
             print(f"Done. {config.run_dir} holds checkpoints/, images/, metrics.csv and config.yaml.")
             print(f"Measure it: python evaluate.py {config.run_dir}/checkpoints/last.ckpt")

@@ -10,7 +10,7 @@ from configs.loader import ConfigError, nearest, nodes
 from configs.signatures import Missing, signature_of
 from configs.values import choices, converted, described, out_of_range
 
-OWN = ("modules.", "datamodules.", "callbacks.")
+OWN = ("modules.", "datamodules.", "callbacks.", "reports.")
 PREFIXES = (*OWN, "lightning.Trainer", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.")
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from configs.build import check, check_keys
 from configs.loader import MAPPING, ConfigError, load_config, nearest
 
-CHANGEABLE = ("out", "datamodule", "callbacks.metrics", "trainer.accelerator", "trainer.devices", "task")
+CHANGEABLE = ("out", "datamodule", "callbacks.metrics", "trainer.accelerator", "trainer.devices", "task", "logger")
 EXTRA_KEYS = {"out": (str, type(None)), "task": MAPPING}
 METRICS = {"class_path": "callbacks.sample_metrics.SampleMetrics"}
 TRAINER = {
@@ -40,13 +40,22 @@ def split_words(arguments: list[str]) -> tuple[list[Path], list[str]]:
     for key in config:
         if key != "run_name":
             _check_changeable(key, "callbacks", "trainer")
+    if "logger" in config and not _is_report(config):
+        raise ConfigError("logger: only a report goes to loggers, such as configs/tasks/compare.yaml.")
     if not checkpoints:
         raise ConfigError("no checkpoint given, such as runs/fewgan/checkpoints/last.ckpt; --help explains.")
     for path in checkpoints:
-        _check_there(path)
+        if not (_is_report(config) and path.is_dir()):
+            _check_there(path)
     if "class_path" in config.get("task", {}):
         check_keys(config.task)
     return checkpoints, words
+
+
+def report_config(words: list[str]) -> DictConfig | None:
+    """The configuration that `words` make if its task is a report about all checkpoints at once, with `out` set; else None."""
+    config = _load({"run_name": "unknown", "out": "report"}, words)
+    return config if _is_report(config) else None
 
 
 def stored_config(path: Path, content: Mapping[str, Any], words: list[str]) -> DictConfig:
@@ -67,7 +76,7 @@ def stored_config(path: Path, content: Mapping[str, Any], words: list[str]) -> D
     config = _load(start | {key: stored[key] for key in ("datamodule",) if key in stored}, words)
     if "task" in config and "class_path" not in config.task:
         raise ConfigError("task.*: give the task's file too, such as configs/tasks/generate.yaml.")
-    if "datamodule" not in config and "task" not in config:
+    if "datamodule" not in config and ("task" not in config or _is_report(config)):
         raise ConfigError(
             f"{path} holds weights and no configuration: give datamodule.root=…, datamodule.image_size=[height,width] "
             f"and datamodule.class_path=datamodules.fewshot.FewShotDataModule."
@@ -107,6 +116,10 @@ def rebuild(path: Path, content: Mapping[str, Any]) -> Any:
 def _check_changeable(key: str, *groups: str) -> None:
     if key not in groups and not any(f"{key}.".startswith(f"{name}.") for name in CHANGEABLE):
         raise ConfigError(f"{key}: fixed by the checkpoint.{nearest(key, CHANGEABLE)} Here: {', '.join(CHANGEABLE)}.")
+
+
+def _is_report(config: DictConfig) -> bool:
+    return str(config.get("task", {}).get("class_path")).startswith("reports.")
 
 
 def _check_there(path: Path) -> None:

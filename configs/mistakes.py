@@ -5,7 +5,7 @@ import traceback
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
-ROOMS = ("modules", "datamodules", "callbacks", "configs", "train.py", "evaluate.py", "sweep.py")
+ROOMS = ("modules", "datamodules", "callbacks", "reports", "configs", "train.py", "evaluate.py", "sweep.py")
 
 
 def is_mistake(error: BaseException) -> bool:

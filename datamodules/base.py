@@ -1,6 +1,8 @@
 """ImageDataModule: what all image data have in common — the batch contract, the loaders, the sets."""
 
+import sys
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -144,6 +146,7 @@ class ImageDataModule(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=_as_is,
+            worker_init_fn=_end_quietly,
             generator=torch.Generator().manual_seed(self.seed),  # else every iterator draws from the global one (P 5.7)
         )
 
@@ -185,3 +188,14 @@ def _check_at_least(least: int, **values: int) -> None:
 
 def _as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
+
+
+def _end_quietly(worker: int) -> None:
+    """Of a worker that loses its main process, which was ended by a signal, nobody needs to read."""
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, ConnectionError | EOFError):
+            before(kind, error, trace)
+
+    sys.excepthook = hook  # the threads that hand over file descriptors answer to it, too

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OWN = ("train", "evaluate", "sweep", "configs", "modules", "datamodules", "callbacks", "tests")
+OWN = ("train", "evaluate", "sweep", "configs", "modules", "datamodules", "callbacks", "reports", "tests")
 
 # A room (the longest name that a module's dotted name begins with), and what it may import of the project and of the stack.
 ROOMS = {
@@ -22,6 +22,10 @@ ROOMS = {
     "callbacks": ("callbacks modules.base modules.ops.images", "torch lightning torchmetrics omegaconf PIL numpy"),
     "callbacks.resume": ("callbacks.config_snapshot configs.resume", "lightning omegaconf"),
     "callbacks.metrics": ("callbacks.metrics modules.ops", "torch torchvision torchmetrics lpips"),
+    "reports": (
+        "reports callbacks.metrics callbacks.run_card modules.base modules.ops modules.tasks.inputs",
+        "torch PIL numpy",
+    ),
     "modules": (
         "modules.base modules.pyramid modules.nonparametric modules.networks modules.losses modules.augment modules.ops",
         "torch lightning",
@@ -105,6 +109,9 @@ def test_imports_point_one_way(file):
         ("modules.singan", "from modules.fewgan import FewGAN"),
         ("callbacks.image_grid", "from modules.fewgan import FewGAN"),
         ("callbacks.image_grid", "import wandb"),
+        ("callbacks.image_grid", "from reports.page import tag"),
+        ("modules.tasks.generate", "from reports.page import tag"),
+        ("reports.compare", "from modules.gpnn import GPNN"),
         ("callbacks.metrics.kernel", "from callbacks.image_grid import evaluating"),
         ("datamodules.folder", "from tests.conftest import x"),
         ("train", "from modules.fewgan import FewGAN"),

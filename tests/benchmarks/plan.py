@@ -94,7 +94,7 @@ def main() -> None:
             if name == "gpdm":
                 words.insert(1, "module.steps=60")
             if "epochs_per_stage" in config.module:
-                samples = options.iterations * config.datamodule.batch_size
+                samples = options.iterations * config.datamodule.get("batch_size", 1)
                 words[1:1] = ["module.epochs_per_stage=1", f"datamodule.samples_per_epoch={samples}"]
             numbers = zip(*(in_its_own_process(what, words) for what in ("estimate", "measurement")), strict=True)
             cells = [f"{name:13s}{size[0]:4d}×{size[1]:<4d}"]

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_the_card_is_there_before_the_first_step_and_complete(tmp_path):
     data.setup()
     assert first["data"] == data.fingerprints() and {"image", "side"} <= first["data"].keys()
     assert first["versions"]["lightning"] == lightning.__version__ and first["started"] <= first["updated"]
-    assert first["command"].split()[-1].strip("'") == sys.orig_argv[-1]
+    assert shlex.split(first["command"])[-1] == sys.orig_argv[-1]
     assert [file.name for file in tmp_path.glob("run.json*")] == ["run.json"]
 
 
