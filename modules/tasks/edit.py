@@ -19,6 +19,7 @@ class Edit:
         mask: file, white = the edited region; the image's aspect.
         scale: where the image enters the model, 0 = coarsest; finer scales keep more of the edit. None: the coarsest one
             that the method takes an image at.
+        finetune: methods that can learn on from the edited image (ConSinGAN in `module.mode=editing`): iterations. None: not.
         size: [height, width] to work at; by default the image is scaled until its shorter side is the model's.
         dilation: radius of the disk that grows the mask, in pixels at a longer side of 250; scaled with the image.
         blur: sigma of the Gaussian that then softens the mask, same unit. Both as in SinGAN (Rott Shaham et al. 2019).
@@ -30,17 +31,18 @@ class Edit:
         image: str,
         mask: str,
         scale: int | None = None,
+        finetune: int | None = None,
         size: list[int] | None = None,
         dilation: float = 20.0,
         blur: float = 5.0,
         seed: int = 0,
     ) -> None:
         self.image, self.mask, self.scale, self.size = image, mask, scale, size
-        self.dilation, self.blur, self.seed = dilation, blur, seed
+        self.finetune, self.dilation, self.blur, self.seed = finetune, dilation, blur, seed
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
         inject = require(module, "inject", "edit")
-        options = accepted(inject, "edit", scale=self.scale)
+        options = accepted(inject, "edit", scale=self.scale, finetune=self.finetune)
         image, mask = read_masked(self.image, self.mask, module, self.size)
         with sampling_mode(module, self.seed):
             result = inject(image.to(module.device), **options).cpu()

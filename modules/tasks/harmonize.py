@@ -37,6 +37,8 @@ class Harmonize:
         colors: before that, every pixel of the object gets the nearest of so many colours of the rest of the picture. Trained
             generators have seen no others, and make of a strange one what they happen to: of orange in a picture without
             red, magenta. None: not, as in the paper.
+        finetune: methods that can learn on from the picture with the object (ConSinGAN in `module.mode=harmonization`):
+            iterations. None: not.
         scale, size, dilation, blur, seed: as in the task `edit`, with a tighter mask (released code of SinGAN).
     """
 
@@ -49,6 +51,7 @@ class Harmonize:
         object_size: list[int] | None = None,
         colors: int | None = None,
         scale: int | None = None,
+        finetune: int | None = None,
         size: list[int] | None = None,
         dilation: float = 7.0,
         blur: float = 5.0,
@@ -66,11 +69,12 @@ class Harmonize:
             raise ValueError(f"task.colors={colors}: must be at least 1")
         self.image, self.mask, self.object, self.position = image, mask, object, position
         self.object_size, self.colors = None if object_size is None else tuple(object_size), colors
-        self.scale, self.size, self.dilation, self.blur, self.seed = scale, size, dilation, blur, seed
+        self.scale, self.finetune, self.size = scale, finetune, size
+        self.dilation, self.blur, self.seed = dilation, blur, seed
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
         inject = require(module, "inject", "harmonize")
-        options = accepted(inject, "harmonize", scale=self.scale)
+        options = accepted(inject, "harmonize", scale=self.scale, finetune=self.finetune)
         image, mask, rest = self._read(module)
         entering = image if self.colors is None else self._recoloured(image, mask, rest)
         with sampling_mode(module, self.seed):

@@ -133,6 +133,20 @@ def test_start_scale_reaches_the_methods_that_have_it():
         list(task("generate", start_scale=1)(Able()))
 
 
+class Tunable(Able):
+    def inject(self, images, scale=0, finetune=0):
+        return torch.full_like(images, 0.01 * finetune)
+
+
+@pytest.mark.parametrize(("name", "stem"), [("edit", "02_unmasked"), ("harmonize", "02_harmonized")])
+def test_fine_tuning_reaches_the_methods_that_have_it(files, name, stem):
+    words = {"image": files["image"], "mask": files["mask"], "dilation": 0, "blur": 0}
+    made = dict(task(name, **words, finetune=50)(Tunable()))[stem]
+    assert (made - 0.5).abs().amin() < 1e-6
+    with pytest.raises(ValueError, match="task.finetune: Able.inject.*methods that have it: ConSinGAN$"):
+        list(task(name, **words, finetune=50)(Able()))
+
+
 @pytest.mark.parametrize(("name", "stem"), [("conditional", "01_conditional"), ("edit", "02_unmasked")])
 def test_images_enter_at_the_methods_coarsest_scale(files, name, stem):
     masks = {} if name == "conditional" else {"mask": files["mask"]}
