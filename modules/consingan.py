@@ -225,8 +225,8 @@ class ConSinGAN(PyramidModule):
 
         Paper: images enter at stage 0, with random noise above; here `scale` > 0 also adds back what that stage's image
         lacks of them, and noise is random above it only. Training never sees that; the training image comes back at the
-        finest scale as well as from `reconstruct` (28.9 dB against 28.3 after configs/consingan.yaml), from stage 0
-        with 24.5 dB because of the noise. Not for mode `animation`, which has seen noise only.
+        finest scale as well as from `reconstruct` (29.2 dB against 28.7 after configs/consingan.yaml), from stage 0
+        with 24.4 dB because of the noise. Not for mode `animation`, which has seen noise only.
         `finetune`: first so many iterations on these images, see `finetuned`; the model itself stays as it is.
         """
         self._check_scale("scale", scale)
