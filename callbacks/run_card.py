@@ -103,7 +103,8 @@ class RunCard(Callback):
             self._update(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *arguments: Any) -> None:
-        pl_module.log("train/stage", float(getattr(pl_module, "stage", 0)), batch_size=1)
+        if (trainer.fit_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0 or trainer.is_last_batch:  # a row is written
+            pl_module.log("train/stage", float(getattr(pl_module, "stage", 0)), batch_size=1)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = {"run_name": self.run_name, "wandb_id": self.wandb_id, "lineage": self._lineage}
