@@ -1,3 +1,4 @@
+# make setup   sets up .venv
 # make train   sets up .venv and trains FewGAN on the starter images; further words: make train ARGS="run_name=birds …"
 # make test    sets up .venv and runs all tests
 # make clean   removes .venv
@@ -8,7 +9,9 @@ ARGS ?=
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: train test clean
+.PHONY: setup train test clean
+
+setup: .venv/installed
 
 train: .venv/installed
 	$(BIN)/python train.py configs/fewgan.yaml $(ARGS)

@@ -42,14 +42,17 @@ def tested(content: dict[str, Any], config: DictConfig, module: Any) -> tuple[di
 
 
 def measure(path: Path, content: dict[str, Any], config: DictConfig, module: Any, folder: Path) -> None:
-    """Writes `folder`/metrics.json and prints it as a table."""
+    """Writes `folder`/metrics.json, and nearest.png with the samples nearest to training images, and prints a table."""
     from callbacks.metrics.card import format_card, write_card
+    from modules.tasks.pictures import write_pictures
 
     facts = {"run_name": config.run_name, "checkpoint": str(path), "class_path": content["class_path"]}
     facts |= {"iteration": module.iteration, "images_seen": module.images_seen}
     metrics = tested(content, config, module)[2]
     if module.global_rank == 0:
         write_card(folder / "metrics.json", {**facts, **metrics.results})
+        if metrics.nearest is not None:
+            write_pictures(folder, {"nearest": metrics.nearest})
         print(f"{format_card(metrics.results)}\n{folder / 'metrics.json'}")
 
 

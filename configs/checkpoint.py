@@ -44,9 +44,8 @@ def split_words(arguments: list[str]) -> tuple[list[Path], list[str]]:
         raise ConfigError("logger: only a report goes to loggers, such as configs/tasks/compare.yaml.")
     if not checkpoints:
         raise ConfigError("no checkpoint given, such as runs/fewgan/checkpoints/last.ckpt; --help explains.")
-    for path in checkpoints:
-        if not (_is_report(config) and path.is_dir()):
-            _check_there(path)
+    for path in checkpoints if not _is_report(config) else ():  # some reports are of folders: they look for themselves
+        _check_there(path)
     if "class_path" in config.get("task", {}):
         check_keys(config.task)
     return checkpoints, words

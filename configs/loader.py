@@ -82,7 +82,7 @@ def nodes(config: DictConfig) -> Iterator[tuple[str, Any]]:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """" Did you mean a or b?" for the known words most like `word`, else an empty text; starts with a blank."""
-    close = difflib.get_close_matches(word, [str(k) for k in known], n=3, cutoff=0.6)
+    close = difflib.get_close_matches(word, dict.fromkeys(str(k) for k in known), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 

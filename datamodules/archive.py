@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
-MAX_FILE_BYTES = 256 * 2**20  # of one image file, packed or not; 89 million pixels, Pillow's limit, are 255 MiB of bytes
+from modules.ops.decode import MAX_FILE_BYTES, check_file_bytes
 
 
 def in_archive(path: Path) -> tuple[Path, str] | None:
@@ -44,12 +44,6 @@ def read_member(archive: Path, name: str) -> bytes:
         raise ValueError(f"cannot read {name} in {archive}: {error}") from error
     except Exception as error:  # zlib.error, lzma.LZMAError: each decompressor has its own
         raise ValueError(f"cannot read {name} in {archive}: it is damaged ({error})") from error
-
-
-def check_file_bytes(path: Path, size: int) -> None:
-    """Raises ValueError for a file of more than MAX_FILE_BYTES."""
-    if size > MAX_FILE_BYTES:
-        raise ValueError(f"{path} has {size / 2**20:.0f} MiB, the limit is {MAX_FILE_BYTES // 2**20}: not read")
 
 
 def _open(archive: Path) -> tuple[ZipFile, Mapping[str, ZipInfo]]:

@@ -1,33 +1,19 @@
 """One image file to bytes [3, H, W] at the wanted size.
 
-Rules: the EXIF orientation is applied; transparency is laid over white; of an animation the first frame counts; 16-bit
-grey is scaled to 8 bits; colour profiles are ignored. The largest centred part with the wanted aspect is resized by
-Pillow's bicubic filter, which is antialiased when shrinking; an image that has the size already keeps its exact values.
+Files are opened and turned into RGB by `modules.ops.decode`, transparency over white, 16-bit grey scaled to 8 bits; here
+the EXIF orientation is applied, and the largest centred part with the wanted aspect is resized by Pillow's bicubic filter,
+which is antialiased when shrinking; an image that has the size already keeps its exact values.
 """
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-# A closed list, because Pillow goes by content, not by ending: EPS, for one, would start an external program.
-FORMATS = {
-    "AVIF": (".avif",),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg"),
-    "PNG": (".png",),
-    "PPM": (".ppm", ".pgm"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
-ENDINGS = tuple(sorted(ending for endings in FORMATS.values() for ending in endings))
+from modules.ops.decode import FORMATS, is_deep_grey, opened, to_rgb
+
 ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)  # the orientations that swap width and height
 
@@ -61,7 +47,7 @@ def decode(data: bytes, path: Path, size: tuple[int, int]) -> tuple[Tensor, Trea
 
     Raises ValueError with `path` and the reason when the content is not an image that can be read.
     """
-    with _opened(data, path) as image:
+    with opened(data, f"cannot read the image {path}") as image:
         treatment = _treatment(image, path, size)
         image = to_rgb(ImageOps.exif_transpose(image))
         return pil_to_tensor(image.resize(size[::-1], Image.Resampling.BICUBIC, box=treatment.box)), treatment
@@ -72,25 +58,12 @@ def probe(path: Path, size: tuple[int, int], data: bytes | None = None) -> Treat
 
     Only the header is read from `path`, unless `data` is given.
     """
-    with _opened(path if data is None else data, path) as image:
+    with opened(path if data is None else data, f"cannot read the image {path}") as image:
         return _treatment(image, path, size)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A Pillow image of any mode as RGB of the same size, transparency over white.
-
-    Raises ValueError for grey values beyond 16 bits or floats outside [0, 1], whose white cannot be known.
-    """
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _deep_grey(image).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-
-
 def _treatment(image: Image.Image, path: Path, size: tuple[int, int]) -> Treatment:
-    deep = image.mode == "F" or image.mode.startswith("I") or _is_deep_colour(image)
+    deep = is_deep_grey(image) or _is_deep_colour(image)
     orientation = image.getexif().get(ORIENTATION)  # reads all of a PNG, and forgets its tiles
     shown = image.size[::-1] if orientation in TURNED else image.size
     box, enlargement = _centre_box(shown, size)
@@ -115,20 +88,6 @@ def _is_deep_colour(image: Image.Image) -> bool:
     )
 
 
-def _deep_grey(image: Image.Image) -> Image.Image:
-    """Pillow's own conversion would clip everything above 255 to white."""
-    white = 1.0 if image.mode == "F" else 65535.0
-    if image.mode != "F":
-        image = image.convert("I")  # the byte orders of 16-bit modes are not understood by all of Pillow
-    low, high = image.getextrema()
-    if not 0 <= low <= high <= white:
-        raise ValueError(f"its grey values run from {low} to {high}, understood are 0 to {white:g}")
-    scale = 255 / white
-    grey = image.convert("F").point(lambda value: value * scale + 0.5).convert("L")
-    grey.info.pop("transparency", None)
-    return grey
-
-
 def _centre_box(shown: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[float, float, float, float], float]:
     """Left, top, right, bottom of the largest centred box with the aspect of `size`; the factor from box to size."""
     width, height = shown
@@ -136,22 +95,3 @@ def _centre_box(shown: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[fl
     inner_width, inner_height = min(width, size[1] / factor), min(height, size[0] / factor)
     left, top = (width - inner_width) / 2, (height - inner_height) / 2
     return (left, top, min(width, left + inner_width), min(height, top + inner_height)), factor
-
-
-@contextmanager
-def _opened(source: bytes | Path, path: Path) -> Iterator[Image.Image]:
-    """The image opened lazily; whatever a decoder raises becomes one ValueError that names the file."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            content = BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(content, formats=tuple(FORMATS)) as image:
-                yield image
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        limit = f"the limit is {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
-        raise ValueError(f"{path} is too large to be opened safely, {limit}: scale it down first") from error
-    except UnidentifiedImageError as error:
-        reason = f"it is empty or in none of the formats {', '.join(FORMATS)}"
-        raise ValueError(f"cannot read the image {path}: {reason}") from error
-    except Exception as error:  # decoders raise nearly anything on damaged data: SyntaxError, struct.error, EOFError, …
-        raise ValueError(f"cannot read the image {path}: {error}") from error

@@ -30,7 +30,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from datamodules.copies import look_at
-from datamodules.decode import ENDINGS, decode, probe
+from datamodules.decode import decode, probe
 from datamodules.findings import STEPS, Finding, Picture, findings_of
 from datamodules.folder import (
     UNREAD_ENDINGS,
@@ -41,6 +41,7 @@ from datamodules.folder import (
     survey,
     visible_files,
 )
+from modules.ops.decode import ENDINGS
 
 SETS = ("image", "side", "reference")
 KEYS = (*SETS, "image_size", "recursive", "out")

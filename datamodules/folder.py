@@ -13,8 +13,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.archive import check_file_bytes, in_archive, member_names, read_member
-from datamodules.decode import ENDINGS, Treatment, decode, probe
+from datamodules.archive import in_archive, member_names, read_member
+from datamodules.decode import Treatment, decode, probe
+from modules.ops.decode import ENDINGS, check_file_bytes
 
 PROJECT = Path(__file__).resolve().parents[1]
 # Images too, but none that this project decodes: worth a warning, unlike a text file.

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.networks.consingan import CHANGES, GrowingGenerator, ValidCritic, random_walk
-from modules.ops.checks import at_least
+from modules.ops.checks import at_least, check_scale
 from modules.ops.images import resize
 from modules.ops.scales import ROUNDING, proportional_size
 from modules.pyramid import PyramidModule
@@ -229,7 +229,7 @@ class ConSinGAN(PyramidModule):
         with 24.4 dB because of the noise. Not for mode `animation`, which has seen noise only.
         `finetune`: first so many iterations on these images, see `finetuned`; the model itself stays as it is.
         """
-        self._check_scale("scale", scale)
+        check_scale(self.num_scales, scale=scale)
         if finetune > 0:
             return self.finetuned(images, finetune).inject(images, scale)
         sizes = self._sizes(images.shape[-2:])
@@ -256,16 +256,12 @@ class ConSinGAN(PyramidModule):
 
         `alpha` pulls back to the image, `beta` near 1 makes the motion smooth; scales below `start_scale` stay at rest.
         """
-        self._check_scale("start_scale", start_scale)
+        check_scale(self.num_scales, start_scale=start_scale)
         sizes = self._sizes(self.image_size)
         rest = self.fixed_inputs(sizes)
         walks = [random_walk(z, alpha, beta) if n >= start_scale else repeat(z) for n, z in enumerate(rest)]
         steps = islice(zip(*walks, strict=False), num_frames)  # lazily: noise of features is larger than the frames
         return resize(torch.cat([self.generator(z, sizes, self.amplitudes) for z in steps]), self.image_size)
-
-    def _check_scale(self, name: str, scale: int) -> None:
-        if not 0 <= scale < self.num_scales:
-            raise ValueError(f"{name} is {scale}; there are the scales 0 (coarsest) to {self.num_scales - 1} (finest)")
 
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
         """Reconstruction RMSE of the training image in [-1, 1] at the size of the stage in training; amplitudes."""

@@ -15,7 +15,7 @@ from modules.losses.structure import continuity_loss, ssim_loss
 from modules.networks.patch import PatchCritic, ResidualGenerator
 from modules.networks.pixelcnn import GatedPixelCNN
 from modules.networks.vqvae import VQGenerator
-from modules.ops.checks import at_least
+from modules.ops.checks import at_least, check_scale
 from modules.ops.codes import code_usage, order0_bits
 from modules.ops.images import resize
 from modules.ops.scales import proportional_size, scale_sizes
@@ -196,8 +196,7 @@ class FewGAN(PyramidModule):
     def inject(self, images: Tensor, scale: int = 0) -> Tensor:
         """The images re-made from training patches: G_0 ... G_T, or only G_scale ... G_T for `scale` > 0, which keeps more
         of the images [N, 3, H, W]; any size, same size out."""
-        if not 0 <= scale < self.num_scales:
-            raise ValueError(f"scale is {scale}; this model has the scales 0 (coarsest) to {self.num_scales - 1} (finest)")
+        check_scale(self.num_scales, scale=scale)
         size = images.shape[-2:]
         if scale == 0:
             return self.chain(images, self.num_scales - 1).clamp(-1, 1)

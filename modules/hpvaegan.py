@@ -12,7 +12,7 @@ from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.networks.patch import PatchCritic
 from modules.networks.vae import PatchVAE, RefinementBlock
-from modules.ops.checks import at_least
+from modules.ops.checks import at_least, check_scale
 from modules.ops.images import resize
 from modules.ops.scales import proportional_size, scale_sizes
 from modules.pyramid import PyramidModule
@@ -183,9 +183,7 @@ class HPVAEGAN(PyramidModule):
     def inject(self, images: Tensor, scale: int = 0) -> Tensor:
         """The images re-made from training patches, without noise: encoded and decoded, or for `scale` > 0 only refined
         from that scale on, which keeps more of the images [N, 3, H, W]; any size, same size out."""
-        if not 0 <= scale < self.num_scales:
-            last = self.num_scales - 1
-            raise ValueError(f"scale is {scale}; this model has the scales 0 (coarsest) to {last} (finest)")
+        check_scale(self.num_scales, scale=scale)
         size = tuple(images.shape[-2:])
         if scale == 0:
             return self.render(self.encode(images), size)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from modules.base import GenerativeModule
+from modules.ops.checks import check_scale
 from modules.ops.cost import PeakMemory, human_bytes, human_time
 from modules.ops.images import from_uint8, to_uint8
 from modules.ops.scales import proportional_size, scale_sizes
@@ -69,8 +70,7 @@ class NonParametricModule(GenerativeModule):
         """ValueError for an output that holds no patch, or a scale that is not there."""
         if min(size) < self.patch:
             raise ValueError(f"{size[0]}×{size[1]} pixels (height × width) are below a patch of {self.patch}")
-        if not 0 <= scale < self.num_scales:
-            raise ValueError(f"scale is {scale}; this model has the scales 0 (coarsest) to {self.num_scales - 1} (finest)")
+        check_scale(self.num_scales, scale=scale)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return []

@@ -82,10 +82,6 @@ class PyramidModule(GenerativeModule):
         """The stage in training, for progress bars and grids."""
         return " ".join(self.stage_label(max(self.stage, 0))).strip()
 
-    def epochs_left(self) -> int:
-        """Epochs from the current one to the end of the last stage."""
-        return self._stage_ends[-1] - self.current_epoch
-
     def stage_at(self, epoch: int) -> int:
         return next((s for s, end in enumerate(self._stage_ends) if epoch < end), self.num_stages - 1)
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.networks.singan import NoisePyramid, valid_stack
+from modules.ops.checks import check_scale
 from modules.ops.clusters import kmeans
 from modules.ops.images import resize
 from modules.ops.patches import nearest
@@ -100,7 +101,7 @@ class SinGAN(PyramidModule):
         if hp.noise_padding not in ("zeros", "noise"):
             raise ValueError(f"noise_padding is {hp.noise_padding!r}; allowed are 'zeros' and 'noise'")
         if hp.paint_scale is not None:
-            self._check_scale("paint_scale", hp.paint_scale, 1)
+            check_scale(self.num_scales, lowest=1, paint_scale=hp.paint_scale)
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
         images = sets["image"]
@@ -144,7 +145,7 @@ class SinGAN(PyramidModule):
     def sample(self, num_images: int, size: tuple[int, int] | None = None, start_scale: int = 0) -> Tensor:
         """New images [N, 3, H, W]. Scales below `start_scale` reconstruct, so that larger values keep more of the
         training image's layout; such samples have the training image's size by default."""
-        self._check_scale("start_scale", start_scale, 0)
+        check_scale(self.num_scales, start_scale=start_scale)
         if start_scale == 0:
             return self._render(num_images, size or self.image_size)
         below = self.pyramid.reconstruction(min(start_scale, self._trained)).expand(num_images, -1, -1, -1)
@@ -156,7 +157,7 @@ class SinGAN(PyramidModule):
 
         Scale 1 changes most, the finest scale least; scale 0 takes no image. ValueError for others.
         """
-        self._check_scale("scale", scale, 1)
+        check_scale(self.num_scales, lowest=1, scale=scale)
         size = tuple(images.shape[-2:])
         below = resize(images, self.pyramid.scaled(size)[scale - 1])  # a generator has learnt from upsampled inputs
         return self._render(len(images), size, scale, below)
@@ -198,15 +199,10 @@ class SinGAN(PyramidModule):
 
         `alpha` pulls back to the image, `beta` near 1 makes the motion smooth; scales below `start_scale` stay at rest.
         """
-        self._check_scale("start_scale", start_scale, 0)
+        check_scale(self.num_scales, start_scale=start_scale)
         steps = self.pyramid.walk(self._trained, start_scale, alpha, beta)
         frames = [resize(self.pyramid(next(steps)), self.canvas) for _ in range(num_frames)]
         return torch.cat(frames).clamp(-1, 1)
-
-    def _check_scale(self, name: str, scale: int, lowest: int) -> None:
-        if not lowest <= scale < self.num_scales:
-            reason = "; scale 0 makes its image from noise alone" if lowest else ""
-            raise ValueError(f"{name} is {scale}; allowed are {lowest} (coarse) to {self.num_scales - 1} (finest){reason}")
 
     def _training_image(self, size: tuple[int, int]) -> Tensor:
         return resize(self.trainer.datamodule.sets()["image"][0].unsqueeze(0).to(self.device), size)

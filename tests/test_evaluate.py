@@ -92,6 +92,7 @@ def test_measures_next_to_the_run_wherever_it_is(copied: Path, capsys: pytest.Ca
     content = torch.load(checkpoint, weights_only=True)
     assert (card["iteration"], card["images_seen"]) == (content["iteration"], content["images_seen"]) != (0, 0)
     assert (card["run_name"], card["class_path"]) == ("drawn", "modules.fewgan.FewGAN")
+    assert card["verdict"]["line"] and (copied / "nearest.png").exists()
     assert card["checkpoint"] == str(checkpoint)
     assert {"kd_rand_cnn", "kd_rand_cnn_crops", "fd_rand_cnn", "pixel_diversity", "source_share_min"} <= card[
         "metrics"

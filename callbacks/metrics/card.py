@@ -4,9 +4,14 @@ import importlib.metadata
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from callbacks.metrics.features import crop_size
+from callbacks.metrics.kernel import FULL_SAMPLE, SUBSETS
+from callbacks.metrics.manifold import NEIGHBOURS
+from callbacks.metrics.protocol import CODE_VERSION, protocol_hash
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 REQUIRED = ("backbone", "num_real", "num_generated", "resize")
@@ -22,6 +27,32 @@ def finite(values: Mapping[str, float], notes: list[str]) -> dict[str, float | N
     plain = {key: float(value) for key, value in values.items()}
     notes += [f"{key} is not finite ({value}) and left out" for key, value in plain.items() if not math.isfinite(value)]
     return {key: value if math.isfinite(value) else None for key, value in plain.items()}
+
+
+def protocol_of(measure: Any, reference: Any, sets: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """How the callback `measure` compared the reference (its `images`) with samples, with the hash of what decides."""
+    size = reference.images.shape[-2:]
+    backbone, perceptual = measure.backbone, measure.perceptual
+    caution = backbone and backbone.caution()
+    protocol = {
+        **(backbone.card() if backbone else {"backbone": None, "resize": None}),
+        "perceptual": perceptual.card() if perceptual else None,
+        "image_size": list(size),
+        "num_real": len(reference.images),
+        "num_generated": measure.num_images,
+        "reference": sets["image"].fingerprint if "image" in sets else None,
+        "reference_names": sets["image"].originals().names if "image" in sets else None,
+        "seed": measure.seed,
+        "sampling_seeds": measure.sampling_seeds,
+        "chunk": measure.chunk,
+        "crops": {"reference": measure.crops, "samples": measure.sample_crops, "size": list(crop_size(*size))},
+        "kernel_distance": f"all pairs up to {FULL_SAMPLE} rows on a side, else {SUBSETS} subsets of {FULL_SAMPLE}",
+        "neighbours": NEIGHBOURS,
+        "code_version": CODE_VERSION,
+        "versions": versions(),
+        "notes": notes + [caution] * bool(caution),
+    }
+    return protocol | {"hash": protocol_hash(protocol)}
 
 
 def write_card(path: Path, card: Mapping[str, Any]) -> None:
@@ -45,11 +76,17 @@ def format_card(card: Mapping[str, Any]) -> str:
         for name, values in sets.items():
             cells = (_number(values.get(key)).rjust(len(key)) for key in shared)
             lines += [f"  {name.ljust(width)}".ljust(31) + "".join(f"  {cell}" for cell in cells)]
+    intervals = card.get("intervals", {})
     for title, values in [("samples", card["metrics"]), ("model", card["diagnostics"])]:
-        rest = {key: value for key, value in sorted(values.items()) if key not in shared}
+        rest = {key: value for key, value in sorted(values.items()) if key not in shared or key in intervals}
         lines += [title] if rest else []
-        lines += [f"  {key.ljust(32)} {_number(value)}" for key, value in rest.items()]
+        lines += [f"  {key.ljust(32)} {_number(value)}{_range(intervals.get(key))}" for key, value in rest.items()]
+    lines += [f"verdict: {card['verdict']['line']}"] if card.get("verdict") else []
     return "\n".join(lines + [f"note: {note}" for note in card["protocol"]["notes"]])
+
+
+def _range(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"  (95 %: {_number(interval[0])} to {_number(interval[1])})"
 
 
 def _number(value: float | None) -> str:

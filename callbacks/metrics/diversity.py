@@ -26,6 +26,11 @@ def _grey(images: Tensor) -> Tensor:
     return images.long().sum(1)
 
 
+def grey_levels(images: Tensor) -> Tensor:
+    """Mean of the channels of bytes [N, 3, H, W] in 0…1: floats [N, H, W]."""
+    return _grey(images).float() / LEVELS
+
+
 class PixelDiversity(Metric):
     """`pixel_diversity` of all ranks' samples, from integer sums; they have the size of the training images `reals`."""
 

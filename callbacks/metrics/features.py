@@ -48,11 +48,14 @@ def random_crops(images: Tensor, indices: Sequence[int], count: int, seed: int) 
     return torch.stack(cut).unflatten(0, (-1, count)) if cut else images.new_empty(len(images), count, 3, height, width)
 
 
-def extract_features(backbone: Backbone, images: Tensor, indices: Sequence[int], crops: int, seed: int) -> Features:
-    """Features of bytes [N, 3, H, W]; crops enter the network at half its input size, the scale of the whole image."""
+def extract_features(
+    backbone: Backbone, images: Tensor, indices: Sequence[int], crops: int, seed: int, whole: Tensor | None = None
+) -> Features:
+    """Features of bytes [N, 3, H, W]; crops enter the network at half its input size, the scale of the whole image. Those of
+    the whole images may be known already."""
     cut = random_crops(images, indices, crops, seed)
     rows = backbone(cut.flatten(0, 1), size=backbone.input_size // 2)
-    return Features(backbone(images), rows.unflatten(0, tuple(cut.shape[:2])))
+    return Features(backbone(images) if whole is None else whole, rows.unflatten(0, tuple(cut.shape[:2])))
 
 
 def distances(reals: Features, fakes: Features, metrics: Sequence[str]) -> dict[str, float]:

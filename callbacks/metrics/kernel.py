@@ -1,9 +1,11 @@
 """Kernel distance between feature sets (Bińkowski et al., "Demystifying MMD GANs", 2018)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
+
+from callbacks.metrics.rows import RowsMetric
 
 FULL_SAMPLE = 1000  # up to this many rows on either side all pairs are used once
 SUBSETS = 100  # of FULL_SAMPLE rows each, above it: the published protocol
@@ -21,6 +23,21 @@ def kernel_distance(reals: Tensor, fakes: Tensor, chunk: int = 4096) -> Tensor:
     reals, fakes = reals.double(), fakes.double()
     within = sum((_kernel_sum(x, x, chunk) - _diagonal_sum(x)) / (len(x) * (len(x) - 1)) for x in (reals, fakes))
     return within - 2 * _kernel_sum(reals, fakes, chunk) / (m * n)
+
+
+def kernel_table(reals: Tensor, fakes: Tensor) -> Callable[[Tensor], float]:
+    """`kernel_distance` of the reference to any subset of the samples, by their indices [k], from kernels computed once."""
+    reals, fakes = reals.double(), fakes.double()
+    among = (fakes @ fakes.T / fakes.shape[1] + 1).pow(3)
+    diagonal = among.diagonal()
+    across = (fakes @ reals.T / fakes.shape[1] + 1).pow(3).mean(1)
+    own = (_kernel_sum(reals, reals, 4096) - _diagonal_sum(reals)) / (len(reals) * (len(reals) - 1))
+
+    def distance(picks: Tensor) -> float:
+        within = among[picks][:, picks].sum() - diagonal[picks].sum()
+        return float(own + within / (len(picks) * (len(picks) - 1)) - 2 * across[picks].mean())
+
+    return distance
 
 
 def subset_kernel_distance(reals: Tensor, fakes: Tensor, subsets: int = SUBSETS, size: int = FULL_SAMPLE) -> Tensor:
@@ -46,26 +63,14 @@ def _diagonal_sum(rows: Tensor) -> Tensor:
     return (rows.square().mean(1) + 1).pow(3).sum()
 
 
-class KernelDistance(Metric):
+class KernelDistance(RowsMetric):
     """Kernel distance of all ranks' samples to the reference rows `reals` [m, d], which every rank has.
 
     `kernel_distance` where a side has at most 1000 rows, else `subset_kernel_distance`.
     """
 
     higher_is_better = False
-    full_state_update = False
-    fakes: list[Tensor]
 
-    def __init__(self, reals: Tensor) -> None:
-        super().__init__()
-        self.reals = reals
-        self.add_state("fakes", default=[], dist_reduce_fx="cat")
-
-    def update(self, fakes: Tensor) -> None:
-        """Adds rows [N, d], N may be 0; every rank has to update before `compute`."""
-        self.fakes.append(fakes)
-
-    def compute(self) -> Tensor:
-        reals, fakes = self.reals.cpu(), dim_zero_cat(self.fakes).cpu()
+    def value(self, reals: Tensor, fakes: Tensor) -> Tensor:
         small = min(len(reals), len(fakes)) <= FULL_SAMPLE
         return kernel_distance(reals, fakes) if small else subset_kernel_distance(reals, fakes)

@@ -16,14 +16,14 @@ def nearest_psnr(fakes: Tensor, reals: Tensor, flip: bool = True, chunk: int = 6
         raise ValueError(f"samples are {tuple(fakes.shape[1:])} and training images {tuple(reals.shape[1:])}")
     reals = torch.cat([reals, reals.flip(-1)]) if flip else reals
     reals = reals.flatten(1).float() / 255
-    errors = [_squared_distances(part.flatten(1).float() / 255, reals).amin(1) for part in fakes.split(chunk)]
+    errors = [exact_distances(part.flatten(1).float() / 255, reals).amin(1).square() for part in fakes.split(chunk)]
     mean_square = torch.cat(errors).cpu().double() / reals.shape[1]
     return (-10 * mean_square.log10()).clamp(max=HIGHEST)
 
 
-def _squared_distances(left: Tensor, right: Tensor) -> Tensor:
-    """Without the shortcut through products, which loses the small distances that matter here."""
-    return torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist").square()
+def exact_distances(left: Tensor, right: Tensor) -> Tensor:
+    """Euclidean distances of rows, without the shortcut through products, which loses the small ones that matter here."""
+    return torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 class NearestPSNR(Metric):

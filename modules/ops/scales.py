@@ -1,10 +1,6 @@
-"""Sizes of an image pyramid and the pyramid itself. Scale 0 is the coarsest."""
+"""Sizes of an image pyramid. Scale 0 is the coarsest."""
 
 import math
-
-from torch import Tensor
-
-from modules.ops.images import resize
 
 ROUNDING = 1e-6  # 25 = 188 * (25 / 188) evaluates just above 25; without the correction `ceil` gives 26
 
@@ -41,8 +37,3 @@ def scale_sizes(
 def proportional_size(size: tuple[int, int], image_size: tuple[int, int], scale_size: tuple[int, int]) -> tuple[int, int]:
     """Size that an output of `size` has at a scale which is `scale_size` when the output is `image_size`; at least 1."""
     return tuple(max(1, round(wanted * own / full)) for wanted, own, full in zip(size, scale_size, image_size, strict=True))
-
-
-def build_pyramid(images: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
-    """Images at every size, each resized from the finest and not from its neighbour."""
-    return [resize(images, size) for size in sizes]

@@ -12,6 +12,9 @@ from modules.tasks.inputs import accepted, checked_number, checked_size, require
 class Generate:
     """Random images: `sample_000`, `sample_001`, …
 
+    Of a method that copies pixels, also where from: pictures `sources_000`, …, where each training image is a range of hues
+    from its left to its right, darker towards its bottom; and `sources`, integers [N, 3, H, W]: image, row and column.
+
     Args:
         num_images: how many.
         size: [height, width], any; the training size by default.
@@ -46,6 +49,17 @@ class Generate:
         options = accepted(sample, "generate", **self.options)
         counts = [min(self.batch_size, self.num_images - done) for done in range(0, self.num_images, self.batch_size)]
         with sampling_mode(module, self.seed):
-            images = torch.cat([sample(count, **options).cpu() for count in counts])
-        for index, image in enumerate(images):
-            yield f"sample_{index:03d}", image
+            batches = [(sample(count, **options).cpu(), *_origin(module)) for count in counts]
+        images, *origin = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        yield from ((f"sample_{index:03d}", image) for index, image in enumerate(images))
+        if origin:
+            sources, pictures = origin
+            yield "sources", sources
+            yield from ((f"sources_{index:03d}", picture) for index, picture in enumerate(pictures))
+
+
+def _origin(module: GenerativeModule) -> tuple[Tensor, ...]:
+    """Where the pixels of the last images made come from, as numbers and as pictures; empty for methods that make their own."""
+    if not hasattr(module, "provenance_picture"):
+        return ()
+    return module.provenance.cpu(), module.provenance_picture().cpu()

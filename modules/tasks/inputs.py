@@ -1,8 +1,7 @@
 """What every task needs before it asks a model: images and masks from files, working sizes, capabilities, a seed.
 
-Image files: EXIF orientation is applied, transparency is laid over white, grey becomes three equal channels, 16-bit
-grey keeps its range, colour profiles are ignored, of an animation the first frame counts. Masks: white is the region to
-change.
+Image files are read by the rules and limits of `modules.ops.decode`, with the EXIF orientation applied and at most 89
+million pixels; 16-bit grey keeps its fine steps. Masks: white is the region to change.
 """
 
 import difflib
@@ -23,10 +22,9 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import modules
 from modules.base import GenerativeModule
+from modules.ops.decode import check_file_bytes, deep_grey, is_deep_grey, opened, to_rgb
 from modules.ops.images import from_uint8, luma, resize
 
-# A closed list, because Pillow goes by content, not by ending: EPS, for one, would start an external program.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 ASPECT_TOLERANCE = 0.02  # between an image and its mask
 MOSTLY_MASKED = 0.9  # above this share of white pixels a mask is probably inverted
 REFERENCE_SIDE = 250  # longer side in pixels at which SinGAN's mask radii are stated
@@ -48,27 +46,16 @@ def read_image(path: str, key: str = "task.image", background: str = "white") ->
         close = difflib.get_close_matches(file.name, beside, n=1)
         hint = f" Did you mean {file.parent / close[0]}?" if close else ""
         raise FileNotFoundError(f"{key}={path}: no such file.{hint}")
-    try:
-        with Image.open(file, formats=FORMATS) as opened:
-            return _to_tensor(ImageOps.exif_transpose(opened), background)
-    except Exception as error:  # decoders raise nearly anything on damaged data: SyntaxError, struct.error, EOFError, …
-        raise ValueError(f"{key}={path}: not an image that can be read ({', '.join(FORMATS)}): {error}") from error
+    check_file_bytes(f"{key}={path}", file.stat().st_size)
+    with opened(file, f"{key}={path}: not an image that can be read") as image:
+        return _to_tensor(ImageOps.exif_transpose(image), background)
 
 
 def _to_tensor(image: Image.Image, background: str) -> Tensor:
     """A Pillow image of any mode as [1, 3, H, W] in [-1, 1]."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        white = 1.0 if image.mode == "F" else 65535.0
-        # Via mode I, because 16 bits come in byte orders that torch does not know.
-        grey = pil_to_tensor(image if image.mode == "F" else image.convert("I")).float()
-        low, high = grey.aminmax()
-        if not 0 <= low <= high <= white:
-            raise ValueError(f"its grey values run from {low:g} to {high:g}, understood are 0 to {white:g}")
-        return (grey / white * 2 - 1).expand(1, 3, -1, -1)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
-    return from_uint8(pil_to_tensor(image.convert("RGB")))[None]
+    if is_deep_grey(image):
+        return from_uint8(pil_to_tensor(deep_grey(image))).clamp(-1, 1).expand(1, 3, -1, -1)
+    return from_uint8(pil_to_tensor(to_rgb(image, background)))[None]
 
 
 def read_prepared(path: str, module: GenerativeModule, size: Sequence[int] | None) -> Tensor:

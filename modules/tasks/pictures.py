@@ -14,15 +14,20 @@ from modules.ops.images import to_uint8
 def write_pictures(folder: Path, images: Mapping[str, Tensor], frames_per_second: float | None = None) -> str:
     """Writes images [3, H, W] in [-1, 1] as `folder`/NAME.png and says what it wrote.
 
+    Integers of any shape are no picture: NumPy reads them as `load("NAME.npz")["NAME"]`.
     With `frames_per_second` they are frames, and become `animation.gif` and `film.mp4`, too; where no film can be written,
     the answer says why.
     """
-    pixels = {name: to_uint8(image).permute(1, 2, 0).cpu().numpy() for name, image in images.items()}
+    pictures = {name: image for name, image in images.items() if image.is_floating_point()}
+    pixels = {name: to_uint8(image).permute(1, 2, 0).cpu().numpy() for name, image in pictures.items()}
+    numbers = {name: values.cpu().numpy() for name, values in images.items() if name not in pictures}
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pixels.items():
         Image.fromarray(picture).save(folder / f"{name}.png")
+    for name, array in numbers.items():
+        np.savez_compressed(folder / f"{name}.npz", **{name: array})
     if frames_per_second is None:
-        return ", ".join(f"{name}.png" for name in pixels)
+        return ", ".join(f"{name}.{'png' if name in pixels else 'npz'}" for name in images)
     frames = list(pixels.values())
     write_gif(folder / "animation.gif", frames, frames_per_second)
     film = folder / "film.mp4"

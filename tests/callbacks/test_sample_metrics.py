@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
 from callbacks.metrics.backbones import RandomCNN
 from callbacks.metrics.features import extract_features
+from callbacks.metrics.intervals import subsample_interval
 from callbacks.metrics.kernel import kernel_distance
 from callbacks.metrics.memorization import nearest_psnr
+from callbacks.metrics.perceptual import PerceptualDistance
+from callbacks.metrics.protocol import compatible, protocol_hash
 from callbacks.metrics.sifid import single_image_frechet
 from callbacks.sample_metrics import SampleMetrics
 from datamodules.synthetic import SyntheticDataModule
@@ -341,3 +345,136 @@ def test_bytes_survive_the_loader() -> None:
     """The reference is compared as the bytes of its files."""
     images = references()
     assert torch.equal(to_uint8(from_uint8(images)), images)
+
+
+# --- what stands beside the numbers ---------------------------------------------------------------------------------
+
+
+class Copier(Toy):
+    """One of the training images, whichever."""
+
+    def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
+        return from_uint8(references()[torch.randint(5, (num_images,))])
+
+
+class Encoder(Toy):
+    """Knows the side images by heart, others it does not know at all."""
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        drawn = data()
+        drawn.setup()
+        known = drawn.sets()["side"].stack()
+        near = [known[(known - image).square().sum((1, 2, 3)).argmin()] for image in images]
+        return torch.stack(near)
+
+
+def test_intervals_stand_beside_the_values(results: dict) -> None:
+    values, intervals = results["metrics"], results["intervals"]
+    expected = {"kd_rand_cnn", "fd_rand_cnn", "kd_rand_cnn_crops", "nearest_psnr_mean", "pixel_diversity"}
+    assert expected | {"pd_rand_cnn_pairs", "pd_rand_cnn_ratio"} <= intervals.keys() <= values.keys()
+    for key, (low, high) in intervals.items():
+        assert low < values[key] < high
+        assert (low + high) / 2 == pytest.approx(values[key], rel=1e-4, abs=1e-6)
+
+
+def test_interval_of_a_distance_is_that_of_its_rows(results: dict) -> None:
+    reals, fakes = RandomCNN()(references()), RandomCNN()(chunks())
+    value = results["metrics"]["kd_rand_cnn"]
+    expected = subsample_interval(lambda picks: kernel_distance(reals, fakes[picks]), 10, value)
+    assert results["intervals"]["kd_rand_cnn"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_too_few_samples_for_an_interval_are_a_note() -> None:
+    results = measure(SampleMetrics(**SMALL | {"num_images": 8}, metrics=["pixel_diversity"]))
+    assert results["intervals"] == {}
+    assert "no intervals: they need 10 samples, there are 8" in results["protocol"]["notes"]
+
+
+def test_intervals_over_sampling_seeds() -> None:
+    """The sets follow each other in their seeds, so two sets of 8 are the two halves of one of 16."""
+    keys = SMALL | {"num_images": 8, "metrics": ["kd", "nearest_psnr"]}
+    one, other = (measure(SampleMetrics(**keys, seed=seed))["metrics"] for seed in (0, 2))
+    both = measure(SampleMetrics(**keys, sampling_seeds=2))
+    for key in ("kd_rand_cnn", "nearest_psnr_max", "nearest_psnr_mean"):
+        mean, half = (one[key] + other[key]) / 2, abs(one[key] - other[key]) / 2
+        assert both["metrics"][key] == pytest.approx(mean, rel=1e-4)
+        low, high = both["intervals"][key]
+        assert (high - low) / 2 == pytest.approx(12.706 * half, rel=1e-3)  # Student's with one degree of freedom
+    assert both["protocol"]["sampling_seeds"] == 2
+
+
+def test_samples_that_are_all_equal_or_of_no_contrast() -> None:
+    class Grey(Toy):
+        def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
+            return torch.zeros(num_images, 3, *SIZE)
+
+    results = measure(SampleMetrics(**SMALL), Grey())
+    for key in ("pixel_diversity", "pd_rand_cnn_pairs"):
+        assert results["intervals"][key] == pytest.approx([0, 0], abs=1e-9)
+    assert results["metrics"]["pd_rand_cnn_intra"] == pytest.approx(0, abs=1e-9)
+
+
+def test_diversity_of_pairs_is_measured_in_a_test(results: dict) -> None:
+    rows = PerceptualDistance(RandomCNN())(chunks())
+    gaps = torch.cdist(rows.double(), rows.double()).square()
+    expected = gaps[tuple(torch.triu_indices(10, 10, 1))].mean().item()  # 45 pairs: all of them
+    assert results["metrics"]["pd_rand_cnn_pairs"] == pytest.approx(expected, rel=1e-4)
+    assert results["protocol"]["perceptual"]["key"] == "pd_rand_cnn"
+    assert not any(key.startswith("precision") for key in results["metrics"])  # 5 references are too few
+
+
+def test_refusals_of_what_was_asked_for() -> None:
+    asked = ["manifold", "fd_infinity", "inception_score"]
+    results = measure(SampleMetrics(**SMALL, metrics=asked))
+    assert results["metrics"] == {}
+    assert [note for note in results["protocol"]["notes"] if note.startswith("no ")][:3] == [
+        "no manifold_rand_cnn: it needs 50 rows a side, there are 5 and 10",
+        "no fd_infinity_rand_cnn: it needs 2000 and 1000 rows of the reference and of the samples, there are 5 and 10",
+        "no inception_score: it needs the classifier of an Inception-v3 (weights)",
+    ]
+
+
+def test_manifold_scores_where_there_are_enough() -> None:
+    metrics = SampleMetrics(**SMALL | {"num_images": 50, "metrics": ["manifold"]})
+    values = measure(metrics, num_images=50)["metrics"]
+    assert set(values) == {f"{kind}_rand_cnn" for kind in ("precision", "recall", "density", "coverage")}
+
+
+def test_verdict_of_a_copier_and_of_another(results: dict) -> None:
+    metrics = SampleMetrics(**SMALL)
+    found = measure(metrics, Copier())["verdict"]
+    assert found["copies"] and found["line"].startswith("COPIES") and found["num_training"] == 5
+    assert results["verdict"]["copies"] is False and results["verdict"]["line"].startswith("no copying found")
+    assert {"pixel_ratio", "perceptual_ratio", "patch_ratio", "patch_copy_share", "authentic_share"} <= found.keys()
+    assert metrics.nearest.shape[0] == 3 and metrics.nearest.min() >= -1 and metrics.nearest.max() <= 1
+
+
+def test_verdict_on_an_encoder() -> None:
+    found = measure(SampleMetrics(**SMALL, metrics=["pixel_diversity"]), Encoder())["verdict"]
+    assert found["reconstruction"]["training"] < 1e-6 < found["reconstruction"]["heldout"]
+    assert "reconstructs training images" in found["line"]
+
+
+class Shown(DummyLogger):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pictures: list[tuple] = []
+
+    def log_image(self, key: str, images: list, step: int) -> None:
+        self.pictures.append((key, images[0].shape[-1], step))
+
+
+def test_training_logs_verdict_and_last_pairs_and_no_heavy_metrics() -> None:
+    logger, metrics = Shown(), SampleMetrics(**SMALL)
+    run = trainer(metrics, max_epochs=2, log_every_n_steps=1, logger=logger)
+    run.fit(Toy(), data())
+    assert run.callback_metrics["val/copies"] == 0 and "val/duplicate_share" in run.callback_metrics
+    assert logger.pictures == [("grids/nearest", 3, run.fit_loop.total_batch_idx)]
+    assert not any(key.startswith("pd_") for key in metrics.results["metrics"]) and metrics.results["intervals"] == {}
+
+
+def test_hash_tells_the_protocol(results: dict) -> None:
+    assert results["protocol"]["hash"] == protocol_hash(results["protocol"])
+    other = measure(SampleMetrics(**SMALL | {"num_images": 8}))
+    assert compatible(results, other) == ["num_generated: 10 against 8"]
+    assert compatible(results, measure(SampleMetrics(**SMALL), Copier())) == []

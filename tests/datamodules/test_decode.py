@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.decode import decode, probe, to_rgb
+from datamodules.decode import decode, probe
+from modules.ops.decode import to_rgb
 
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
 

@@ -62,7 +62,7 @@ class Watch(lightning.Callback):
         self.stage = module.stage
 
     def on_train_epoch_end(self, trainer, module):
-        last = module.epochs_left() == 1 or module.stage_at(module.current_epoch + 1) != module.stage
+        last = module.stage_epochs(module.stage) * (1 - module.stage_progress) < 1.5
         if last and self.end:
             self.end(module)
 

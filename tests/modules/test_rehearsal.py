@@ -3,14 +3,12 @@
 How exact it is: `python -m tests.benchmarks.plan`.
 """
 
-import importlib.util
 import math
 from pathlib import Path
 
 import lightning
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 import train
 from configs.loader import load_config
@@ -20,26 +18,22 @@ from modules.gpnn import GPNN
 from modules.ops.cost import PeakMemory, human_bytes, human_time
 from modules.rehearsal import Cost, Stopwatch, rehearse
 from modules.singan import SinGAN
+from tests.test_contract import YAMLS, tiny
 
 ROOT = Path(__file__).parent.parent.parent
-YAMLS = [path for path in sorted(ROOT.glob("configs/*.yaml")) if path.name != "base.yaml"]
 every_yaml = pytest.mark.parametrize("path", YAMLS, ids=[path.stem for path in YAMLS])
 
 
-def tiny(path, run_dir):
+def prepared(path, run_dir):
     """Trainer, module and data module as `train.py --dry-run` makes them."""
-    name = OmegaConf.load(path).module.class_path.split(".")[1]
-    spec = importlib.util.spec_from_file_location("method_test", ROOT / f"tests/modules/test_{name}.py")
-    test = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(test)
     synthetic = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
-    words = [str(path), synthetic, *test.TINY, "trainer.accelerator=cpu", "callbacks=null", "logger=null"]
+    words = [str(path), synthetic, *tiny(path), "trainer.accelerator=cpu", "callbacks=null", "logger=null"]
     return train.prepare(load_config([*words, f"run_dir={run_dir}"]), dry_run=True)[:3]
 
 
 @every_yaml
 def test_a_plan_changes_nothing_and_writes_nothing(path, tmp_path, monkeypatch, recwarn):
-    trainer, module, datamodule = tiny(path, tmp_path / "run")
+    trainer, module, datamodule = prepared(path, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     recwarn.clear()
     before = {key: value.clone() for key, value in module.state_dict().items()}
@@ -54,7 +48,7 @@ def test_a_plan_changes_nothing_and_writes_nothing(path, tmp_path, monkeypatch, 
 
 @every_yaml
 def test_a_plan_lists_every_stage_or_scale_with_its_size(path, tmp_path):
-    trainer, module, datamodule = tiny(path, tmp_path / "run")
+    trainer, module, datamodule = prepared(path, tmp_path / "run")
     rows = module.plan(datamodule, trainer).splitlines()
     if isinstance(module, GPNN | GPDM):
         assert rows[: module.num_scales] == [f"scale {n}  {h}×{w}" for n, (h, w) in enumerate(module.sizes)]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from callbacks.metrics.frechet import FrechetDistance, frechet_distance
+from callbacks.metrics.frechet import FrechetDistance, extrapolated_frechet, frechet_distance
 
 SQUARE = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 
@@ -81,3 +81,29 @@ def test_metric_over_updates_equals_function() -> None:
 def test_one_row_is_refused() -> None:
     with pytest.raises(ValueError, match="two rows"):
         frechet_distance(torch.randn(1, 4), torch.randn(9, 4))
+
+
+def test_extrapolation_takes_the_bias_of_the_samples_away() -> None:
+    """Of two sets of one distribution, d = 16: a large reference, so that the truth is almost 0."""
+    torch.manual_seed(0)
+    reals, fakes = torch.randn(20_000, 16), torch.randn(2000, 16)
+    plain = frechet_distance(reals, fakes).item()
+    value, error = (number.item() for number in extrapolated_frechet(reals, fakes))
+    assert plain > 0.04 and abs(value) < 0.3 * plain and 0 < error < 0.02
+    assert (value, error) == tuple(number.item() for number in extrapolated_frechet(reals, fakes))
+
+
+def test_extrapolation_is_the_intercept_of_numpy() -> None:
+    torch.manual_seed(0)
+    reals, fakes = torch.randn(50, 4), torch.randn(1200, 4)
+    generator, numbers = torch.Generator().manual_seed(0), np.linspace(500, 1200, 15).astype(int)
+    subsets = [fakes[torch.randperm(1200, generator=generator)[:number]] for number in numbers]
+    line, covariance = np.polyfit(1 / numbers, [frechet_distance(reals, x).item() for x in subsets], 1, cov=True)
+    value, error = extrapolated_frechet(reals, fakes)
+    assert value.item() == pytest.approx(line[1], rel=1e-6)
+    assert error.item() == pytest.approx(covariance[1, 1] ** 0.5, rel=1e-6)
+
+
+def test_extrapolation_of_too_few_is_refused() -> None:
+    with pytest.raises(ValueError, match="1000 samples, got 999"):
+        extrapolated_frechet(torch.randn(5, 4), torch.randn(999, 4))

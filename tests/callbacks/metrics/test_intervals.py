@@ -55,11 +55,12 @@ def pair_distance(reals: Tensor, fakes: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("statistic", [kernel_distance, frechet_distance, mean_norm, pair_distance])
-@pytest.mark.parametrize(("number", "shift"), [(50, 0.5), (100, 0.2)])
+@pytest.mark.parametrize(
+    ("statistic", "number", "shift"),
+    [(kernel_distance, 100, 0.2), (frechet_distance, 50, 0.5), (mean_norm, 50, 0.5), (pair_distance, 100, 0.2)],
+)
 def test_coverage(statistic, number: int, shift: float) -> None:  # noqa: ANN001
-    """Of the value that as many samples have on average, with the reference as it is. 1000 trials: 1.4 % of noise (two
-    deviations) around 93 to 97 %."""
+    """Of the value that as many samples have on average, with the reference as it is. 500 trials know it to 1 %."""
     torch.manual_seed(1)
     reals = torch.randn(20, 8)
 

@@ -1,10 +1,11 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch_fidelity.metric_kid import kid_features_to_metric
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from callbacks.metrics import kernel
-from callbacks.metrics.kernel import KernelDistance, kernel_distance, subset_kernel_distance
+from callbacks.metrics.kernel import KernelDistance, kernel_distance, kernel_table, subset_kernel_distance
 
 SQUARE = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 
@@ -77,3 +78,18 @@ def test_subsets_above_the_limit_have_the_same_mean_and_are_repeatable(monkeypat
 def test_one_row_is_refused() -> None:
     with pytest.raises(ValueError, match="two rows"):
         kernel_distance(torch.randn(5, 4), torch.randn(1, 4))
+
+
+def test_table_gives_the_distance_of_any_subset() -> None:
+    torch.manual_seed(0)
+    reals, fakes = torch.randn(7, 6), torch.randn(20, 6) + 0.5
+    distance = kernel_table(reals, fakes)
+    for picks in (torch.arange(20), torch.tensor([3, 11]), torch.randperm(20)[:9]):
+        assert distance(picks) == pytest.approx(kernel_distance(reals, fakes[picks]).item(), rel=1e-9)
+
+
+def test_agrees_with_torch_fidelity() -> None:
+    torch.manual_seed(0)
+    reals, fakes = torch.randn(50, 16).double(), torch.randn(50, 16).double() + 0.2
+    theirs = kid_features_to_metric(reals, fakes, kid_subsets=1, kid_subset_size=50, verbose=False)
+    assert kernel_distance(reals, fakes).item() == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)

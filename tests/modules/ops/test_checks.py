@@ -1,6 +1,6 @@
 import pytest
 
-from modules.ops.checks import at_least
+from modules.ops.checks import at_least, check_scale
 
 
 def test_values_at_and_above_the_minimum_and_none_pass():
@@ -11,3 +11,16 @@ def test_values_at_and_above_the_minimum_and_none_pass():
 def test_the_first_value_below_is_named(value):
     with pytest.raises(ValueError, match="depth is .*; it has to be at least 1"):
         at_least(1, width=1, depth=value, other=-1)
+
+
+def test_scales_that_are_there_pass():
+    check_scale(3, scale=0, start_scale=2)
+    check_scale(3, lowest=1, scale=1)
+
+
+@pytest.mark.parametrize(("lowest", "value"), [(0, -1), (0, 3), (1, 0), (1, 3)])
+def test_a_scale_that_is_not_there_is_named_with_those_that_are(lowest, value):
+    with pytest.raises(ValueError) as caught:
+        check_scale(3, lowest, scale=2, start_scale=value)
+    ends = rf"start_scale is {value}; allowed are {lowest} (coarsest) to 2 (finest)"
+    assert str(caught.value) == ends + ("; scale 0 makes its image from noise alone" if lowest else "")

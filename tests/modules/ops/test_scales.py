@@ -1,7 +1,6 @@
 import pytest
-import torch
 
-from modules.ops.scales import build_pyramid, proportional_size, scale_sizes
+from modules.ops.scales import proportional_size, scale_sizes
 
 
 @pytest.mark.parametrize(
@@ -42,10 +41,3 @@ def test_impossible_sizes_say_what_to_change():
 def test_proportional_size():
     assert proportional_size((72, 192), (72, 96), (24, 32)) == (24, 64)
     assert proportional_size((1, 1), (72, 96), (24, 32)) == (1, 1)
-
-
-def test_every_level_comes_from_the_finest():
-    images = torch.rand(1, 3, 40, 40)
-    pyramid = build_pyramid(images, [(10, 10), (20, 20), (40, 40)])
-    direct = torch.nn.functional.interpolate(images, (10, 10), mode="bicubic", antialias=True).clamp(-1, 1)
-    assert torch.equal(pyramid[0], direct) and pyramid[2] is images

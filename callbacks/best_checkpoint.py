@@ -1,0 +1,143 @@
+"""Which epoch was the best: quality against diversity, as the training goes on."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from callbacks.metrics.pareto import DIVERSITY, QUALITY, REPEATED, Candidate, Choice, choose, first_key
+
+
+class BestCheckpoint(Checkpoint):
+    """Keeps `front_<epoch>.ckpt` of the epochs that no other beats in quality and diversity at once, and says which is best.
+
+    The rule is `callbacks.metrics.pareto.choose`: epochs whose samples repeat training images do not count, of the
+    others the best gives up least of quality and diversity together. `best.json`, beside the folder of the
+    checkpoints, names its file and says why, after every measurement. Files of epochs that are beaten later are removed.
+
+    With `patience` the training ends once the best epoch has stayed the same for so many measurements, of the last stage
+    where there are several. Epochs without samples are not measured and do not count.
+
+    Args:
+        dirpath: folder of the files.
+        quality: logged key, low is good; null: the first of val/kid, val/kd_…, val/fid, val/fd_…, val/sifid_…, val/sifd_….
+        diversity: logged key, high is good; null: val/pixel_diversity.
+        copies: logged key of the constraint; epochs without a value count as not copying.
+        copies_above: its highest value that is still no repetition; the default is in dB, see `NearestPSNR`.
+        patience: measurements; null: the training is not ended.
+    Raises ValueError for a patience below 1.
+    """
+
+    def __init__(
+        self,
+        dirpath: str,
+        quality: str | None = None,
+        diversity: str | None = None,
+        copies: str = "val/nearest_psnr_max",
+        copies_above: float = REPEATED,
+        patience: int | None = None,
+    ) -> None:
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience={patience}: at least 1 measurement is needed, or null")
+        self.folder, self.patience = Path(dirpath), patience
+        self.quality, self.diversity, self.copies, self.copies_above = quality, diversity, copies, copies_above
+        self.epochs: list[int] = []
+        self.measured: list[Candidate] = []
+        self.best_epoch: int | None = None
+        self.unchanged = 0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        candidate = self._candidate(trainer)
+        if candidate is None or trainer.current_epoch in self.epochs:
+            return
+        self.epochs.append(trainer.current_epoch)
+        self.measured.append(candidate)
+        choice = self.choice()
+        best = None if choice.best is None else self.epochs[choice.best]
+        same = best == self.best_epoch and best is not None and _in_last_stage(pl_module)
+        self.unchanged = self.unchanged + 1 if same else 0
+        self.best_epoch = best
+        if self.patience is not None and self.unchanged >= self.patience:
+            rank_zero_info(f"BestCheckpoint: no better epoch in {self.patience} measurements, so training ends. {choice.words}")
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.epochs or self.epochs[-1] != trainer.current_epoch:
+            return
+        choice = self.choice()
+        front = {self.epochs[i] for i in choice.front}
+        if trainer.current_epoch in front:
+            file = self._file(trainer.current_epoch)
+            trainer.save_checkpoint(file, weights_only=False)  # on all ranks: a sharded model is gathered for it
+        if not trainer.is_global_zero:
+            return
+        self._write(choice)
+        for epoch in set(self.epochs) - front:
+            self._file(epoch).unlink(missing_ok=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.epochs:
+            rank_zero_info(f"Best checkpoint: {self.choice().words}")
+        else:
+            logged = ", ".join(sorted(key for key in trainer.callback_metrics if key.startswith("val/"))) or "nothing"
+            rank_zero_warn(f"BestCheckpoint: no epoch had both a quality and a diversity; of val/… there was {logged}")
+
+    def choice(self) -> Choice:
+        """Of the epochs so far; positions count measurements."""
+        names = [key or default for key, default in ((self.quality, "quality"), (self.diversity, "diversity"))]
+        return choose(self.measured, *(name.removeprefix("val/") for name in names))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epochs": list(self.epochs),
+            "measured": [list(candidate) for candidate in self.measured],
+            "keys": [self.quality, self.diversity],
+            "best_epoch": self.best_epoch,
+            "unchanged": self.unchanged,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs = list(state_dict["epochs"])
+        self.measured = [Candidate(*row) for row in state_dict["measured"]]
+        self.quality, self.diversity = state_dict["keys"]
+        self.best_epoch, self.unchanged = state_dict["best_epoch"], state_dict["unchanged"]
+
+    def _candidate(self, trainer: Trainer) -> Candidate | None:
+        """The epoch's values, None without both; the keys that the first one has are kept."""
+        logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        found = {key.removeprefix("val/"): key for key in logged if key.startswith("val/")}
+        quality = self.quality or found.get(first_key(QUALITY, found))
+        diversity = self.diversity or found.get(first_key(DIVERSITY, found))
+        if quality not in logged or diversity not in logged:
+            return None
+        self.quality, self.diversity = quality, diversity
+        copies = logged.get(self.copies, float("-inf")) > self.copies_above
+        return Candidate(f"epoch {trainer.current_epoch}", logged[quality], logged[diversity], copies)
+
+    def _file(self, epoch: int) -> Path:
+        return self.folder / f"front_{epoch:04d}.ckpt"
+
+    def _write(self, choice: Choice) -> None:
+        content = {
+            "best_epoch": self.best_epoch,
+            "checkpoint": None if self.best_epoch is None else str(self._file(self.best_epoch).name),
+            "why": choice.words,
+            "quality": self.quality,
+            "diversity": self.diversity,
+            "front": [self.epochs[i] for i in choice.front],
+            "measured": [dict(zip(("name", "quality", "diversity", "copies"), row, strict=True)) for row in self.measured],
+        }
+        file = self.folder.parent / "best.json"
+        draft = file.with_name("best.json.tmp")
+        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(draft, file)
+
+
+def _in_last_stage(module: LightningModule) -> bool:
+    return getattr(module, "stage", 0) + 1 >= (getattr(module, "num_stages", None) or 1)

@@ -1,0 +1,99 @@
+"""Metrics of samples that two processes hold, one more than the other, equal those of one process."""
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from callbacks.metrics.backbones import RandomCNN
+from callbacks.metrics.classes import InceptionScore
+from callbacks.metrics.frechet import ExtrapolatedFrechet, FrechetDistance
+from callbacks.metrics.kernel import KernelDistance
+from callbacks.metrics.manifold import ManifoldScores
+from callbacks.metrics.pairs import PerceptualDiversity
+from callbacks.metrics.perceptual import PerceptualDistance
+from callbacks.metrics.rows import RowsMetric
+
+
+def rows(number: int, seed: int) -> Tensor:
+    return torch.randn(number, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def pictures(number: int, seed: int) -> Tensor:
+    return torch.randint(0, 256, (number, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+METRICS: dict[str, tuple[Callable[[], Metric], Tensor]] = {
+    "frechet": (lambda: FrechetDistance(rows(6, 0)), rows(9, 1)),
+    "kernel": (lambda: KernelDistance(rows(6, 0)), rows(9, 1)),
+    "manifold": (lambda: ManifoldScores(rows(12, 0)), rows(19, 1)),
+    "extrapolated": (lambda: ExtrapolatedFrechet(rows(30, 0)), rows(1001, 1)),
+    "inception score": (lambda: InceptionScore(rows(0, 0), rows(5, 2)), rows(41, 1)),
+    "perceptual": (lambda: PerceptualDiversity(pictures(3, 0), PerceptualDistance(RandomCNN())), pictures(9, 1)),
+}
+
+
+def compute(metric: Metric, samples: Tensor, chunks: list[tuple[int, int]]) -> dict[str, float]:
+    for first, last in chunks:
+        metric.update(samples[first:last], first)
+    values = metric.compute()
+    values = values if isinstance(values, dict) else {"value": values}
+    return {key: float(value) for key, value in values.items()}
+
+
+def chunks_of(number: int, rank: int, ranks: int) -> list[tuple[int, int]]:
+    """Chunks of 4, dealt out in turn; the last is smaller."""
+    starts = range(0, number, 4)
+    return [(starts[i], min(starts[i] + 4, number)) for i in range(rank, len(starts), ranks)]
+
+
+def work(rank: int, port: int, folder: Path) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    found = {
+        name: compute(new(), samples, [(0, 0), *chunks_of(len(samples), rank, 2)])
+        for name, (new, samples) in METRICS.items()
+    }
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=work, args=(rank, port, folder)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        assert process.exitcode == 0
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_two_processes_equal_one(of_two: list[dict], name: str) -> None:
+    new, samples = METRICS[name]
+    expected = compute(new(), samples, chunks_of(len(samples), 0, 1))
+    for found in of_two:
+        assert found[name] == pytest.approx(expected, rel=1e-6)
+
+
+def test_rows_are_in_the_order_of_their_numbers() -> None:
+    class Kept(RowsMetric):
+        def value(self, reals: Tensor, fakes: Tensor) -> Tensor:
+            return fakes[:, 0]
+
+    metric = Kept(rows(2, 0))
+    for first, last in ((6, 9), (0, 0), (0, 6)):
+        metric.update(rows(9, 1)[first:last], first)
+    assert torch.equal(metric.compute(), rows(9, 1)[:, 0])

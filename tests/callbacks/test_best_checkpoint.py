@@ -1,0 +1,107 @@
+import json
+import math
+import warnings
+
+import lightning
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from callbacks.best_checkpoint import BestCheckpoint
+
+# A training with its knee at epoch 4: quality falls up to there, diversity after it; epoch 5 would be better and copies.
+QUALITY = [None, 1.0, 0.7, 0.4, 0.1, 0.05, 0.09, 0.085, 0.08, 0.075, 0.07, 0.065]
+DIVERSITY = [None, 0.62, 0.615, 0.61, 0.6, 0.65, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]
+NEAREST = [None, 10, 10, 10, 12, 40, 12, 12, 12, 12, 12, 12]
+
+
+class Plain(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def training_step(self, batch, batch_idx):
+        return (self.weight - 1).square()
+
+    def validation_step(self, batch, batch_idx):
+        values = {"kd_x": QUALITY, "pixel_diversity": DIVERSITY, "nearest_psnr_max": NEAREST}
+        now = {f"val/{key}": row[self.current_epoch] for key, row in values.items()}
+        self.log_dict({key: float(value) for key, value in now.items() if value is not None}, batch_size=1)
+
+
+class Staged(Plain):
+    """The last of two stages begins with epoch 8."""
+
+    num_stages, stage = 2, 0
+
+    def on_train_epoch_start(self):
+        self.stage = int(self.current_epoch >= 8)
+
+
+def fit(folder, epochs=12, checkpoint=None, noisy=False, module=Plain, **options):
+    best = BestCheckpoint(str(folder / "checkpoints"), **options)
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=epochs, callbacks=[best], logger=False, default_root_dir=folder,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=1, log_every_n_steps=1,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("default" if noisy else "ignore")
+        trainer.fit(module(), DataLoader(range(2)), DataLoader(range(1)), ckpt_path=checkpoint)
+    return best, trainer
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, fit(folder)[0]
+
+
+def test_the_knee_is_chosen_and_explained(whole):
+    folder, _ = whole
+    content = json.loads((folder / "best.json").read_text())
+    assert (content["best_epoch"], content["checkpoint"]) == (4, "front_0004.ckpt")
+    assert content["why"].startswith("epoch 4 (kd_x 0.1, pixel_diversity 0.6)") and "1 of 11 repeat" in content["why"]
+    assert (content["quality"], content["diversity"]) == ("val/kd_x", "val/pixel_diversity") and len(content["measured"]) == 11
+
+
+def test_the_front_is_kept_with_the_weights_of_its_epochs(whole):
+    folder, best = whole
+    files = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert files == [f"front_{epoch:04d}.ckpt" for epoch in (1, 2, 3, 4, 6, 7, 8, 9, 10, 11)]
+    content = torch.load(folder / "checkpoints/front_0004.ckpt", weights_only=True)
+    assert content["state_dict"]["weight"].item() == pytest.approx(1 - 0.8 ** (2 * 5))  # ten steps of gradient descent
+
+
+def test_a_training_ends_when_the_best_stays_the_same(tmp_path):
+    best, trainer = fit(tmp_path, patience=3)
+    # Epoch 4 is the best from epoch 4 on; 5, 6 and 7 do not change that.
+    assert best.best_epoch == 4 and trainer.current_epoch == 8
+    assert fit(tmp_path / "longer", patience=20)[1].current_epoch == 12
+
+
+def test_it_does_not_end_before_the_last_stage(tmp_path):
+    best, trainer = fit(tmp_path, patience=3, module=Staged)
+    assert best.best_epoch == 4 and trainer.current_epoch == 11  # epochs 8, 9 and 10 changed nothing
+
+
+def test_a_resumed_run_chooses_as_a_whole_one(whole, tmp_path):
+    fit(tmp_path, epochs=7)
+    resumed, _ = fit(tmp_path, checkpoint=str(tmp_path / "checkpoints/front_0006.ckpt"))
+    assert resumed.state_dict() == whole[1].state_dict()
+    assert (tmp_path / "best.json").read_text() == (whole[0] / "best.json").read_text()
+
+
+def test_keys_can_be_given_and_a_missing_one_is_told(tmp_path):
+    best, _ = fit(tmp_path, epochs=3, quality="val/nearest_psnr_max", copies_above=math.inf)
+    assert best.choice().words.startswith("epoch 1 (nearest_psnr_max 10")
+    with pytest.warns(UserWarning, match="val/kd_x"):
+        fit(tmp_path, epochs=2, noisy=True, quality="val/kd_y")
+
+
+def test_a_patience_of_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="patience=0"):
+        BestCheckpoint(str(tmp_path), patience=0)

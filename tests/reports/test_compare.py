@@ -1,0 +1,288 @@
+"""compare.yaml as a user calls it, on methods without training, whose checkpoints are made in no time."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
+
+import evaluate
+import reports.compare_page
+from callbacks.metrics.backbones import load_backbone
+from callbacks.metrics.sifid import single_image_frechet
+from datamodules.synthetic import SyntheticDataModule
+from modules.gpdm import GPDM
+from modules.gpnn import GPNN
+from reports.compare import Compare, log
+from reports.comparison import compare, config_differences, in_order, paired_tests, unlike_protocols
+from reports.subject import Subject, by_seed, nearest_pairs
+from tests.reports.reading import browse, check_self_contained, in_browser, needs_browser
+
+ROOT = Path(__file__).parents[2]
+SIZE = [16, 20]
+MEASURE = ["num_images=12", "chunk=2", "crops=1", "sample_crops=1", "backbone=rand_cnn"]
+QUICK = ["trainer.accelerator=cpu", *(f"callbacks.metrics.{word}" for word in MEASURE)]
+PARTS = {"min_size": 8, "patch": 5, "max_images": 4}
+
+
+def training_images(number=3):
+    data = SyntheticDataModule(SIZE, num_images=number)
+    data.setup()
+    return data.sets()["image"].stack()
+
+
+def save(file, model, iteration, number=3, **config):
+    """A checkpoint as a training writes it."""
+    model.store(training_images(number))
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = lightning.Trainer(accelerator="cpu", **quiet)
+    trainer.strategy.connect(model)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    trainer.save_checkpoint(file)
+    data = {"class_path": "datamodules.synthetic.SyntheticDataModule", "image_size": SIZE, "num_images": number}
+    run = file.parent.parent
+    shared = {"run_name": run.name, "run_dir": str(run), "seed": 0, "logger": {"csv": {"run_dir": str(run)}}}
+    content = torch.load(file, weights_only=True)
+    torch.save(content | {"config": shared | {"datamodule": data} | config, "iteration": iteration}, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A copier and a mixer of patches as two moments of one run, another method, and one of other images."""
+    folder = tmp_path_factory.mktemp("runs")
+    copier, mixer = (GPNN(SIZE, noise=noise, iterations=2, **PARTS) for noise in (0.0, 1.5))
+    other, foreign = GPDM(SIZE, steps=3, projections=8, **PARTS), GPNN(SIZE, iterations=1, **PARTS)
+    return {
+        "copier": save(folder / "patches/checkpoints/epoch_0.ckpt", copier, 1, module={"noise": 0.0}),
+        "mixer": save(folder / "patches/checkpoints/last.ckpt", mixer, 2, module={"noise": 1.5}),
+        "other": save(folder / "moved/checkpoints/last.ckpt", other, 1, module={"steps": 3}),
+        "foreign": save(folder / "two/checkpoints/last.ckpt", foreign, 1, number=2),
+    }
+
+
+def run(files, names, out, *words):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        paths = [str(files[name]) for name in names]
+        return evaluate.main([*paths, "configs/tasks/compare.yaml", *QUICK, f"out={out}", *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def report(files, tmp_path_factory):
+    """Folder, page and numbers of a comparison."""
+    out = tmp_path_factory.mktemp("report")
+    assert run(files, ("other", "mixer", "copier"), out) == 0
+    return out, (out / "index.html").read_bytes(), json.loads((out / "report.json").read_text())
+
+
+def test_one_file_with_everything(report):
+    out, page, _ = report
+    assert sorted(path.name for path in out.iterdir()) == ["index.html", "report.json"]
+    read = check_self_contained(page)
+    parts = ["Comparison of 3 checkpoints", "1 · moved · last", "2 · patches · epoch_0", "3 · patches · last", "GPDM", "GPNN"]
+    parts += ["kd_rand_cnn", "pixel_diversity", "anchor: copies", "Best by the Pareto rule", "2 against 1", "Protocol"]
+    assert [part for part in parts if part not in read.text] == []
+    sections = {"samples", "metrics", "tests", "plot", "nearest", "inputs", "provenance", "config", "protocol"}
+    assert sections <= {attributes.get("id") for _, attributes in read.elements}
+    alts = [image["alt"] for image in read.all("img")]
+    assert sum("samples of" in alt for alt in alts) == 3 and sum("origin" in alt for alt in alts) == 2
+    assert len(read.all("svg")) == 1 and read.all("input")[0]["max"] == "1"
+
+
+def test_a_second_run_gives_the_same_bytes(report, files, tmp_path):
+    torch.manual_seed(7)  # whatever happened before
+    assert run(files, ("other", "mixer", "copier"), tmp_path) == 0
+    assert (tmp_path / "index.html").read_bytes() == report[1]
+    assert (tmp_path / "report.json").read_bytes() == (report[0] / "report.json").read_bytes()
+
+
+def test_numbers_are_those_of_a_measurement(report, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert evaluate.main([str(files["mixer"]), *QUICK, "callbacks.metrics.seed=0", f"out={tmp_path}"]) == 0
+    card = json.loads((tmp_path / "metrics.json").read_text())
+    row = report[2]["checkpoints"][2]
+    assert row["card"]["metrics"] == card["metrics"] and row["card"]["protocol"] == card["protocol"]
+    assert np.mean(row["by_seed"]["nearest_psnr_mean"]) == pytest.approx(card["metrics"]["nearest_psnr_mean"], rel=1e-5)
+
+
+def test_values_by_seed_are_those_of_the_seeds(report, files):
+    module = GPNN.load_from_checkpoint(files["mixer"], weights_only=True).eval()
+    reals = ((training_images() + 1) * 127.5).round()
+    reals = torch.cat([reals, reals.flip(-1)])
+    expected = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        fakes = ((module.sample(2) + 1) * 127.5).round()
+        errors = [min((fake - real).square().mean() for real in reals) for fake in fakes]
+        expected.append(np.mean([10 * np.log10(255**2 / float(error)) for error in errors]))
+    assert report[2]["checkpoints"][2]["by_seed"]["nearest_psnr_mean"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_values_by_seed_of_one_training_image():
+    generator = torch.Generator().manual_seed(0)
+    real, *chunks = (torch.randint(0, 256, (n, 3, 64, 64), generator=generator, dtype=torch.uint8) for n in (1, 2, 2, 2, 1))
+    backbone = load_backbone("rand_cnn")
+    values = by_seed(chunks, real, SimpleNamespace(backbone=backbone, chunk=2))
+    (key,) = [key for key in values if key.startswith("sifd")][:1]
+    maps = [backbone.maps(images)[key] for images in (real, chunks[1])]
+    assert len(values[key]) == 3  # the last chunk is not whole
+    assert values[key][1] == pytest.approx(single_image_frechet(*maps).mean().item(), rel=1e-4)
+    flat = by_seed(chunks, torch.zeros_like(real), SimpleNamespace(backbone=None, chunk=2))
+    assert list(flat) == ["nearest_psnr_mean"]  # a spread against an image without any is not finite
+
+
+def test_a_copier_is_not_recommended(report):
+    copier = report[2]["checkpoints"][1]
+    assert copier["nearest_psnr"][0] > 30 and copier["number"] not in report[2]["front"]
+    assert report[2]["best"] in (1, 3) and "1 of 3 repeat" in report[2]["words"]
+    assert report[2]["words"] in check_self_contained(report[1]).text
+
+
+def test_nearest_images_stand_beside_the_samples(files):
+    reals = ((training_images() + 1) * 127.5).round().to(torch.uint8)
+    samples = torch.randint(0, 256, (5, 3, *SIZE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    samples[3] = reals[1].flip(-1)
+    samples[1] = (reals[2].float() + 8).clamp(max=255).to(torch.uint8)
+    (first, one), (second, two) = nearest_pairs(samples, reals, 2)
+    assert first == 100.0 and 25 < second < 40
+    width = SIZE[1]
+    for pixels, real in ((one, reals[1].flip(-1)), (two, reals[2])):
+        assert np.array_equal(pixels[:, -width:], real.permute(1, 2, 0).numpy())
+    assert np.array_equal(two[:, :width], samples[1].permute(1, 2, 0).numpy())
+
+
+def test_other_protocols_are_not_ranked(files, tmp_path, capsys):
+    assert run(files, ("mixer", "foreign"), tmp_path) == 0
+    assert "not ranked" in capsys.readouterr().out
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    read = check_self_contained((tmp_path / "index.html").read_bytes())
+    assert numbers["protocols_differ_in"]["num_real"] == [3, 2] and "reference" in numbers["protocols_differ_in"]
+    assert numbers["tests"] == [] and numbers["best"] is numbers["front"] is None
+    assert "not ranked" in read.text and "num_real" in read.text and "best value" not in read.text and not read.all("svg")
+
+
+def test_configurations_are_compared_without_names_of_runs(report):
+    found = report[2]["config_differences"]
+    assert found == {"module.noise": [None, 0.0, 1.5], "module.steps": [3, None, None]}
+
+
+def test_mistakes_are_told_and_nothing_is_written(files, tmp_path, capsys, monkeypatch):
+    for names, words, part in (
+        (["mixer"], ["task.quality=kd_rand_cn"], "kd_rand_cnn"),
+        (["mixer"], ["task.num_shown=0"], "task.num_shown"),
+        (["mixer"], ["task.inputs=[nowhere.png]"], "nowhere.png"),
+        (["mixer"], ["task.num_show=4"], "num_shown"),
+    ):
+        assert run(files, names, tmp_path / "out", *words) == 2 and part in capsys.readouterr().err
+    monkeypatch.chdir(ROOT)
+    for path, part in ((files["mixer"].parent, "checkpoints/*.ckpt"), (files["mixer"].parent / "lest.ckpt", "last.ckpt")):
+        assert evaluate.main([str(path), "configs/tasks/compare.yaml", *QUICK, f"out={tmp_path / 'out'}"]) == 2
+        assert part in capsys.readouterr().err
+    assert evaluate.main([str(files["mixer"]), *QUICK, "logger.wandb.name=x"]) == 2
+    assert "compare.yaml" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_given_inputs_are_rendered_by_all_that_can(files, tmp_path):
+    Image.new("RGB", (50, 30), (200, 40, 40)).save(tmp_path / "red.png")
+    assert run(files, ("mixer",), tmp_path, f"task.inputs=[{tmp_path / 'red.png'}]", "callbacks.metrics.num_images=2") == 0
+    read = check_self_contained((tmp_path / "index.html").read_bytes())
+    inputs = [image for image in read.all("img") if "inputs above" in image["alt"]]
+    assert len(inputs) == 1 and "Comparison of 1 checkpoint" in read.text and not read.all("input")
+
+
+class Experiment:
+    def __init__(self):
+        self.logged = {}
+
+    def log(self, values, **_):
+        self.logged |= values
+
+
+def test_loggers_get_the_table_and_the_pictures():
+    subjects = in_order([subject(1, "a", kd_x=0.1), subject(2, "b", kd_x=0.2)])
+    for number, one in enumerate(subjects):
+        one.pictures["samples"] = np.full((4, 6, 3), number, np.uint8)
+    experiment = Experiment()
+    log(WandbLogger(experiment=experiment), compare(subjects))
+    table = experiment.logged["comparison/metrics"]
+    assert table.columns == ["checkpoint", "method", "iteration", "kd_x"]
+    assert table.data == [["1 · a · last", "M", 1, 0.1], ["2 · b · last", "M", 2, 0.2]]
+    assert [image.image.size for image in experiment.logged["comparison/samples"]] == [(6, 4), (6, 4)]
+    log(object(), compare(subjects))  # a logger that takes neither
+
+
+def subject(iteration, run, by_seed=None, **metrics):
+    card = {"metrics": metrics, "protocol": {"backbone": "x", "num_real": 3, "notes": []}}
+    return Subject(Path(f"{run}/last.ckpt"), run, iteration, "modules.m.M", {}, card, by_seed=by_seed or {})
+
+
+def test_runs_stay_together_in_the_order_of_training():
+    ordered = in_order([subject(5, "b"), subject(9, "a"), subject(2, "b"), subject(1, "a")])
+    assert [(s.number, s.run, s.iteration) for s in ordered] == [(1, "b", 2), (2, "b", 5), (3, "a", 1), (4, "a", 9)]
+
+
+def test_pairs_share_a_seed():
+    """Differences that are equal at every seed are found although the spread over seeds is far larger."""
+    torch.manual_seed(0)
+    spread = torch.randn(12) * 10
+    rows = zip("abc", (spread, spread + 0.1, spread), strict=True)
+    first, second, third = (subject(1, name, {"kd": row.tolist()}) for name, row in rows)
+    ab, ac, bc = paired_tests(in_order([first, second, third]))
+    assert (ab.first, ab.second, ac.second, bc.first) == (1, 2, 3, 2)
+    assert ab.difference == pytest.approx(0.1, rel=1e-4) and ab.p == pytest.approx(3 * 2 / 2**12) and ac.p == 1.0
+    assert ab.interval[0] <= ab.difference <= ab.interval[1] < 0.11
+
+
+def test_protocols_differ_in_what_decides():
+    one = {"backbone": "x", "crops": {"size": [4, 5]}, "notes": ["a"], "versions": {"torch": "1"}}
+    assert unlike_protocols([one, one | {"notes": [], "versions": {"torch": "2"}}]) == {}
+    assert unlike_protocols([one, one | {"crops": {"size": [4, 6]}}]) == {"crops.size": [[4, 5], [4, 6]]}
+
+
+def test_a_run_s_own_name_in_a_value_is_no_difference():
+    def configured(name, **more):
+        config = {"run_name": name, "run_dir": f"runs/{name}", "logger": {"save_dir": f"runs/{name}/w", "name": name}}
+        return Subject(Path("x"), name, 0, "m.M", config | more, {})
+
+    assert config_differences([configured("a"), configured("b")]) == {}
+    assert config_differences([configured("a", lr="fast"), configured("b", lr="bast")]) == {"lr": ["fast", "bast"]}
+
+
+def test_a_checkpoint_that_draws_nothing_yet_is_shown_without_numbers(tmp_path):
+    empty = subject(1, "early")
+    comparison = compare(in_order([empty, subject(2, "late", kd_x=0.1, pixel_diversity=0.4)]))
+    assert comparison.choice.best == 1 and comparison.axes == ("kd_x", "pixel_diversity")
+    read = check_self_contained(reports.compare_page.page(comparison))
+    assert "draws no samples yet" in read.text and "no samples yet" in read.text
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError, match="task.num_nearest=0"):
+        Compare(num_nearest=0)
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_slider_moves_all_runs(files, report, tmp_path, monkeypatch):
+    whole = in_browser(report[0] / "index.html")
+    assert "checkpoint 2 of 2" in whole and whole.count('<figure hidden="">') == 1
+    moved = "slider.value=0;slider.dispatchEvent(new Event('input'))"
+    monkeypatch.setattr(reports.compare_page, "SCRIPT", reports.compare_page.SCRIPT + moved)
+    assert run(files, ("other", "mixer", "copier"), tmp_path) == 0
+    content = in_browser(tmp_path / "index.html")
+    assert "checkpoint 1 of 2" in content
+    shown = re.findall(r'<figure( hidden="")?><img[^>]*alt="samples of (\d)', content)
+    assert shown == [("", "1"), ("", "2"), (' hidden=""', "3")]
+    browse(f"--screenshot={tmp_path / 'seen.png'}", "--window-size=1200,1600", (tmp_path / "index.html").as_uri())
+    seen = np.asarray(Image.open(tmp_path / "seen.png").convert("RGB"))
+    assert (seen[0, 0] == 255).all() and len(np.unique(seen.reshape(-1, 3), axis=0)) > 100
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,177 @@
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import evaluate
+from reports.gallery import Gallery, last_logged, run_folders, status
+from tests.reports.reading import browse, check_self_contained, in_browser, needs_browser
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_run(folder, images=3, side=64, **card):
+    (folder / "images").mkdir(parents=True)
+    (folder / "checkpoints").mkdir()
+    for epoch in range(images):
+        pixels = np.full((side, side, 3), (40 + epoch) % 256, np.uint8)
+        Image.fromarray(pixels).save(folder / f"images/samples_{epoch:04d}.png")
+    run = {
+        "run_name": folder.name, "status": "finished", "stage": 2, "num_stages": 4, "epoch": 7, "iteration": 1234,
+        "updated": "2026-01-02T03:04:05+00:00", "git": {"commit": "abcdef0123456789", "dirty": True},
+        "lineage": [{"kind": "source", "run_name": "parent", "path": "runs/parent/last.ckpt", "iteration": 99}],
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(run | card))
+    values = {"kd_x": 0.12345, "pixel_diversity": 0.5}
+    measured = {"class_path": "modules.singan.SinGAN", "metrics": values, "verdict": {"line": "no copies"}}
+    (folder / "metrics.json").write_text(json.dumps(measured))
+    return folder
+
+
+def page_of(folder, out, **options):
+    Gallery(**options)([folder], out)
+    return (out / "index.html").read_bytes()
+
+
+def test_a_run_is_told_of(tmp_path):
+    make_run(tmp_path / "runs/birds")
+    read = check_self_contained(page_of(tmp_path / "runs", tmp_path))
+    for part in ("birds", "finished", "3 of 4", "1234", "SinGAN", "0.1235", "abcdef0123 and changes", "no copies", "1 run"):
+        assert part in read.text, part
+    assert "source parent (runs/parent/last.ckpt, iteration 99)" in read.text
+    assert read.all("img")[0]["alt"] == "samples_0002.png of birds" and read.all("img")[0]["width"] == "256"  # four times 64
+
+
+def test_runs_are_found_at_some_depth_and_once(tmp_path):
+    for place in ("a", "sweep/b", "sweep/c/d"):
+        make_run(tmp_path / place)
+    make_run(tmp_path / "a/checkpoints/inner")  # inside of a run
+    make_run(tmp_path / ".hidden/e")
+    (tmp_path / "foreign/notes").mkdir(parents=True)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    found = [str(path.relative_to(tmp_path)) for path in sorted(run_folders(tmp_path, 3))]
+    assert found == ["a", "sweep/b", "sweep/c/d"]
+    assert len(list(run_folders(tmp_path, 2))) == 2 and list(run_folders(tmp_path / "a", 0)) == [tmp_path / "a"]
+    assert b"3 runs" in page_of(tmp_path, tmp_path / "out")
+
+
+WRONG_TYPES = '{"status": {"a": 1}, "stage": "x", "lineage": 3, "git": [], "metrics": [1], "verdict": 2}'
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '"x"', "[" * 100_000, "\x00\xff", WRONG_TYPES])
+def test_half_written_and_foreign_files_do_no_harm(tmp_path, text):
+    run = make_run(tmp_path / "runs/odd")
+    for name in ("run.json", "metrics.json", "config.yaml"):
+        (run / name).write_text(text, encoding="latin-1")
+    (run / "metrics.csv").write_text("step,epoch,val/kd_x\n0,0,1.5\n1,1,0.2")
+    good = make_run(tmp_path / "runs/good")
+    (good / "images/samples_0002.png").write_bytes((good / "images/samples_0001.png").read_bytes()[:60])
+    read = check_self_contained(page_of(tmp_path / "runs", tmp_path))
+    assert "odd" in read.text and "2 runs" in read.text
+    assert "images/samples_0002.png" in read.text  # named as unreadable, the one before it is shown
+    assert "samples_0001.png of good" in [image["alt"] for image in read.all("img")]
+    if not text:
+        assert "0.2" in read.text and "unknown" in read.text
+
+
+def test_pipes_and_folders_in_place_of_files_do_not_block(tmp_path):
+    run = make_run(tmp_path / "runs/odd")
+    for name in ("run.json", "metrics.json"):
+        (run / name).unlink()
+    os.mkfifo(run / "run.json")
+    (run / "metrics.json").mkdir()
+    os.mkfifo(run / "metrics.csv")
+    shutil.rmtree(run / "images")
+    (run / "images").write_text("no folder")
+    assert "no pictures yet" in check_self_contained(page_of(tmp_path / "runs", tmp_path)).text
+
+
+def test_hostile_names_are_texts(tmp_path):
+    hostile = '<img src=x onerror="alert(1)">'
+    run = make_run(tmp_path / "runs/<b>bold", run_name=hostile, status="<script>1</script>", error="</article>" * 3)
+    (run / "metrics.json").write_text(json.dumps({"metrics": {"<i>": "<u>"}, "class_path": "<s>"}))
+    (tmp_path / os.fsdecode(b"runs/\xe9") / "checkpoints").mkdir(parents=True)
+    read = check_self_contained(page_of(tmp_path / "runs", tmp_path))
+    assert hostile in read.text and "<i>" in read.text and "2 runs" in read.text
+    assert len(read.all("img")) == 1 and len(read.all("script")) == 1
+
+
+def test_a_picture_that_is_too_large_is_not_unpacked(tmp_path):
+    run = make_run(tmp_path / "runs/bomb", images=0)
+    Image.new("1", (20_000, 20_000)).save(run / "images/samples_0000.png")
+    assert "images/samples_0000.png" in check_self_contained(page_of(tmp_path / "runs", tmp_path)).text
+
+
+def test_large_grids_are_made_small(tmp_path):
+    make_run(tmp_path / "runs/large", images=1, side=300)
+    assert check_self_contained(page_of(tmp_path / "runs", tmp_path, thumbnail=100)).all("img")[0]["width"] == "100"
+
+
+def test_a_process_that_is_gone_is_not_running():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here = {"status": "running", "host": socket.gethostname()}
+    assert "ended without a word" in status(here | {"pid": gone.pid}) and "running" in status(here | {"pid": os.getpid()})
+    assert "ended" not in status({"status": "running", "host": "elsewhere", "pid": gone.pid})
+    assert "ended" in status(here | {"pid": 10**30}) and "ended" not in status(here | {"pid": "1"}) and status({}) == "unknown"
+
+
+def test_the_last_logged_values_of_each_column(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,epoch,train/loss,val/a,val/b\n0,0,1,2,\n1,0,3,,-4e-3\n2,1,5,6.5,\n3,1,7")
+    assert last_logged(tmp_path / "metrics.csv") == {"val/a": 6.5, "val/b": -0.004}
+
+
+def test_as_a_user_calls_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    make_run(tmp_path / "runs/birds")
+    words = [str(tmp_path / "runs"), "configs/tasks/gallery.yaml", f"out={tmp_path / 'out'}"]
+    assert evaluate.main(words) == 0
+    first = (tmp_path / "out/index.html").read_bytes()
+    assert evaluate.main([*words, "task.thumbnail=360"]) == 0 and (tmp_path / "out/index.html").read_bytes() == first
+    assert "1 run" in capsys.readouterr().out
+    for wrong, part in (
+        ([str(tmp_path / "rans"), *words[1:]], "runs"),
+        ([str(tmp_path / "out"), *words[1:]], "no run in it"),
+        ([*words, "task.thumbnail=3"], "task.thumbnail=3"),
+        ([*words, "task.thumbnial=3"], "thumbnail"),
+        ([str(tmp_path / "runs/birds")], "birds"),
+    ):
+        assert evaluate.main(wrong) == 2 and part in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_fifty_runs_with_a_hundred_pictures_each_in_ten_seconds(tmp_path):
+    first = make_run(tmp_path / "runs/run_00", images=100, side=500)
+    noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(first / "images/samples_0099.png")
+    for number in range(1, 50):
+        shutil.copytree(first, tmp_path / f"runs/run_{number:02d}", copy_function=os.link)
+    start = time.process_time()
+    page = page_of(tmp_path / "runs", tmp_path)
+    assert time.process_time() - start < 10
+    assert b"50 runs" in page and len(page) < 50 * 600_000
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_page_in_a_browser(tmp_path, monkeypatch):
+    import reports.gallery as gallery
+
+    for name in ("birds", "boats"):
+        make_run(tmp_path / f"runs/{name}", run_name=name)
+    typed = "field.value='BOATS fin';field.dispatchEvent(new Event('input'))"
+    monkeypatch.setattr(gallery, "SCRIPT", gallery.SCRIPT + typed)
+    page_of(tmp_path / "runs", tmp_path)
+    content = in_browser(tmp_path / "index.html")
+    assert "1 of 2 runs" in content and content.count('<article hidden=""') == 1
+    browse(f"--screenshot={tmp_path / 'seen.png'}", "--window-size=900,900", (tmp_path / "index.html").as_uri())
+    seen = np.asarray(Image.open(tmp_path / "seen.png").convert("RGB"))
+    assert (seen[0, 0] == 255).all() and len(np.unique(seen.reshape(-1, 3), axis=0)) > 10
