@@ -1,5 +1,6 @@
 """From `resume` to the checkpoint to go on from, or to the reason why there is none."""
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from callbacks.config_snapshot import read_checkpoint
-from callbacks.run_card import read_card
 from configs.resume import Finished, changes
 
 
@@ -118,7 +118,7 @@ def epochs_done(content: Mapping[str, Any]) -> int:
 def was_ended(run_dir: str | Path) -> bool:
     """False if the run card tells that the run was cut off, which may be between its last checkpoint and its last picture."""
     try:
-        return read_card(run_dir).get("status", "finished") == "finished"
+        return json.loads((Path(run_dir) / "run.json").read_text()).get("status", "finished") == "finished"
     except (OSError, ValueError):
         return True
 

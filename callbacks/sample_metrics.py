@@ -37,6 +37,8 @@ class SampleMetrics(Callback):
     other, copies of it, the side images, and `module.baselines`. In training the verdict looks at small pictures only, there
     are no intervals, and the picture of the last measurement goes to the loggers.
 
+    Every rank holds the bytes and features of all samples, and for `perceptual` at most 1 GB of rows on either side.
+
     Args:
         num_images: samples; values are comparable at equal numbers only.
         metrics: some of fd, kd, source_share (with several reference images), sifid (with one), kd_crops (kernel distance

@@ -25,13 +25,16 @@ def use_sleeping_threads(environment: MutableMapping[str, str] = os.environ) -> 
 
 
 def hide_known_noise() -> None:
-    """Drops messages of Lightning that tell a user of this project nothing, or that something intended is suspicious."""
+    """Drops messages of Lightning that tell a user of this project nothing, or that something intended is suspicious;
+    warnings come without the line of code that gave them."""
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero.addFilter(lambda record: "litlogger" not in record.getMessage())  # an advertisement
     for message in (
         r".*LeafSpec.* is deprecated",  # in Lightning's own code
         r"Found \d+ module\(s\) in eval mode",  # frozen parts are
         r"Checkpoint directory .* exists and is not empty",  # so it is when a run goes on
+        r"The number of training batches \(\d+\) is smaller than the logging interval",  # the last one is logged anyway
     ):
         warnings.filterwarnings("ignore", message=message)
 

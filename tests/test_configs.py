@@ -156,7 +156,7 @@ def test_extra_keys_have_types_too():
 def test_nearest():
     assert nearest("lr_gg", ["lr_g", "width"]) == " Did you mean lr_g?"
     assert nearest("zzz", ["lr_g", "width"]) == ""
-    assert nearest("paint", ["paint.yaml", "paint.yaml", "print.yaml"]) == " Did you mean paint.yaml or print.yaml?"
+    assert nearest("pant.yaml", ["paint.yaml", "paint.yaml", "print.yaml"]) == " Did you mean paint.yaml or print.yaml?"
 
 
 # --- objects ----------------------------------------------------------------------------------------------------------

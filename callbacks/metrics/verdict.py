@@ -12,7 +12,8 @@ from callbacks.metrics.regions import PATCH, copied_shares, shrink
 from modules.ops.images import from_uint8, image_grid
 
 LEVELS = (1 / 3, 1 / 10, 1 / 30)  # parts of the distance between training images that count as near, nearer, equal
-MOST_COMPARED = 16  # training images whose regions are compared with all samples
+MOST_COMPARED = 16  # training images whose regions are compared with samples
+MOST_SAMPLES = 200  # whose regions are looked for
 PAIRS = 20  # nearest pairs that are shown
 
 
@@ -86,11 +87,11 @@ def feature_space(samples: Tensor, training: Tensor, mirrored: Tensor, turned: T
 def patch_space(samples: Tensor, training: Tensor, near: Tensor) -> Space | None:
     """One minus the largest share of a picture that is copied from another with a constant offset, as a distance.
 
-    Of more than 16 training images only those that are nearest (`near` [n], indices) to most samples are compared. None
-    if the images are too small to have patches.
+    Of more than 16 training images only those that are nearest (`near` [n], indices) to most samples are compared, and of
+    more than 200 samples the first. None if the images are too small to have patches.
     """
     picks = torch.bincount(near, minlength=len(training)).argsort(descending=True, stable=True)[:MOST_COMPARED].sort().values
-    small, sources = shrink(samples).cpu(), shrink(training[picks.to(training.device)]).cpu()
+    small, sources = shrink(samples[:MOST_SAMPLES]).cpu(), shrink(training[picks.to(training.device)]).cpu()
     if min(small.shape[-2:]) < PATCH:
         return None
     turned = 1 - torch.cat([copied_shares(image.flip(-2)[None], image[None])[0] for image in sources])

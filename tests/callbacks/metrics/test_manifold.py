@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
+from callbacks.metrics import manifold
 from callbacks.metrics.manifold import ManifoldScores, balanced_scores, manifold_scores
 
 REALS, FAKES = (torch.tensor(rows)[:, None] for rows in ([0.0, 1, 3, 6, 10], [0.5, 0.6, 2.5, 20]))
@@ -71,6 +72,16 @@ def test_sides_are_balanced() -> None:
     assert manifold_scores(reals, fakes)["coverage"] == 1
     balanced = balanced_scores(reals, fakes)["coverage"].item()
     assert balanced == pytest.approx(1 - 49 * 48 * 47 / (99 * 98 * 97), abs=0.06) == balanced_scores(reals, fakes)["coverage"]
+
+
+def test_no_more_rows_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    reals, fakes, seen = torch.randn(90, 2), torch.randn(90, 2), []
+    monkeypatch.setattr(manifold, "MOST", 60)
+    scores = lambda *rows: seen.append([len(side) for side in rows[:2]]) or manifold_scores(*rows)  # noqa: E731
+    monkeypatch.setattr(manifold, "manifold_scores", scores)
+    balanced_scores(reals, fakes)
+    assert seen == [[60, 60]] * 20
 
 
 def test_too_few_rows_are_refused() -> None:

@@ -13,6 +13,7 @@ from callbacks.metrics.suite import Images
 from callbacks.metrics.trust import memorisation, reconstruction_of
 from callbacks.metrics.verdict import (
     MOST_COMPARED,
+    MOST_SAMPLES,
     Space,
     feature_space,
     is_copying,
@@ -168,6 +169,8 @@ def test_of_many_training_images_those_near_the_samples_are_compared() -> None:
     samples = training[-2:]
     space = patch_space(samples, training, torch.tensor([len(training) - 2, len(training) - 1]))
     assert space.samples.shape == (2, MOST_COMPARED) and space.samples.amin(1).tolist() == [0, 0]
+    many = samples[:1].expand(MOST_SAMPLES + 1, -1, -1, -1)
+    assert len(patch_space(many, training[:1], torch.zeros(len(many), dtype=torch.long)).samples) == MOST_SAMPLES
 
 
 def test_pairs_show_the_nearest_first() -> None:
