@@ -101,7 +101,8 @@ def config_differences(subjects: Sequence[Subject]) -> dict[str, list[Any]]:
         own = {str(config.pop(key)): f"${{{key}}}" for key in ("run_dir", "run_name") if config.get(key)}
         for name, stand_in in own.items():
             place = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
-            config = {k: place.sub(stand_in, v) if isinstance(v, str) else v for k, v in config.items()}
+            places = [k for k, v in config.items() if isinstance(v, str) and not k.endswith("class_path")]
+            config |= {k: place.sub(stand_in, config[k]) for k in places}
         plain.append(config)
     return differences(plain, ("resume",))
 

@@ -32,6 +32,7 @@ def finite(values: Mapping[str, float], notes: list[str]) -> dict[str, float | N
 def protocol_of(measure: Any, reference: Any, sets: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     """How the callback `measure` compared the reference (its `images`) with samples, with the hash of what decides."""
     size = reference.images.shape[-2:]
+    images = sets.get("tile", sets.get("image"))  # of a tiling its parts are the reference
     backbone, perceptual = measure.backbone, measure.perceptual
     caution = backbone and backbone.caution()
     protocol = {
@@ -40,8 +41,8 @@ def protocol_of(measure: Any, reference: Any, sets: Mapping[str, Any], notes: li
         "image_size": list(size),
         "num_real": len(reference.images),
         "num_generated": measure.num_images,
-        "reference": sets["image"].fingerprint if "image" in sets else None,
-        "reference_names": sets["image"].originals().names if "image" in sets else None,
+        "reference": images.fingerprint if images else None,
+        "reference_names": images.originals().names if images else None,
         "seed": measure.seed,
         "sampling_seeds": measure.sampling_seeds,
         "chunk": measure.chunk,
