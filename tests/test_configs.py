@@ -392,10 +392,11 @@ def test_a_dry_run_imports_little_more_than_lightning() -> None:
 def test_threads_sleep_unless_the_user_decided():
     environment = {}
     use_sleeping_threads(environment)
-    assert environment == {"OMP_WAIT_POLICY": "PASSIVE"}
-    environment = {"OMP_WAIT_POLICY": "ACTIVE"}
-    use_sleeping_threads(environment)
-    assert environment == {"OMP_WAIT_POLICY": "ACTIVE"}
+    assert environment == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+    for chosen in ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "0"}):
+        environment = dict(chosen)
+        use_sleeping_threads(environment)
+        assert environment == chosen
 
 
 def test_wandb_stays_offline_without_a_key(tmp_path):
