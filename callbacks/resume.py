@@ -1,6 +1,5 @@
 """From `resume` to the checkpoint to go on from, or to the reason why there is none."""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from callbacks.config_snapshot import read_checkpoint
+from callbacks.run_card import read_card
 from configs.resume import Finished, changes
 
 
@@ -117,10 +117,7 @@ def epochs_done(content: Mapping[str, Any]) -> int:
 
 def was_ended(run_dir: str | Path) -> bool:
     """False if the run card tells that the run was cut off, which may be between its last checkpoint and its last picture."""
-    try:
-        return json.loads((Path(run_dir) / "run.json").read_text()).get("status", "finished") == "finished"
-    except (OSError, ValueError):
-        return True
+    return read_card(run_dir).get("status", "finished") == "finished"
 
 
 @rank_zero_only

@@ -17,7 +17,7 @@ from modules.networks.pixelcnn import GatedPixelCNN
 from modules.networks.vqvae import VQGenerator
 from modules.ops.checks import at_least, check_scale
 from modules.ops.codes import code_usage, order0_bits
-from modules.ops.images import resize
+from modules.ops.images import resize, rmse_by_image
 from modules.ops.scales import proportional_size, scale_sizes
 from modules.pyramid import PyramidModule
 
@@ -322,9 +322,9 @@ class FewGAN(PyramidModule):
         images = sets["image"].stack().to(self.device)
         numbers = {}
         for scale, size in enumerate(self.sizes):
-            errors = (self.chain(images, scale) - resize(images, size)).square().mean((1, 2, 3)).sqrt()
-            numbers[f"reconstruction_rmse_scale{scale}"] = float(errors.mean())
-        numbers["reconstruction_rmse_worst_image"] = float(errors.max())
+            made, wanted = self.chain(images, scale), resize(images, size)
+            numbers[f"reconstruction_rmse_scale{scale}"] = float((made - wanted).square().mean((1, 2, 3)).sqrt().mean())
+        numbers |= rmse_by_image(made, wanted)
         codes = self._codes(images)
         numbers["codes_used"], numbers["code_perplexity"] = code_usage(codes, self.hparams.num_codes)
         if "side_heldout" in sets and self.samples_ready:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from modules.nonparametric import NonParametricModule
-from modules.ops.images import resize
+from modules.ops.images import resize, rmse_by_image
 from modules.ops.mosaic import PatchGrid, centre_weights, paint, pixel_sources, source_picture, surroundings
 from modules.ops.patchmatch import carry_over
 from modules.ops.patchsearch import ExactSearch, PatchMatchSearch
@@ -228,8 +228,9 @@ class GPNN(NonParametricModule):
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
         """Reconstruction of the training images; of four samples each image's share and distinct patches / all patches."""
         images = self.images
-        errors = (self.reconstruct(images) - images).square().mean((1, 2, 3)).sqrt()
+        errors = rmse_by_image(self.reconstruct(images), images)
         self.sample(4)
-        numbers = {"reconstruction_rmse": float(errors.mean()), "reconstruction_rmse_worst_image": float(errors.max())}
+        each = [errors[f"reconstruction_rmse_image{i}"] for i in range(len(images))]
+        numbers = errors | {"reconstruction_rmse": sum(each) / len(each)}
         numbers["distinct_patches"] = len(self.matches.unique()) / self.matches.numel()
         return numbers | {f"patch_share_{i}": float(share) for i, share in enumerate(self.source_shares())}

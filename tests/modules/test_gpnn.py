@@ -296,5 +296,6 @@ def test_diagnostics_against_direct_computation(photographs):
     errors = (module.reconstruct(photographs) - photographs).square().mean((1, 2, 3)).sqrt()
     assert numbers["reconstruction_rmse"] == pytest.approx(errors.mean().item(), rel=1e-4)
     assert numbers["reconstruction_rmse_worst_image"] == pytest.approx(errors.max().item(), rel=1e-4)
+    assert [numbers[f"reconstruction_rmse_image{i}"] for i in range(len(errors))] == pytest.approx(errors.tolist(), rel=1e-4)
     assert sum(numbers[f"patch_share_{i}"] for i in range(3)) == pytest.approx(1)
     assert 0 < numbers["distinct_patches"] <= 1

@@ -363,6 +363,7 @@ def test_diagnostics_against_direct_computation(trained, images):
     errors = [(trained.reconstruct(image[None]) - image).square().mean().sqrt().item() for image in images]
     assert numbers["reconstruction_rmse_scale3"] == pytest.approx(sum(errors) / len(errors), rel=1e-3)
     assert numbers["reconstruction_rmse_worst_image"] == pytest.approx(max(errors), rel=1e-3)
+    assert [numbers[f"reconstruction_rmse_image{i}"] for i in range(len(errors))] == pytest.approx(errors, rel=1e-3)
     mean, log_variance = trained.vae.encoder(enlarge(images, (8, 10)))
     expected = reference_kl(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).mean().item()
     assert numbers["kl_per_element"] == pytest.approx(expected, rel=1e-4)
