@@ -45,6 +45,7 @@ def words(name: str, run_dir: Path, *more: str) -> list[str]:
 def fork(function: Callable[[], int], log: Path) -> int:
     """Process id of a child that leads a group, ends with what the function returns and writes to `log`."""
     if pid := os.fork():
+        until(lambda: os.getpgid(pid) == pid, PATIENCE, "the child does not begin")  # else its group looks ended
         return pid
     try:
         os.setsid()
