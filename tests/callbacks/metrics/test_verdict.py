@@ -15,13 +15,16 @@ from callbacks.metrics.verdict import (
     MOST_COMPARED,
     MOST_SAMPLES,
     Space,
+    degrees_of_freedom,
     feature_space,
     is_copying,
+    judge,
     nearest_pairs,
     patch_space,
     pixel_space,
     reconstruction_test,
     relative_distances,
+    verdict_line,
 )
 from modules.ops.images import to_uint8
 
@@ -92,6 +95,24 @@ def test_copiers_are_flagged(kind: str, copier: str) -> None:
         assert found["line"].startswith("COPIES") and found["duplicate_share"] > 0.3
 
 
+@pytest.mark.parametrize("number", [2, 5, 10])
+def test_a_single_copy_among_rich_samples_is_flagged(number: int) -> None:
+    torch.manual_seed(number)
+    training = clouds(number)
+    found = judged(torch.cat([training[:1], clouds(19)]), training)
+    assert found["copies"] and not found["undecided"]
+
+
+def test_near_images_that_may_be_chance_are_told_as_undecided() -> None:
+    training, samples = toy(0, 4, 10), toy(0.5, *range(20, 31))
+    space = Space((samples - training.T).abs(), (training - training.T).abs(), toy(1, 1, 1)[:, 0])
+    found = judge({"pixel": space}, 3)
+    assert found["undecided"] and not found["copies"]
+    assert verdict_line(found).startswith("UNDECIDED: 1 of 12 samples")
+    far = judge({"pixel": space._replace(samples=space.samples[1:])}, 3)
+    assert not far["undecided"] and verdict_line(far).startswith("no copying found: 0 of 11")
+
+
 @pytest.mark.parametrize("copier", ["equal", "mirrored", "one image only"])
 def test_copiers_are_flagged_from_small_pictures_alone(copier: str) -> None:
     for number in (1, 2, 5):
@@ -118,8 +139,35 @@ def test_independent_samplers_are_not_flagged(kind: str, number: int) -> None:
         training, samples = KINDS[kind](number), KINDS[kind](SAMPLES)
         rows = [NETWORK(images) for images in (samples, training, training.flip(-1), training.flip(-2))]
         spaces = pixel_space(samples, training), feature_space(*rows)
-        flagged += any(is_copying(*relative_distances(space), number) for space in spaces)
+        flagged += any(is_copying(*relative_distances(space), number, space.freedom) for space in spaces)
     assert flagged <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2, 8, 12])
+@pytest.mark.parametrize(("freedom", "noise"), [(1, 0.0), (1, 0.05), (2, 0.0), (4, 0.0)])
+def test_independent_points_are_not_flagged(freedom: int, noise: float, number: int) -> None:
+    """At most 5 % of 200 training sets of uniform points, with noise in many more dimensions: 0.05 · 200 = 10."""
+    flagged, dimensions = 0, 300 if noise else 1
+    torch.manual_seed(0)
+    for _ in range(200):
+        training, drawn = (torch.rand(n, freedom, dtype=torch.float64) for n in (number, 100))
+        rows = [
+            torch.cat([points, noise * torch.randn(len(points), dimensions, dtype=torch.float64) / dimensions**0.5], 1)
+            for points in (drawn, training, 1 - training)
+        ]
+        space = feature_space(rows[0], rows[1], rows[1], rows[2])
+        flagged += is_copying(*relative_distances(space), number, space.freedom)
+    assert flagged <= 10
+
+
+def test_degrees_of_freedom_of_known_samples() -> None:
+    torch.manual_seed(0)
+    for freedom, low, high in ((1, 1.0, 1.1), (2, 1.6, 2.2), (4, 2.8, 4.4)):
+        points = torch.rand(200, freedom, dtype=torch.float64)
+        assert low <= degrees_of_freedom(torch.cdist(points, points)) <= high
+    assert degrees_of_freedom(torch.zeros(20, 20)) == 1  # copies of one image
+    assert degrees_of_freedom(torch.rand(5, 5)) == 1  # too few
 
 
 @pytest.mark.slow
@@ -130,7 +178,7 @@ def test_regions_of_independent_samples_are_not_flagged(kind: str) -> None:
         torch.manual_seed(2000 + seed)
         training, samples = KINDS[kind](3), KINDS[kind](SAMPLES)
         space = patch_space(samples, training, torch.zeros(SAMPLES, dtype=torch.long))
-        flagged += is_copying(*relative_distances(space), 3)
+        flagged += is_copying(*relative_distances(space), 3, space.freedom)
     assert flagged <= 1
 
 
