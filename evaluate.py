@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from configs.build import build
 from configs.checkpoint import output_folder, rebuild, report_config, split_words, stored_config
-from configs.environment import hide_known_noise, use_sleeping_threads
+from configs.environment import choose_wandb_mode, hide_known_noise, use_sleeping_threads
 from configs.loader import ConfigError
 from configs.mistakes import MistakesTold
 
@@ -69,6 +69,8 @@ def report(paths: list[Path], words: list[str]) -> None:
     """Writes a page about all `paths` into the folder `out`."""
     config = report_config(words)
     loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
+    if loggers and (notice := choose_wandb_mode()):
+        print(notice)
     print(build(config.task)(paths, Path(config.out), lambda path: tested(*opened(path, words)), loggers))
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from lightning.pytorch.loggers import WandbLogger
 
 
@@ -31,3 +32,10 @@ class WandbRun(WandbLogger):
         """Sets the id of a run that has not begun; afterwards nothing happens."""
         if self._experiment is None:
             self._id = self._wandb_init["id"] = id
+
+    def log_table(self, key: str, columns: list[str] | None = None, data: list[list[Any]] | None = None, **more: Any) -> None:
+        """As Lightning's; arrays [H, W, 3] of bytes among the `data` become pictures."""
+        from wandb import Image  # takes a second
+
+        rows = [[Image(cell) if isinstance(cell, np.ndarray) else cell for cell in row] for row in data or []]
+        super().log_table(key, columns, rows, **more)

@@ -21,6 +21,7 @@ ROOMS = {
     "datamodules": ("datamodules modules.ops.decode", "torch torchvision kornia lightning PIL numpy imagehash"),
     "callbacks": ("callbacks modules.base modules.ops.images", "torch lightning torchmetrics omegaconf PIL numpy"),
     "callbacks.resume": ("callbacks.config_snapshot callbacks.run_card configs.resume", "lightning omegaconf"),
+    "callbacks.wandb_run": ("", "lightning numpy wandb"),  # nothing else knows W&B; a logger object is enough
     "callbacks.metrics": ("callbacks.metrics modules.ops", "torch torchvision torchmetrics lpips"),
     "reports": (
         "reports callbacks.metrics callbacks.run_card modules.base modules.ops modules.tasks.inputs",

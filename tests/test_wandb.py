@@ -1,16 +1,10 @@
 """What Weights & Biases holds of a run, read back from the log and the pictures that an offline run leaves.
-
-wandb has no public reader in Python: `records` takes the blocks of its log apart, the messages in them are wandb's own.
 """
 
 import hashlib
 import inspect
 import json
-import struct
 import subprocess
-import zlib
-from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,11 +14,11 @@ import torch
 import wandb
 import yaml
 from PIL import Image
-from wandb.proto import wandb_internal_pb2
 
 import train
 from callbacks.wandb_run import WandbRun
 from modules.fewgan import FewGAN
+from tests.wandb_log import log_of
 
 ROOT = Path(__file__).parent.parent
 HEIGHT, WIDTH = 16, 20
@@ -33,48 +27,6 @@ STAGE_ENDS = (1, 3, 5, 7)
 SIZES = ["module.epochs_per_stage=2", "module.min_size=8", "module.scale_factor=0.45", "module.num_codes=16",
          "module.code_dim=4", "module.width=8", "module.depth=2", "module.prior_width=8", "module.prior_layers=2",
          "datamodule.samples_per_epoch=8", "datamodule.batch_size=2"]  # fmt: skip
-BLOCK = 32768
-
-
-def records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
-    """Messages of a W&B log: after 7 bytes of header, blocks of chunks with checksum, length and kind (whole, first …)."""
-    data, place, body = file.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
-    while place < len(data):
-        if BLOCK - place % BLOCK < 7:  # the end of a block, too short for a chunk
-            place += BLOCK - place % BLOCK
-            continue
-        checksum, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        chunk = data[place + 7 : place + 7 + length]
-        assert zlib.crc32(bytes([kind]) + chunk) == checksum
-        place, body = place + 7 + length, body + chunk
-        if kind in (1, 4):  # whole, or the last of several
-            yield wandb_internal_pb2.Record.FromString(body)
-            body = b""
-
-
-def log_of(folder: Path) -> SimpleNamespace:
-    """Content of an offline run folder: the run's message, `config`, `history` (one dict a row), `artifacts`."""
-    (file,) = folder.glob("run-*.wandb")
-    log = SimpleNamespace(folder=folder, run=None, config={}, history=[], artifacts=[])
-    for record in records(file):
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            log.run = record.run
-        elif kind == "config":
-            log.config |= {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.config.update}
-        elif kind == "artifact":
-            log.artifacts.append(record.artifact)
-        elif kind == "history":
-            row = defaultdict(dict)
-            for item in record.history.item:
-                *groups, last = item.nested_key or [item.key]
-                place = row
-                for group in groups:
-                    place = place.setdefault(group, {})
-                place[last] = json.loads(item.value_json)
-            log.history.append(dict(row))
-    return log
 
 
 def pictures(log: SimpleNamespace, key: str) -> dict[int, np.ndarray]:

@@ -10,13 +10,13 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 import evaluate
 import reports.compare_page
 from callbacks.metrics.backbones import load_backbone
 from callbacks.metrics.sifid import single_image_frechet
+from callbacks.wandb_run import WandbRun
 from datamodules.synthetic import SyntheticDataModule
 from modules.gpdm import GPDM
 from modules.gpnn import GPNN
@@ -24,6 +24,7 @@ from reports.compare import Compare, log
 from reports.comparison import compare, config_differences, in_order, paired_tests, unlike_protocols
 from reports.subject import Subject, by_seed, nearest_pairs
 from tests.reports.reading import browse, check_self_contained, in_browser, needs_browser
+from tests.wandb_log import log_of
 
 ROOT = Path(__file__).parents[2]
 SIZE = [16, 20]
@@ -199,25 +200,33 @@ def test_given_inputs_are_rendered_by_all_that_can(files, tmp_path):
     assert len(inputs) == 1 and "Comparison of 1 checkpoint" in read.text and not read.all("input")
 
 
-class Experiment:
-    def __init__(self):
-        self.logged = {}
-
-    def log(self, values, **_):
-        self.logged |= values
-
-
-def test_loggers_get_the_table_and_the_pictures():
+def test_wandb_gets_the_table_with_its_pictures(tmp_path, monkeypatch):
+    """Read back from what an offline run leaves: the numbers, the intervals, and the bytes of the pictures."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
     subjects = in_order([subject(1, "a", kd_x=0.1), subject(2, "b", kd_x=0.2)])
     for number, one in enumerate(subjects):
-        one.pictures["samples"] = np.full((4, 6, 3), number, np.uint8)
-    experiment = Experiment()
-    log(WandbLogger(experiment=experiment), compare(subjects))
-    table = experiment.logged["comparison/metrics"]
-    assert table.columns == ["checkpoint", "method", "iteration", "kd_x"]
-    assert table.data == [["1 · a · last", "M", 1, 0.1], ["2 · b · last", "M", 2, 0.2]]
-    assert [image.image.size for image in experiment.logged["comparison/samples"]] == [(6, 4), (6, 4)]
+        one.pictures["samples"] = np.full((4, 6, 3), 50 * number, np.uint8)
+    subjects[0].card |= {"intervals": {"kd_x": [0.05, 0.15]}, "verdict": {"copies": False, "line": "no copying found"}}
+    subjects[0].nearest = [(20.0, np.full((3, 8, 3), 9, np.uint8)), (19.0, np.full((3, 8, 3), 7, np.uint8))]
+    logger = WandbRun(str(tmp_path))
+    log(logger, compare(subjects))
     log(object(), compare(subjects))  # a logger that takes neither
+    logger.experiment.finish()
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    wandb_log = log_of(folder)
+    (artifact,) = wandb_log.artifacts
+    files = {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
+    found = json.loads(files["comparison/table.table.json"].read_text())
+    columns = ["checkpoint", "method", "iteration", "verdict", "samples", "nearest", "kd_x", "kd_x_low", "kd_x_high"]
+    assert found["columns"] == columns
+    first, second = (dict(zip(columns, row, strict=True)) for row in found["data"])
+    assert (first["checkpoint"], first["kd_x"], first["kd_x_low"], first["kd_x_high"]) == ("1 · a · last", 0.1, 0.05, 0.15)
+    assert first["verdict"] == "no copying found" and second["iteration"] == 2
+    assert second["kd_x"] == 0.2 and second["kd_x_low"] is second["nearest"] is second["verdict"] is None
+    assert np.array_equal(np.asarray(Image.open(files[second["samples"]["path"]])), subjects[1].pictures["samples"])
+    assert Image.open(files[first["nearest"]["path"]]).size == (8, 6)  # two pairs, one below the other
+    shown = [row["comparison/samples"] for row in wandb_log.history if "comparison/samples" in row]
+    assert [len(entry["filenames"]) for entry in shown] == [2]
 
 
 def subject(iteration, run, by_seed=None, **metrics):

@@ -1,0 +1,57 @@
+"""Reads what Weights & Biases keeps of an offline run.
+
+wandb has no public reader in Python: `records` takes the blocks of its log apart, the messages in them are wandb's own.
+"""
+
+import json
+import struct
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+from wandb.proto import wandb_internal_pb2
+
+BLOCK = 32768
+
+
+def records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
+    """Messages of a W&B log: after 7 bytes of header, blocks of chunks with checksum, length and kind (whole, first …)."""
+    data, place, body = file.read_bytes(), 7, b""
+    assert data[:4] == b":W&B"
+    while place < len(data):
+        if BLOCK - place % BLOCK < 7:  # the end of a block, too short for a chunk
+            place += BLOCK - place % BLOCK
+            continue
+        checksum, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        chunk = data[place + 7 : place + 7 + length]
+        assert zlib.crc32(bytes([kind]) + chunk) == checksum
+        place, body = place + 7 + length, body + chunk
+        if kind in (1, 4):  # whole, or the last of several
+            yield wandb_internal_pb2.Record.FromString(body)
+            body = b""
+
+
+def log_of(folder: Path) -> SimpleNamespace:
+    """Content of an offline run folder: the run's message, `config`, `history` (one dict a row), `artifacts`."""
+    (file,) = folder.glob("run-*.wandb")
+    log = SimpleNamespace(folder=folder, run=None, config={}, history=[], artifacts=[])
+    for record in records(file):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            log.run = record.run
+        elif kind == "config":
+            log.config |= {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.config.update}
+        elif kind == "artifact":
+            log.artifacts.append(record.artifact)
+        elif kind == "history":
+            row = defaultdict(dict)
+            for item in record.history.item:
+                *groups, last = item.nested_key or [item.key]
+                place = row
+                for group in groups:
+                    place = place.setdefault(group, {})
+                place[last] = json.loads(item.value_json)
+            log.history.append(dict(row))
+    return log
