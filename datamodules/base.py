@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.findings import brief, quick_check
-from datamodules.folder import ImageFolder
+from datamodules.folder import ImageFolder, list_images, shared_files, shorten
 from datamodules.sampler import NO_ENTRY, EpochSampler, JoinedSampler, StridedSampler
 
 
@@ -35,6 +35,8 @@ class ImageDataModule(LightningDataModule):
         num_workers: loader processes; 0 is fastest for a set that is in memory.
         flip: also train on the mirrored images.
         seed: of the order of the samples; nothing else here is random.
+        heldout_root: images of the kind that is learned, subfolders included, which training never sees: the set
+            `image_heldout`. A measurement tells whether an encoder reconstructs the training images better than these.
     Files are first read in `setup`; its errors are FileNotFoundError or ValueError with one readable message.
     """
 
@@ -49,6 +51,7 @@ class ImageDataModule(LightningDataModule):
         num_workers: int = 0,
         flip: bool = False,
         seed: int = 0,
+        heldout_root: str | None = None,
     ) -> None:
         super().__init__()
         check_image_size(image_size)
@@ -61,16 +64,27 @@ class ImageDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.flip = flip
         self.seed = seed
+        self.heldout_root = heldout_root
         self._sets: dict[str, ImageFolder] = {}
 
     def load_sets(self) -> dict[str, ImageFolder]:
-        """Read the files. `image` must be there; the others are `side`, `side_heldout`, `source`."""
+        """Read the files. `image` must be there; the others are `side`, `side_heldout`, `source`, `tile`."""
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
         """Read the files once, on every rank; `stage` does not matter."""
         if not self._sets:
             self._sets = self.load_sets()
+            if self.heldout_root is not None:
+                self._sets["image_heldout"] = self._heldout(self.heldout_root)
+
+    def _heldout(self, root: str) -> ImageFolder:
+        folder, files = list_images(root, recursive=True, key="heldout_root")
+        heldout = ImageFolder(folder, files, self.image_size)
+        known = self._sets.get("tile", self._sets["image"])
+        if pairs := shared_files(known, heldout):
+            raise ValueError(f"heldout_root: {folder} holds training images: {shorten([name for _, name in pairs])}")
+        return heldout
 
     def sets(self) -> dict[str, ImageFolder]:
         """The image sets by key, the same on every rank. Raises RuntimeError before `setup`."""

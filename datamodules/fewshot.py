@@ -43,8 +43,9 @@ class FewShotDataModule(ImageDataModule):
         image: str | int | None = None,
         tile: str | None = None,
         seed: int = 0,
+        heldout_root: str | None = None,
     ) -> None:
-        super().__init__(root, image_size, batch_size, samples_per_epoch, num_workers, flip, seed)
+        super().__init__(root, image_size, batch_size, samples_per_epoch, num_workers, flip, seed, heldout_root)
         check_arrangement(tile)
         self.image = image
         self.tile = tile

@@ -39,8 +39,9 @@ class SideDataModule(ImageDataModule):
         side_flip: bool = False,
         heldout_fraction: float = 0.1,
         seed: int = 0,
+        heldout_root: str | None = None,
     ) -> None:
-        super().__init__(root, image_size, batch_size, samples_per_epoch, num_workers, flip, seed)
+        super().__init__(root, image_size, batch_size, samples_per_epoch, num_workers, flip, seed, heldout_root)
         if not 0 < heldout_fraction < 1:
             raise ValueError(f"heldout_fraction must lie above 0 and below 1, but is {heldout_fraction!r}")
         self.side_root = side_root

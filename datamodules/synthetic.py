@@ -16,9 +16,9 @@ class SyntheticDataModule(SideDataModule):
     """Batches and sets of every other data module at once, without a file.
 
     It takes the keys of all of them, so changing `class_path` alone makes any configuration run: `root`, `side_root`
-    and `max_memory_gib` are accepted and ignored. Batches: `image`, `index`, `side`, `side_index`; `sets()`: `image`,
-    `side`, `side_heldout`, `source`, and with `tile` also `tile`. The drawings depend on `image_size`, set and position
-    only, never on `seed`.
+    and `max_memory_gib` are accepted and ignored, and any `heldout_root` gives three more drawings. Batches: `image`,
+    `index`, `side`, `side_index`; `sets()`: `image`, `side`, `side_heldout`, `source`, and with `tile` also `tile`. The
+    drawings depend on `image_size`, set and position only, never on `seed`.
 
     Args:
         image: take one drawing only, number `image` modulo their number; any name stands for 0.
@@ -44,9 +44,10 @@ class SyntheticDataModule(SideDataModule):
         image: str | int | None = None,
         tile: str | None = None,
         seed: int = 0,
+        heldout_root: str | None = None,
     ) -> None:
         sampling = (image_size, batch_size, samples_per_epoch, num_workers)
-        super().__init__(root, side_root, *sampling, flip, side_flip, heldout_fraction, seed)
+        super().__init__(root, side_root, *sampling, flip, side_flip, heldout_fraction, seed, heldout_root)
         if num_images < 1 or num_side < 2 or num_source < 1:
             raise ValueError(f"num_images={num_images}, num_side={num_side}, num_source={num_source}: at least 1, 2, 1")
         check_arrangement(tile)
@@ -67,6 +68,9 @@ class SyntheticDataModule(SideDataModule):
             "side_heldout": DrawnImages(heldout, self.image_size),
             "source": DrawnImages(_names("source", self.num_source), self.image_size, self.flip),
         }
+
+    def _heldout(self, root: str) -> ImageFolder:
+        return DrawnImages(_names("heldout", 3), self.image_size)
 
     def val_dataloader(self) -> DataLoader:
         """The reference images, with `tile` the single drawings."""

@@ -1,5 +1,6 @@
 """Diversity of samples as the mean perceptual distance of pairs, over all of them and around the training images."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -69,11 +70,11 @@ def pair_distances(images: Embedded, pairs: Tensor) -> Pairs:
 
 
 def intra_distances(samples: Embedded, targets: Tensor, most: int = CLUSTER, seed: int = 0) -> tuple[Pairs, Tensor]:
-    """All pairs within the clusters of samples around target rows [m, D], and the size [m] of the clusters (Ojha et al.,
+    """All pairs within the clusters of samples around target rows [m, D], and the target [n] of each sample (Ojha et al.,
     "Few-shot Image Generation via Cross-domain Correspondence", 2021; pairs as in the authors' code).
 
     Each sample belongs to its nearest target, the first of equals. Of more than `most` members a random choice is compared.
-    A cluster with fewer than two members has no pairs: it is left out of `Pairs.mean` and shows in the sizes.
+    A cluster with fewer than two members has no pairs: it is left out of `Pairs.mean`.
     """
     order = torch.arange(len(samples))
     nearest = torch.cat([exact_distances(samples[part], targets).argmin(1).cpu() for part in order.split(samples.block)])
@@ -85,7 +86,7 @@ def intra_distances(samples: Embedded, targets: Tensor, most: int = CLUSTER, see
         left, right = torch.triu_indices(len(rows), len(rows), 1)
         distances = exact_distances(rows, rows).square().cpu().double()[left, right]
         found.append(Pairs(members[left], members[right], distances, torch.full_like(left, target)))
-    return Pairs(*map(torch.cat, zip(*found, strict=True))), nearest.bincount(minlength=len(targets))
+    return Pairs(*map(torch.cat, zip(*found, strict=True))), nearest
 
 
 class PerceptualDiversity(Metric):
@@ -107,7 +108,7 @@ class PerceptualDiversity(Metric):
         super().__init__()
         self.distance, self.num_pairs, self.cluster = distance, pairs, cluster
         self.targets = Embedded(reals, distance)
-        self.sizes = torch.zeros(len(reals), dtype=torch.long)  # of the clusters, at the last compute
+        self.nearest = torch.zeros(0, dtype=torch.long)  # target of each sample, at the last compute
         self.table: Tensor | None = None  # all distances [N, N] of up to 256 samples, at the last compute
         self.add_state("indices", default=[], dist_reduce_fx="cat")
         self.add_state("samples", default=[], dist_reduce_fx="cat")
@@ -130,7 +131,7 @@ class PerceptualDiversity(Metric):
         among = pair_distances(self.targets, random_pairs(len(self.targets), self.num_pairs)).mean()
         if among > 0:
             values[f"{key}_ratio"] = values[f"{key}_pairs"] / among
-        intra, self.sizes = intra_distances(samples, self.targets[torch.arange(len(self.targets))], self.cluster)
+        intra, self.nearest = intra_distances(samples, self.targets[torch.arange(len(self.targets))], self.cluster)
         valid = intra.group.unique().numel()
         values |= {f"{key}_intra": intra.mean(), f"{key}_clusters": torch.tensor(float(valid))}
         return values | {f"{key}_intra_all": values[f"{key}_intra"].nan_to_num(0) * valid / len(self.targets)}
@@ -139,3 +140,11 @@ class PerceptualDiversity(Metric):
         """The mean distance of as many random pairs among these samples, from the table: for the interval."""
         pairs = random_pairs(len(picks), self.num_pairs, seed=int(picks[0]))
         return float(self.table[picks[pairs[:, 0]], picks[pairs[:, 1]]].mean())
+
+    def intra_of(self, picks: Tensor) -> float:
+        """The same of `K_intra`."""
+        nearest, means = self.nearest[picks], []
+        for members in (picks[nearest == target] for target in nearest.unique()):
+            left, right = torch.triu_indices(len(members), len(members), 1)
+            means += [self.table[members[left], members[right]].mean()] if len(left) else []
+        return float(torch.stack(means).mean()) if means else math.nan

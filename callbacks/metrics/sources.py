@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from modules.ops.images import from_uint8
 from modules.ops.patches import extract, nearest
@@ -12,7 +13,7 @@ MOST_NAMED = 16  # with more training images only the smallest share is told
 
 
 def source_counts(fakes: Tensor, reals: Tensor, patch: int = 7, stride: int = 7) -> Tensor:
-    """How many patches of the samples have their nearest training patch in each training image: int64 [m].
+    """How many patches of each sample have their nearest training patch in each training image: int64 [n, m].
 
     Bytes [n, 3, H, W] and [m, 3, H', W']. Samples are cut every `stride` pixels, by default into tiles, and compared by
     squared distance with the patches around every pixel of the training images. ValueError if an image is below
@@ -25,11 +26,11 @@ def source_counts(fakes: Tensor, reals: Tensor, patch: int = 7, stride: int = 7)
     keys = extract(from_uint8(reals), patch)
     per_image = keys.shape[1]
     keys = keys.flatten(0, 1)
-    counts = torch.zeros(len(reals), dtype=torch.long, device=reals.device)
-    for image in fakes:
+    counts = torch.zeros(len(fakes), len(reals), dtype=torch.long, device=reals.device)
+    for row, image in zip(counts, fakes, strict=True):
         queries = extract(from_uint8(image[None]), patch, stride)[0]
         best = nearest(queries, keys, chunk=max(1, DISTANCES_AT_ONCE // len(keys)))[1]
-        counts += torch.bincount(best // per_image, minlength=len(reals))
+        row += torch.bincount(best // per_image, minlength=len(reals))
     return counts
 
 
@@ -41,18 +42,21 @@ class SourceShare(Metric):
     """
 
     full_state_update = False
+    counts: list[Tensor]
 
     def __init__(self, reals: Tensor, patch: int = 7, stride: int = 7) -> None:
         super().__init__()
         self.training_images, self.patch, self.stride = reals, patch, stride
-        zeros = torch.zeros(len(reals), dtype=torch.long, device=reals.device)
-        self.add_state("counts", default=zeros, dist_reduce_fx="sum")
+        self.shares = torch.zeros(0, len(reals), dtype=torch.float64)  # of each sample of all ranks, at the last compute
+        self.add_state("counts", default=[], dist_reduce_fx="cat")
 
     def update(self, fakes: Tensor) -> None:
         """Adds bytes [N, 3, H, W], N may be 0."""
-        self.counts += source_counts(fakes, self.training_images, self.patch, self.stride)
+        self.counts.append(source_counts(fakes, self.training_images, self.patch, self.stride))
 
     def compute(self) -> dict[str, Tensor]:
-        shares = self.counts.cpu().double() / self.counts.sum().cpu()
+        counts = dim_zero_cat(self.counts).cpu().double()
+        self.shares = counts / counts.sum(1, keepdim=True)
+        shares = self.shares.mean(0)
         named = {f"source_share_{i}": share for i, share in enumerate(shares)} if len(shares) <= MOST_NAMED else {}
         return {"source_share_min": shares.min()} | named

@@ -1,5 +1,6 @@
 """What stands beside the numbers of a measurement: their intervals, and whether the samples are copies."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,8 +42,8 @@ def sample_intervals(
 ) -> dict[str, list[float]]:
     """95 % intervals [low, high] by key, for another draw of as many samples against the same reference images.
 
-    Of scalar means over samples Student's, of distances and spreads by sub-sampling. Not of extremes, of shares by source
-    and of manifold scores: `sampling_seeds` gives those.
+    Of means over samples Student's, of distances and spreads by sub-sampling. Not of extremes and of scores that change with
+    the number of samples: `sampling_seeds` gives those.
     """
     number = len(drawn.images)
     if number < FEWEST:
@@ -50,8 +51,12 @@ def sample_intervals(
         return {}
     statistics = _distance_statistics(suite, drawn, reference, backbone, notes) | _spread_statistics(suite, drawn, values)
     found = {key: subsample_interval(of, number, values[key]) for key, of in statistics.items() if values.get(key) is not None}
+    found = {key: interval for key, interval in found.items() if all(map(math.isfinite, interval))}
     if "nearest_psnr" in suite.on_images:
         found["nearest_psnr_mean"] = mean_interval(nearest_psnr(drawn.images, reference.images))
+    if "source_share" in suite.on_images:
+        columns = enumerate(suite.on_images["source_share"].shares.T)
+        found |= {f"source_share_{i}": mean_interval(column) for i, column in columns if f"source_share_{i}" in values}
     if "sifid" in suite.on_images:
         sifid = suite.on_images["sifid"]
         columns = all_ranks(dim_zero_cat(sifid.values)).cpu().T
@@ -92,6 +97,7 @@ def _spread_statistics(suite: Suite, drawn: Images, values: Mapping[str, float |
             for name in (f"{key}_pairs", f"{key}_ratio"):
                 unit = _in_parts_of(values, name, f"{key}_pairs")
                 statistics[name] = lambda picks, u=unit: u * perceptual.pairs_of(picks)
+            statistics[f"{key}_intra"] = perceptual.intra_of
     return statistics
 
 

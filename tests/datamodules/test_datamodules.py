@@ -247,6 +247,30 @@ def test_a_file_in_both_sets_is_reported(tmp_path: Path) -> None:
         module.setup()
 
 
+@pytest.mark.parametrize("kind", [FewShotDataModule, SideDataModule, SyntheticDataModule])
+def test_held_out_images_are_a_set_that_training_never_sees(tmp_path: Path, kind: type[ImageDataModule]) -> None:
+    settings = {"root": str(save(tmp_path / "few", 3)), "image_size": [8, 12], "batch_size": 2, "samples_per_epoch": 12}
+    if kind is SideDataModule:
+        settings["side_root"] = str(save(tmp_path / "side", 7, start=50))
+    module = kind(**settings, heldout_root=str(save(tmp_path / "heldout", 3, start=90)))
+    module.setup("fit")
+    heldout = module.sets()["image_heldout"]
+    assert len(heldout) == 3 and set(module.fingerprints()) == set(module.sets())
+    seen = torch.cat([batch["image"] for batch in module.train_dataloader()])
+    assert all((seen - image).abs().amax() > 0.1 for image in heldout.stack())
+    assert len(torch.cat([batch["index"] for batch in module.val_dataloader()])) == 3
+
+
+def test_training_images_among_the_held_out_ones_are_refused(tmp_path: Path) -> None:
+    root = save(tmp_path / "few", 3)
+    (save(tmp_path / "heldout", 2, start=90) / "again.png").write_bytes((root / "001.png").read_bytes())
+    module = FewShotDataModule(str(root), [8, 12], heldout_root=str(tmp_path / "heldout"))
+    with pytest.raises(ValueError, match="heldout_root: .*heldout holds training images: again.png"):
+        module.setup("fit")
+    with pytest.raises(FileNotFoundError, match="heldout_root"):
+        FewShotDataModule(str(root), [8, 12], heldout_root=str(tmp_path / "nowhere")).setup("fit")
+
+
 def test_changed_files_are_noticed_on_resume(tmp_path: Path) -> None:
     module = side_module(tmp_path)
     state = module.state_dict()

@@ -1,3 +1,5 @@
+import math
+import statistics
 from itertools import combinations
 
 import pytest
@@ -63,9 +65,9 @@ def naive_intra(samples: Tensor, targets: Tensor) -> tuple[list[float], list[int
 def test_intra_equals_the_naive_way(most_values: int) -> None:
     samples, targets = noise(60, 3, 2, 2), noise(5, 3, 2, 2, seed=1)
     targets[4] = 255  # nobody is near
-    pairs, sizes = intra_distances(Embedded(samples, Counting(), most_values), Counting()(targets))
+    pairs, nearest = intra_distances(Embedded(samples, Counting(), most_values), Counting()(targets))
     means, expected = naive_intra(samples.flatten(1).double() / 255, targets.flatten(1).double() / 255)
-    assert sizes.tolist() == expected and len(means) == pairs.group.unique().numel() < 5
+    assert nearest.bincount(minlength=5).tolist() == expected and len(means) == pairs.group.unique().numel() < 5
     assert pairs.mean().item() == pytest.approx(sum(means) / len(means), rel=1e-5)
 
 
@@ -84,15 +86,19 @@ def test_values_of_the_metric() -> None:
     assert values["pd_pixels_ratio"].item() == pytest.approx(pairs / among, rel=1e-5)
     assert values["pd_pixels_intra"].item() == pytest.approx(sum(means) / len(means), rel=1e-5)
     assert values["pd_pixels_intra_all"].item() == pytest.approx(sum(means) / 4, rel=1e-5)
-    assert values["pd_pixels_clusters"] == len(means) and metric.sizes.tolist() == sizes
+    assert values["pd_pixels_clusters"] == len(means) and metric.nearest.bincount(minlength=4).tolist() == sizes
+    assert metric.intra_of(torch.arange(40)) == pytest.approx(values["pd_pixels_intra"].item())
+    some = torch.arange(0, 40, 3)
+    assert metric.intra_of(some) == pytest.approx(statistics.mean(naive_intra(rows[some], reals.flatten(1).double() / 255)[0]))
+    assert math.isnan(metric.intra_of(some[:1]))
     assert distance.passes == 44  # each image once
 
 
 def test_no_more_than_fifty_of_a_cluster_by_a_fixed_choice() -> None:
     samples = torch.cat([noise(70, 3, 2, 2), noise(20, 3, 2, 2) // 255 + 254])
     targets = torch.tensor([[100.0] * 12, [255.0] * 12]) / 255
-    pairs, sizes = intra_distances(Embedded(samples, Counting()), targets)
-    assert sizes.tolist() == [70, 20] and pairs.group.bincount().tolist() == [50 * 49 // 2, 20 * 19 // 2]
+    pairs, nearest = intra_distances(Embedded(samples, Counting()), targets)
+    assert nearest.bincount().tolist() == [70, 20] and pairs.group.bincount().tolist() == [50 * 49 // 2, 20 * 19 // 2]
     again, _ = intra_distances(Embedded(samples, Counting()), targets)
     assert torch.equal(pairs.left, again.left) and pairs.left[pairs.group == 0].max() > 50
 
@@ -121,12 +127,12 @@ def test_a_thousand_images_and_ten_targets_take_twenty_times_fewer_passes() -> N
     metric = PerceptualDiversity(reals, distance)
     metric.update(samples, 0)
     metric.compute()
-    clusters = sum(min(size, 50) * (min(size, 50) - 1) // 2 for size in metric.sizes.tolist())
+    clusters = sum(min(size, 50) * (min(size, 50) - 1) // 2 for size in metric.nearest.bincount().tolist())
     assert distance.passes == 1010
     assert 2 * (1000 * 10 + clusters) / distance.passes > 20
     bounded = Counting()
     intra_distances(Embedded(samples, bounded, most_values=100), Counting()(reals))
-    assert bounded.passes == 1 + 1000 + metric.sizes.clamp(max=50).sum()  # memory for hardly any rows
+    assert bounded.passes == 1 + 1000 + metric.nearest.bincount().clamp(max=50).sum()  # memory for hardly any rows
     assert 2 * (1000 * 10 + clusters) / bounded.passes > 20
 
 

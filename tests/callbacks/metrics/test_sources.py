@@ -28,13 +28,17 @@ def patch_by_patch(fakes: Tensor, reals: Tensor, patch: int, stride: int) -> lis
 def test_equals_search_patch_by_patch(monkeypatch: pytest.MonkeyPatch, patch: int, stride: int, at_once: int) -> None:
     monkeypatch.setattr(sources, "DISTANCES_AT_ONCE", at_once)
     fakes, reals = noise(2, 3, 7, 9), noise(3, 3, 8, 6, seed=1)
-    assert source_counts(fakes, reals, patch, stride).tolist() == patch_by_patch(fakes, reals, patch, stride)
+    counts = source_counts(fakes, reals, patch, stride)
+    assert counts.tolist() == [patch_by_patch(fake[None], reals, patch, stride) for fake in fakes]
 
 
 def test_collage_gives_back_its_parts() -> None:
     reals = noise(3, 3, 21, 28)
     collage = torch.cat([reals[0, :, :7], reals[2, :, 5:19]], 1)[None]  # 4 tiles of image 0, 8 of image 2
     metric = SourceShare(reals)
+    metric.update(reals[2:])
+    assert metric.compute()["source_share_2"] == 1
+    metric.reset()
     metric.update(collage)
     metric.update(collage[:0])
     values = {key: value.item() for key, value in metric.compute().items()}
@@ -45,6 +49,9 @@ def test_collage_gives_back_its_parts() -> None:
         "source_share_1": 0,
         "source_share_2": pytest.approx(2 / 3),
     }
+    metric.update(reals[1:2])
+    assert metric.compute()["source_share_1"] == pytest.approx(1 / 2)
+    assert metric.shares.tolist() == [[third, 0, pytest.approx(2 / 3)], [0, 1, 0]]
 
 
 def test_many_training_images_are_not_named_one_by_one() -> None:

@@ -262,5 +262,7 @@ def test_reconstruction_of_sets_with_held_out_images() -> None:
     assert reconstruction_of(lookup, sets)["p"] < 0.01
     assert reconstruction_of(Encoder(lambda image: image * 0.9), sets)["p"] > 0.01
     assert reconstruction_of(Encoder(lambda image: known[:1]), sets) is None  # there is no encoder
+    few = sets | {"image_heldout": Pictures(torch.rand(4, 3, 6, 6) * 2 - 1)}  # of the training images themselves
+    assert reconstruction_of(lookup, few)["num_heldout"] == 4
     assert reconstruction_of(lookup, {"image": sets["image"]}) is None
     assert reconstruction_of(object(), sets) is None
