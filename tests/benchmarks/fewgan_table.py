@@ -1,99 +1,183 @@
 """FewGAN's Table 1 in miniature: FewGAN, HP-VAE-GAN and Concat-SinGAN on several sets of photographs, some seeds each.
 
-    python -m tests.benchmarks.fewgan_table SETS [--side FOLDER] [--seeds 3] [--runs runs/table] [--out docs] [key=value …]
+    python -m tests.benchmarks.fewgan_table SETS [--side FOLDER] [--names a,b] [--seeds 3] [--jobs 2] [--runs runs/table]
+        [--out docs] [key=value …]
 
 SETS is a folder of folders of photographs; the starter set is added. Each training is a run folder of its own and goes on where
-it was stopped, each measurement is made once: the same line again does what is missing. Further words go to train.py. Writes
-`fewgan_table.json`, every number with its protocol's hash, and `fewgan_table.md`, means over seeds with their spread.
+it was stopped; a row that is in `fewgan_table.json` is not made again, also where its run folder is gone: the same line does
+what is missing. Further words go to train.py. Writes `fewgan_table.json`, every number with its protocol's hash, and
+`fewgan_table.md`: means over seeds with their 95 % intervals, and whose mean is best.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from callbacks.metrics.intervals import student
 
 ROOT = Path(__file__).parents[2]
 STARTER = ROOT / "datamodules/starter"
 METHODS = {"fewgan": "FewGAN", "hpvaegan": "HP-VAE-GAN", "concat_singan": "Concat-SinGAN"}
-COLUMNS = {
-    "kd_mobilenet_v2": "kernel distance",
-    "kd_mobilenet_v2_crops": "of crops",
-    "fd_mobilenet_v2": "Fréchet distance",
-    "pixel_diversity": "pixel diversity",
-    "nearest_psnr_max": "nearest PSNR",
-}
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+COLUMNS = {  # heading, and whether a high value is good
+    "kd_mobilenet_v2": ("kernel distance ↓", False),
+    "kd_mobilenet_v2_crops": ("of crops ↓", False),
+    "fd_mobilenet_v2": ("Fréchet distance ↓", False),
+    "pixel_diversity": ("pixel diversity ↑", True),
+    "pd_mobilenet_v2_pairs": ("perceptual diversity ↑", True),
+    "nearest_psnr_max": ("nearest PSNR, dB", None),
+    "cpu_minutes": ("CPU minutes", None),
+}
 
 
-def trials(sets: list[Path], seeds: int) -> Iterator[tuple[Path, str, int]]:
+class Trial(NamedTuple):
+    photos: Path
+    method: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.photos.name}_{self.method}_{self.seed}"
+
+
+def trials(sets: Sequence[Path], seeds: int) -> Iterator[Trial]:
     """Whole rounds: every set and method with a seed before the next seed."""
-    yield from ((photos, method, seed) for seed in range(seeds) for photos in sets for method in METHODS)
+    yield from (Trial(photos, method, seed) for seed in range(seeds) for photos in sets for method in METHODS)
 
 
-def words_of(photos: Path, method: str, seed: int, side: Path, run: Path) -> list[str]:
-    words = [f"configs/{method}.yaml", f"datamodule.root={photos}", f"run_name={run.name}", f"run_dir={run}", f"seed={seed}"]
-    words += ["resume=auto", "logger.wandb=null", "callbacks.metrics.every_n_epochs=1000"]
-    if method == "fewgan":
+def words_of(trial: Trial, side: Path, run: Path) -> list[str]:
+    """The words of train.py."""
+    words = [f"configs/{trial.method}.yaml", f"datamodule.root={trial.photos}", f"run_name={run.name}", f"run_dir={run}"]
+    words += [f"seed={trial.seed}", "resume=auto", "logger.wandb=null", "callbacks.metrics.every_n_epochs=1000"]
+    if trial.method == "fewgan":
         words += [f"datamodule.side_root={side}"]
-    if method == "concat_singan":  # a row of all photographs
-        number = sum(file.suffix.lower() in PICTURES for file in photos.iterdir())
+    if trial.method == "concat_singan":  # a row of all photographs
+        number = sum(file.suffix.lower() in PICTURES for file in trial.photos.iterdir())
         words += [f"module.tiles=[1,{number}]"]
     return words
 
 
-def call(program: str, *words: str) -> None:
-    subprocess.run([sys.executable, str(ROOT / program), *words], cwd=ROOT, check=True)
+def call(program: str, *words: str, threads: int = 1) -> float:
+    """Runs a program of the project; its CPU seconds. CalledProcessError if it fails."""
+    command = [sys.executable, str(ROOT / program), *words]
+    log = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    _, status, usage = os.wait4(log.pid, 0)
+    log.returncode = os.waitstatus_to_exitcode(status)
+    if log.returncode:
+        raise subprocess.CalledProcessError(log.returncode, command)
+    return usage.ru_utime + usage.ru_stime
 
 
-def measured(photos: Path, method: str, seed: int, side: Path, runs: Path, extra: list[str]) -> dict:
-    """The row of one training, which is trained and measured if it has not been."""
-    run = runs / f"{photos.name}_{method}_{seed}"
-    card = run / "metrics.json"
+def measured(trial: Trial, side: Path, runs: Path, extra: Sequence[str], call: Callable[..., float] = call) -> dict[str, Any]:
+    """The row of one training, which is trained and measured if it has not been. Its CPU time is added up over resumes."""
+    run = runs / trial.label
+    card, clock = run / "metrics.json", run / "cpu_seconds.json"
     if not card.is_file():
-        call("train.py", *words_of(photos, method, seed, side, run), *extra)
+        before = json.loads(clock.read_text()) if clock.is_file() else 0.0
+        spent = call("train.py", *words_of(trial, side, run), *extra)
+        clock.write_text(json.dumps(before + spent))
         call("evaluate.py", str(run / "checkpoints/last.ckpt"))
-    facts = json.loads(card.read_text())
-    kept = {key: facts[key] for key in ("metrics", "intervals", "verdict", "anchors", "diagnostics")}
-    return {"set": photos.name, "method": method, "seed": seed, "protocol_hash": facts["protocol"]["hash"], **kept}
+    facts = json.loads(card.read_text(encoding="utf-8"))
+    kept = {key: facts[key] for key in ("metrics", "intervals", "verdict", "anchors", "diagnostics", "protocol")}
+    head = {"set": trial.photos.name, "method": trial.method, "seed": trial.seed}
+    return {**head, "cpu_minutes": json.loads(clock.read_text()) / 60, **kept}
 
 
-def table(rows: list[dict]) -> str:
-    """Mean and sample standard deviation over seeds, a row for each set and method."""
-    head = ["set", "method", "seeds", *COLUMNS.values(), "copies", "protocol"]
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: means over seeds with the 95 % interval of the mean, the best mean of a set bold; below, all sets together."""
+    head = ["set", "method", "seeds", *(title for title, _ in COLUMNS.values()), "verdict", "protocol"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for photos in dict.fromkeys(row["set"] for row in rows):
-        for method, name in METHODS.items():
-            own = [row for row in rows if (row["set"], row["method"]) == (photos, method)]
-            if own:
-                cells = [_cell([row["metrics"][key] for row in own]) for key in COLUMNS]
-                copies, hashes = sum(row["verdict"]["copies"] for row in own), {row["protocol_hash"][:8] for row in own}
-                ends = [f"{copies} of {len(own)}", ", ".join(sorted(hashes))]
-                lines.append(f"| {' | '.join([photos, name, str(len(own)), *cells, *ends])} |")
-    return "\n".join(lines) + "\n"
+        groups = {method: [r for r in rows if (r["set"], r["method"]) == (photos, method)] for method in METHODS}
+        groups = {method: own for method, own in groups.items() if own}
+        best = {key: _best({m: _mean(own, key) for m, own in groups.items()}, high) for key, (_, high) in COLUMNS.items()}
+        for method, own in groups.items():
+            cells = [_cell([_value(row, key) for row in own], best[key] == method) for key in COLUMNS]
+            copies = sum(row["verdict"]["copies"] for row in own)
+            hashes = sorted({row["protocol"]["hash"][:8] for row in own})
+            verdict = f"{copies} of {len(own)} copy" if copies else "no copying found"
+            line = [photos, METHODS[method], str(len(own)), *cells, verdict, ", ".join(hashes)]
+            lines.append(f"| {' | '.join(line)} |")
+    return "\n".join(lines) + f"\n\n{summary(rows)}\n"
 
 
-def _cell(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3g}{spread}"
+def summary(rows: Sequence[dict[str, Any]]) -> str:
+    """In how many of the trainings that share a set and a seed FewGAN is ahead of the others."""
+    found = {(row["set"], row["seed"], row["method"]): row for row in rows}
+    lines = []
+    for other in [method for method in METHODS if method != "fewgan"]:
+        pairs = [(found[p, s, "fewgan"], row) for (p, s, m), row in found.items() if m == other and (p, s, "fewgan") in found]
+        wins = []
+        for key, (title, high) in COLUMNS.items():
+            if high is not None and pairs:
+                ahead = sum((_value(a, key) > _value(b, key)) == high for a, b in pairs)
+                wins.append(f"{title[:-2]} in {ahead} of {len(pairs)}")
+        lines += [f"FewGAN is better than {METHODS[other]} by {', '.join(wins)} pairs of trainings."] if wins else []
+    return "\n".join(lines)
+
+
+def _value(row: dict[str, Any], key: str) -> float:
+    return row["cpu_minutes"] if key == "cpu_minutes" else row["metrics"][key]
+
+
+def _mean(rows: Sequence[dict[str, Any]], key: str) -> float:
+    return statistics.mean(_value(row, key) for row in rows)
+
+
+def _best(means: dict[str, float], high: bool | None) -> str | None:
+    return None if high is None else (max if high else min)(means, key=lambda method: means[method])
+
+
+def _cell(values: Sequence[float], bold: bool) -> str:
+    text = f"{statistics.mean(values):.3g}"
+    if len(values) > 1:
+        text += f" ± {student(len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5:.2g}"
+    return f"**{text}**" if bold else text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", type=Path)
     parser.add_argument("--side", type=Path, default=STARTER / "side")
+    parser.add_argument("--names", default="", help="only these of the sets, with commas between them")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once; each gets its share of the cores")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/table")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     options, extra = parser.parse_known_args()
-    sets = [*sorted(folder.resolve() for folder in options.sets.iterdir() if folder.is_dir()), STARTER / "landscapes"]
-    rows = []
-    for photos, method, seed in trials(sets, options.seeds):
-        rows.append(measured(photos, method, seed, options.side.resolve(), options.runs.resolve(), extra))
-        (options.out / "fewgan_table.json").write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        (options.out / "fewgan_table.md").write_text(table(rows), encoding="utf-8")
+    names = [name for name in options.names.split(",") if name]
+    sets = [folder.absolute() for folder in sorted(options.sets.iterdir()) if folder.is_dir()]
+    sets = [folder for folder in sets if not names or folder.name in names]
+    if missing := set(names) - {folder.name for folder in sets}:
+        parser.error(f"{options.sets} holds no folder {', '.join(sorted(missing))}")
+    options.runs, side = options.runs.resolve(), options.side.resolve()
+    raw = options.out / "fewgan_table.json"
+    rows = {(row["set"], row["method"], row["seed"]): row for row in (json.loads(raw.read_text()) if raw.is_file() else [])}
+    order = list(trials([*sets, STARTER / "landscapes"], options.seeds))
+    share = max(1, (os.cpu_count() or 1) // options.jobs)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        waiting = [trial for trial in order if (trial.photos.name, trial.method, trial.seed) not in rows]
+        work = partial(measured, side=side, runs=options.runs, extra=extra, call=partial(call, threads=share))
+        for done in as_completed([pool.submit(work, trial) for trial in waiting]):
+            row = done.result()
+            rows[row["set"], row["method"], row["seed"]] = row
+            write(options.out, [rows[key] for key in sorted(rows)])
+
+
+def write(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Both files, each replaced as a whole."""
+    for name, text in (("json", json.dumps(rows, indent=1, sort_keys=True) + "\n"), ("md", table(rows))):
+        file = folder / f"fewgan_table.{name}"
+        file.with_suffix(".part").write_text(text, encoding="utf-8")
+        file.with_suffix(".part").replace(file)
 
 
 if __name__ == "__main__":
