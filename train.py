@@ -43,7 +43,8 @@ def main(arguments: list[str]) -> int:
         stop.checkpoints = Path(config.run_dir) / "checkpoints"
         check_all(config, own_only=True)
         if dry_run:
-            print(OmegaConf.to_yaml(config), end="", flush=True)  # at once: what the plan needs takes seconds to import
+            print(OmegaConf.to_yaml(config), end="")  # at once: what the plan needs takes seconds to import
+            print("# the plan follows in 10 to 20 seconds: a few iterations of each stage are trained", flush=True)
         trainer, module, datamodule, checkpoint = prepare(config, dry_run)
         if dry_run:
             print("\n".join(f"# {line}" for line in module.plan(datamodule, trainer).splitlines()))  # as a whole YAML, too

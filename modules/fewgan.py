@@ -40,7 +40,8 @@ class FewGAN(PyramidModule):
         width: channels of all convolutions; `depth`: hidden layers of decoder, generators and critics.
         critic_on_side: the critic sees the side images' outputs as fakes, too. The paper does not say; without it the
             outputs of side images turn neon green within minutes. Side images are never reals.
-        weight_*: weights of the loss terms; continuity is a mean, not a sum.
+        weight_*: weights of the loss terms; continuity is a mean, not a sum. A `weight_ssim` of 1 asks for the side images'
+            fine structure, too, and drives textures away from the photographs' (kernel distances measured).
         revive_every: iterations between two re-seedings of codes that no training image uses.
         epochs_per_stage: one number, or three: scale 0, every further scale, prior; see `PyramidModule`.
         prior_patience: epochs without a better held-out likelihood after which the prior's training stops.
@@ -67,7 +68,7 @@ class FewGAN(PyramidModule):
         weight_codebook: float = 1.0,
         weight_adversarial: float = 1.0,
         weight_adversarial_side: float = 1.0,
-        weight_ssim: float = 1.0,
+        weight_ssim: float = 0.1,
         weight_continuity: float = 0.1,
         weight_gp: float = 0.1,
         lr_g: float = 5e-4,
