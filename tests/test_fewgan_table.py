@@ -45,7 +45,7 @@ class Machine:
 
 def test_a_finished_training_is_not_repeated(tmp_path):
     machine = Machine(tmp_path)
-    trial = Trial(STARTER / "landscapes", "fewgan", 1)
+    trial = Trial(tmp_path / "photos", "fewgan", 1)
     first = measured(trial, tmp_path, tmp_path, ["module.width=8"], machine)
     assert [program for program, _ in machine.calls] == ["train.py", "evaluate.py"]
     assert {"seed=1", "resume=auto", "module.width=8", f"datamodule.side_root={tmp_path}"} <= set(machine.calls[0][1])
@@ -67,6 +67,8 @@ def test_a_killed_training_goes_on_in_its_folder(tmp_path):
 def test_a_row_of_photographs_is_as_long_as_the_set(tmp_path):
     words = words_of(Trial(STARTER / "landscapes", "concat_singan", 0), tmp_path, tmp_path / "x")
     assert "module.tiles=[1,5]" in words and "run_name=x" in words
+    words = words_of(Trial(STARTER / "landscapes", "fewgan", 0), tmp_path, tmp_path / "x")
+    assert f"datamodule.side_root={STARTER / 'side'}" in words  # the default run
 
 
 def test_seeds_come_in_rounds():

@@ -3,10 +3,11 @@
     python -m tests.benchmarks.fewgan_table SETS [--side FOLDER] [--names a,b] [--seeds 3] [--jobs 2] [--runs runs/table]
         [--out docs] [key=value …]
 
-SETS is a folder of folders of photographs; the starter set is added. Each training is a run folder of its own and goes on where
-it was stopped; a row that is in `fewgan_table.json` is not made again, also where its run folder is gone: the same line does
-what is missing. Further words go to train.py. Writes `fewgan_table.json`, every number with its protocol's hash, and
-`fewgan_table.md`: means over seeds with their 95 % intervals, and whose mean is best.
+SETS is a folder of folders of photographs; the starter set is added, with its own side images as `make train` has them. Each
+training is a run folder of its own and goes on where it was stopped; a row that is in `fewgan_table.json` is not made again,
+also where its run folder is gone: the same line does what is missing. Further words go to train.py. Writes
+`fewgan_table.json`, every number with its protocol's hash, and `fewgan_table.md`: means over seeds with their 95 % intervals,
+and whose mean is best.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def words_of(trial: Trial, side: Path, run: Path) -> list[str]:
     words = [f"configs/{trial.method}.yaml", f"datamodule.root={trial.photos}", f"run_name={run.name}", f"run_dir={run}"]
     words += [f"seed={trial.seed}", "resume=auto", "logger.wandb=null", "callbacks.metrics.every_n_epochs=1000"]
     if trial.method == "fewgan":
-        words += [f"datamodule.side_root={side}"]
+        words += [f"datamodule.side_root={STARTER / 'side' if trial.photos.parent == STARTER else side}"]
     if trial.method == "concat_singan":  # a row of all photographs
         number = sum(file.suffix.lower() in PICTURES for file in trial.photos.iterdir())
         words += [f"module.tiles=[1,{number}]"]
