@@ -2,14 +2,18 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
 from callbacks.metrics.pareto import DIVERSITY, QUALITY, REPEATED, Candidate, Choice, choose, first_key
+
+NEAREST = "val/nearest_psnr_max"  # in dB; looked at where there is no verdict
 
 
 class BestCheckpoint(Checkpoint):
@@ -20,14 +24,16 @@ class BestCheckpoint(Checkpoint):
     checkpoints, names its file and says why, after every measurement. Files of epochs that are beaten later are removed.
 
     With `patience` the training ends once the best epoch has stayed the same for so many measurements, of the last stage
-    where there are several. Epochs without samples are not measured and do not count.
+    where there are several. A measurement is a validation in which both values were logged; epochs without samples, or
+    between two measurements by `callbacks.metrics.every_n_epochs`, do not count.
 
     Args:
         dirpath: folder of the files.
         quality: logged key, low is good; null: the first of val/kid, val/kd_…, val/fid, val/fd_…, val/sifid_…, val/sifd_….
         diversity: logged key, high is good; null: val/pixel_diversity.
-        copies: logged key of the constraint; epochs without a value count as not copying.
-        copies_above: its highest value that is still no repetition; the default is in dB, see `NearestPSNR`.
+        copies: logged key of the constraint, by default the verdict of the measurement, 0 or 1. Where it is not logged,
+            val/nearest_psnr_max above 30 dB is copying; without that, too, a warning says that nothing looks at it.
+        copies_above: its highest value that is still no repetition.
         patience: measurements; null: the training is not ended.
     Raises ValueError for a patience below 1.
     """
@@ -37,8 +43,8 @@ class BestCheckpoint(Checkpoint):
         dirpath: str,
         quality: str | None = None,
         diversity: str | None = None,
-        copies: str = "val/nearest_psnr_max",
-        copies_above: float = REPEATED,
+        copies: str = "val/copies",
+        copies_above: float = 0.5,
         patience: int | None = None,
     ) -> None:
         if patience is not None and patience < 1:
@@ -49,6 +55,11 @@ class BestCheckpoint(Checkpoint):
         self.measured: list[Candidate] = []
         self.best_epoch: int | None = None
         self.unchanged = 0
+        self._logged_before: dict[str, Tensor] = {}
+        self._warned = False
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._logged_before = dict(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -110,15 +121,29 @@ class BestCheckpoint(Checkpoint):
 
     def _candidate(self, trainer: Trainer) -> Candidate | None:
         """The epoch's values, None without both; the keys that the first one has are kept."""
-        logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        logged = self._logged_now(trainer)
         found = {key.removeprefix("val/"): key for key in logged if key.startswith("val/")}
         quality = self.quality or found.get(first_key(QUALITY, found))
         diversity = self.diversity or found.get(first_key(DIVERSITY, found))
         if quality not in logged or diversity not in logged:
             return None
         self.quality, self.diversity = quality, diversity
-        copies = logged.get(self.copies, float("-inf")) > self.copies_above
-        return Candidate(f"epoch {trainer.current_epoch}", logged[quality], logged[diversity], copies)
+        return Candidate(f"epoch {trainer.current_epoch}", logged[quality], logged[diversity], self._repeats(logged))
+
+    def _logged_now(self, trainer: Trainer) -> dict[str, float]:
+        """What this validation logged. `callback_metrics` keeps older values, too, but as the tensors they were before."""
+        before, now = self._logged_before, trainer.callback_metrics
+        return {key: float(value) for key, value in now.items() if value is not before.get(key)}
+
+    def _repeats(self, logged: Mapping[str, float]) -> bool:
+        if self.copies in logged:
+            return logged[self.copies] > self.copies_above
+        if NEAREST not in logged and not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"BestCheckpoint: neither {self.copies} nor {NEAREST} is logged, so epochs that repeat training images count"
+            )
+        return logged.get(NEAREST, float("-inf")) > REPEATED
 
     def _file(self, epoch: int) -> Path:
         return self.folder / f"front_{epoch:04d}.ckpt"
@@ -131,7 +156,7 @@ class BestCheckpoint(Checkpoint):
             "quality": self.quality,
             "diversity": self.diversity,
             "front": [self.epochs[i] for i in choice.front],
-            "measured": [dict(zip(("name", "quality", "diversity", "copies"), row, strict=True)) for row in self.measured],
+            "measured": [dict(zip(("name", "quality", "diversity", "copies"), row, strict=False)) for row in self.measured],
         }
         file = self.folder.parent / "best.json"
         draft = file.with_name("best.json.tmp")

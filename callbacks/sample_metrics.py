@@ -32,12 +32,13 @@ class SampleMetrics(Callback):
     Samples come in chunks, chunk c after `manual_seed(seed + c)`, shared out over the ranks, so that the set does not
     depend on their number. Reference are the images of the validation or test loader. While `module.samples_ready` is
     False only `module.diagnostics` is logged. Afterwards `results` holds "metrics", "anchors", "diagnostics", "intervals",
-    "verdict" and "protocol", and `nearest` the picture [3, H, W] of the samples nearest to training images. A test measures
+    "verdict" and "protocol", `nearest` the picture [3, H, W] of the samples nearest to training images, and `drawn` the bytes
+    [num_images, 3, H, W] of the first set of samples, on the CPU; both are None without samples. A test measures
     anchors too, sets of known worth beside which a few-shot number has to be read: one half of the reference against the
     other, copies of it, the side images, and `module.baselines`. In training the verdict looks at small pictures only, there
-    are no intervals, and the picture of the last measurement goes to the loggers.
+    are no intervals, and the picture of the last measurement goes to the loggers, with the verdict below it.
 
-    Every rank holds the bytes and features of all samples, and for `perceptual` at most 1 GB of rows on either side.
+    Every rank holds the bytes and features of all samples, and for `perceptual` at most 2 GB of rows on either side.
 
     Args:
         num_images: samples; values are comparable at equal numbers only.
@@ -90,6 +91,7 @@ class SampleMetrics(Callback):
         self.perceptual: PerceptualDistance | None = load_perceptual(None, perceptual_weights) if perceptual_weights else None
         self.results: dict[str, Any] = {}
         self.nearest: Tensor | None = None
+        self.drawn: Tensor | None = None
         self._reference: Images | None = None
         self._batches: list[Mapping[str, Tensor]] = []
 
@@ -130,9 +132,9 @@ class SampleMetrics(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if self.nearest is None or not trainer.is_global_zero:
             return
-        pixels = to_uint8(self.nearest).permute(1, 2, 0).cpu().numpy()
+        pixels, line = to_uint8(self.nearest).permute(1, 2, 0).cpu().numpy(), self.results["verdict"]["line"]
         for logger in [logger for logger in trainer.loggers if hasattr(logger, "log_image")]:
-            logger.log_image("grids/nearest", [pixels], step=trainer.fit_loop.total_batch_idx)
+            logger.log_image("grids/nearest", [pixels], step=trainer.fit_loop.total_batch_idx, caption=[line])
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -140,6 +142,7 @@ class SampleMetrics(Callback):
         """Every rank computes everything, with equal results; only drawing and features of samples are shared out."""
         sets = trainer.datamodule.sets() if trainer.datamodule is not None else {}
         metrics, anchors, intervals, verdict, notes = {}, {}, {}, {}, []
+        self.nearest = self.drawn = None
         thorough = phase == "test"
         with sampling_mode(module, self.seed):
             for network in (self.backbone, self.perceptual):
@@ -152,14 +155,16 @@ class SampleMetrics(Callback):
                 suite, drawn, values = self._sample_values(trainer, module, reference, chosen, notes, 0)
                 metrics = finite(values, notes)
                 if thorough:
-                    intervals = sample_intervals(suite, drawn, reference, metrics, self.backbone, notes)
                     if self.sampling_seeds > 1:
                         metrics, intervals = self._over_seeds(trainer, module, reference, chosen, metrics)
+                    else:
+                        intervals = sample_intervals(suite, drawn, reference, metrics, self.backbone, notes)
                     if self.backbone is not None:
                         rows = anchor_rows(module, reference, sets, chosen, self, notes)
                         anchors = {name: finite(row, notes) for name, row in rows.items()}
                 errors = reconstruction_of(module, sets) if thorough else None
                 verdict, self.nearest = memorisation(drawn, reference, self.backbone, thorough, errors)
+                self.drawn = drawn.images.cpu()
             else:
                 notes.append("no samples: the part of the model that draws them is not trained yet")
         logged = {f"{phase}/{key}": value for key, value in (metrics | diagnostics).items() if value is not None}

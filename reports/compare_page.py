@@ -120,7 +120,7 @@ def plot(comparison: Comparison) -> Html | None:
 
 
 def nearest(subjects: Sequence[Subject]) -> Html | None:
-    """The verdict of each checkpoint, and pairs of a sample (left) and a training image (right)."""
+    """Of each checkpoint the verdict, the pairs that it is about, and those nearest by their pixels."""
     parts = []
     for s in subjects:
         line = (s.card.get("verdict") or {}).get("line")
@@ -129,9 +129,21 @@ def nearest(subjects: Sequence[Subject]) -> Html | None:
             for value, pixels in s.nearest
         ]
         verdict = tag("p", line, class_="bad" if repeats_training_images(s.card) else None) if line else None
-        parts += [tag("h3", name(s.label)), verdict, tag("div", *pairs, class_="row")] if pairs or line else []
-    text = "The samples nearest to a training image or its mirror image, which is on the right. 30 dB and more are suspicious."
+        found = [tag("h3", name(s.label)), verdict, _suspicious(s), tag("div", *pairs, class_="row")]
+        parts += found if pairs or line else []
+    text = (
+        "In one picture the most suspicious pairs by the verdict: above a sample, below the training image. Then the samples "
+        "nearest by pixels to a training image or its mirror image, which is on the right: 30 dB and more are suspicious."
+    )
     return join([tag("p", text), *parts]) if parts else None
+
+
+def _suspicious(subject: Subject) -> Html | None:
+    if "suspicious" not in subject.pictures:
+        return None
+    words = "most suspicious pairs by the verdict"
+    pixels = picture(subject.pictures["suspicious"], f"{subject.label}: {words}", _enlarge(subject))
+    return tag("figure", pixels, tag("figcaption", words))
 
 
 def inputs(subjects: Sequence[Subject]) -> Html | None:

@@ -4,14 +4,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from callbacks.metrics.pareto import direction, repeats_training_images
+from callbacks.metrics.pareto import direction, is_undecided, repeats_training_images
 from reports.comparison import Comparison, PairedTest
 from reports.page import Html, join, name, number, table, tag
 from reports.subject import Subject
 
 LEVEL = 0.05  # of the tests
 MOST_PAIRS = 15  # shown at once; more are folded away
-MINOR = re.compile(r"source_share_\d+|.*_(median|raw|pooled)")  # metrics in the second table
+MINOR = re.compile(r"source_share_\d+|.*_(median|raw|pooled|cluster_\d+)")  # metrics in the second table
 
 
 def metrics(comparison: Comparison) -> Html:
@@ -61,7 +61,9 @@ def interval_of(subject: Subject, key: str) -> Sequence[float] | None:
 def _copies(subject: Subject) -> Html:
     if not subject.card["metrics"]:
         return tag("td", "no samples yet")
-    return tag("td", "yes", class_="bad") if repeats_training_images(subject.card) else tag("td", "not found")
+    if repeats_training_images(subject.card):
+        return tag("td", "yes", class_="bad")
+    return tag("td", "undecided" if is_undecided(subject.card) else "not found")
 
 
 def tests(comparison: Comparison) -> Html | None:

@@ -17,6 +17,7 @@ from callbacks.metrics.pareto import (
     Choice,
     choose,
     first_key,
+    is_undecided,
     repeats_training_images,
 )
 from callbacks.metrics.protocol import DECISIVE
@@ -77,8 +78,8 @@ def compare(subjects: list[Subject], quality: str | None = None, diversity: str 
 
 
 def _candidate(subject: Subject, quality: str, diversity: str) -> Candidate:
-    metrics = subject.card["metrics"]
-    return Candidate(subject.label, metrics[quality], metrics[diversity], repeats_training_images(subject.card))
+    card, values = subject.card, (subject.card["metrics"][key] for key in (quality, diversity))
+    return Candidate(subject.label, *values, copies=repeats_training_images(card), undecided=is_undecided(card))
 
 
 def unlike_protocols(protocols: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

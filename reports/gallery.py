@@ -95,8 +95,8 @@ def card(folder: Path, thumbnail: int) -> Html:
     faults: list[str] = []
     run, measured = (_read_mapping(folder / file, faults) for file in ("run.json", "metrics.json"))
     shown = last_grid(folder / "images", thumbnail, faults)
-    enlarge = max(1, min(4, thumbnail // max(shown[1].shape[:2]))) if shown else 1
-    pixels = picture(shown[1], f"{shown[0]} of {folder.name}", enlarge) if shown else tag("p", "no pictures yet", class_="soft")
+    grid = _thumbnail(*shown, folder, thumbnail) if shown else tag("p", "no pictures yet", class_="soft")
+    pairs = nearest(folder, thumbnail, faults)
     class_path = measured.get("class_path") or _class_path(folder / "config.yaml")
     verdict = measured.get("verdict")
     line = verdict.get("line") if isinstance(verdict, Mapping) else None
@@ -111,12 +111,27 @@ def card(folder: Path, thumbnail: int) -> Html:
         "code": _commit(run.get("git")),
         "came from": lineage(run.get("lineage")),
         **{key: number(value) for key, value in metric_values(folder, measured).items()},
-        "verdict": line,
         "unreadable": "; ".join(faults) or None,
     }
     heading = run.get("run_name") or measured.get("run_name") or folder.name
     place = tag("p", name(folder), class_="soft")
-    return tag("article", tag("h2", name(heading), style="border:0;margin:0"), place, pixels, facts(_short(values)))
+    told = tag("p", name(f"Verdict: {line}"[:600])) if line else None
+    title = tag("h2", name(heading), style="border:0;margin:0")
+    return tag("article", title, place, grid, facts(_short(values)), told, pairs)
+
+
+def nearest(folder: Path, thumbnail: int, faults: list[str]) -> Html | None:
+    """The pairs that the verdict is about, where there are any."""
+    file = folder / "nearest.png"
+    pixels = small_picture(file, thumbnail, faults) if file.is_file() else None
+    if pixels is None:
+        return None
+    words = "Most suspicious pairs by the verdict: above a sample, below the training image."
+    return tag("figure", _thumbnail(file.name, pixels, folder, thumbnail), tag("figcaption", words))
+
+
+def _thumbnail(file: str, pixels: np.ndarray, folder: Path, side: int) -> Html:
+    return picture(pixels, f"{file} of {folder.name}", max(1, min(4, side // max(pixels.shape[:2]))))
 
 
 def _short(values: Mapping[str, object]) -> dict[str, object]:
@@ -199,23 +214,37 @@ def _number(text: str) -> float:
 def last_grid(folder: Path, side: int, faults: list[str]) -> tuple[str, np.ndarray] | None:
     """Name and bytes [H, W, 3] of the newest grid that can be read, samples first, no side longer than `side`."""
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".png") and entry.is_file())
+        names = [entry.name for entry in os.scandir(folder) if entry.name.endswith(".png") and entry.is_file()]
     except OSError:
         return None
+    names.sort(key=lambda name: (_epoch(name), name))
     kinds = [[name for name in names if name.startswith(f"{kind}_")] for kind in KINDS]
     files = next((found for found in kinds if found), names)
     for file in reversed(files[-TRIES:]):
-        try:
-            with Image.open(folder / file, formats=["PNG"]) as opened:
-                if opened.width * opened.height > MOST_PIXELS:
-                    raise ValueError("too many pixels")
-                image = opened.convert("RGB")
-        except Exception:  # of many types, for whatever a file may hold
-            faults.append(f"images/{file}")
-            continue
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
-        return file, np.asarray(image)
+        pixels = small_picture(folder / file, side, faults)
+        if pixels is not None:
+            return file, pixels
     return None
+
+
+def _epoch(file: str) -> int:
+    """The number that a name ends with: of five digits, too, it is above those of four."""
+    digits = re.search(r"([0-9]{1,18})\.png$", file)
+    return int(digits[1]) if digits else -1
+
+
+def small_picture(file: Path, side: int, faults: list[str]) -> np.ndarray | None:
+    """Bytes [H, W, 3] of a PNG file, no side longer than `side`; one that cannot be read becomes a fault."""
+    try:
+        with Image.open(file, formats=["PNG"]) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise ValueError("too many pixels")
+            image = opened.convert("RGB")
+    except Exception:  # of many types, for whatever a file may hold
+        faults.append(f"{file.parent.name}/{file.name}")
+        return None
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
 
 def _read(file: Path, tail: bool = False) -> str:

@@ -56,38 +56,39 @@ class Subject:
 
 
 def look(subject: Subject, module: GenerativeModule, metrics: Any, data: Any, task: Any) -> None:
-    """Draws the samples that `metrics`, a SampleMetrics after its test, has measured, and fills in values and pictures.
-
-    Chunk c is drawn after `manual_seed(seed + c)`, as there. `task` is the Compare.
-    """
+    """Fills in values and pictures of the samples that `metrics`, a SampleMetrics after its test, has drawn and measured.
+    `task` is the Compare."""
     sets = data.sets()
     reference = to_uint8(sets.get("tile", sets["image"]).originals().stack())
     subject.image_size = tuple(module.image_size)
     if metrics.backbone is not None:
         module.to(device_of(metrics.backbone))  # where the measurement ran
     with sampling_mode(module, metrics.seed):
-        if module.samples_ready:
-            chunks = list(_draw(subject, module, metrics, reference))
-            subject.by_seed = by_seed(chunks, reference, metrics)
-            samples = torch.cat(chunks)
-            subject.pictures["samples"] = picture(samples[: task.num_shown], COLUMNS)
-            subject.nearest = nearest_pairs(samples, reference, task.num_nearest)
+        if metrics.drawn is not None:
+            subject.by_seed = by_seed(metrics.drawn.split(metrics.chunk), reference, metrics)
+            subject.pictures["samples"] = picture(metrics.drawn[: task.num_shown], COLUMNS)
+            subject.pictures["suspicious"] = as_bytes(metrics.nearest)
+            subject.nearest = nearest_pairs(metrics.drawn, reference, task.num_nearest)
+            if hasattr(module, "provenance_picture"):
+                subject.pictures |= provenance(module, metrics, reference)
         render = rendering(module, task.inputs is not None)
         if render:
             given = inputs(task.inputs, module, sets)
+            torch.manual_seed(metrics.seed)  # the same for all, whatever they have drawn before
             made = torch.cat([given, render(given.to(module.device)).cpu()])
             subject.pictures["inputs"] = picture(to_uint8(made), len(given))
 
 
-def _draw(subject: Subject, module: GenerativeModule, metrics: Any, reference: Tensor) -> Any:
-    for chunk, start in enumerate(range(0, metrics.num_images, metrics.chunk)):
-        torch.manual_seed(metrics.seed + chunk)
-        images = to_uint8(module.sample(min(metrics.chunk, metrics.num_images - start))).cpu()
-        if chunk == 0 and hasattr(module, "provenance_picture"):
-            origin = to_uint8(module.provenance_picture()).cpu()
-            subject.pictures["provenance"] = picture(torch.cat([images, origin]), len(images))
-            subject.pictures["provenance_key"] = picture(torch.cat([reference, colour_key(reference)]), len(reference))
-        yield images
+def provenance(module: GenerativeModule, metrics: Any, reference: Tensor) -> dict[str, np.ndarray]:
+    """Pictures of where the pixels of the first chunk come from, which is drawn once more: a module knows it of its last
+    samples only."""
+    torch.manual_seed(metrics.seed)
+    images = to_uint8(module.sample(min(metrics.chunk, metrics.num_images))).cpu()
+    origin = to_uint8(module.provenance_picture()).cpu()
+    return {
+        "provenance": picture(torch.cat([images, origin]), len(images)),
+        "provenance_key": picture(torch.cat([reference, colour_key(reference)]), len(reference)),
+    }
 
 
 def by_seed(chunks: Sequence[Tensor], reference: Tensor, metrics: Any) -> dict[str, list[float]]:
@@ -151,4 +152,9 @@ def colour_key(reference: Tensor) -> Tensor:
 
 def picture(images: Tensor, columns: int) -> np.ndarray:
     """A grid of bytes [N, 3, H, W] as bytes [H', W', 3]."""
-    return to_uint8(image_grid(from_uint8(images), columns)).permute(1, 2, 0).numpy()
+    return as_bytes(image_grid(from_uint8(images), columns))
+
+
+def as_bytes(image: Tensor) -> np.ndarray:
+    """An image [3, H, W] in [-1, 1] as bytes [H, W, 3]."""
+    return to_uint8(image).permute(1, 2, 0).cpu().numpy()

@@ -5,6 +5,7 @@ wandb has no public reader in Python: `records` takes the blocks of its log apar
 
 import json
 import struct
+import time
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -33,9 +34,20 @@ def records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
             body = b""
 
 
+def is_whole(file: Path) -> bool:
+    """Whether the record that ends a run is there; `finish` comes back before W&B's process has written it."""
+    try:
+        return any(record.WhichOneof("record_type") == "exit" for record in records(file))
+    except (AssertionError, struct.error):  # a part of a block
+        return False
+
+
 def log_of(folder: Path) -> SimpleNamespace:
     """Content of an offline run folder: the run's message, `config`, `history` (one dict a row), `artifacts`."""
     (file,) = folder.glob("run-*.wandb")
+    deadline = time.monotonic() + 60
+    while not is_whole(file) and time.monotonic() < deadline:
+        time.sleep(0.1)
     log = SimpleNamespace(folder=folder, run=None, config={}, history=[], artifacts=[])
     for record in records(file):
         kind = record.WhichOneof("record_type")

@@ -324,8 +324,9 @@ def exact(device: torch.device) -> Iterator[None]:
 
 
 def check_bytes(images: Tensor) -> None:
+    """TypeError unless they are bytes [N, 3, H, W]: floats would be measured on another scale without a word."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        raise TypeError(f"a backbone takes bytes [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
+        raise TypeError(f"images have to be bytes [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
 
 
 def _package_file() -> Path | None:

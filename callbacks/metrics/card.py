@@ -11,6 +11,7 @@ from typing import Any
 from callbacks.metrics.features import crop_size
 from callbacks.metrics.kernel import FULL_SAMPLE, SUBSETS
 from callbacks.metrics.manifold import NEIGHBOURS
+from callbacks.metrics.pairs import CLUSTER, PAIRS
 from callbacks.metrics.protocol import CODE_VERSION, protocol_hash
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
@@ -37,7 +38,7 @@ def protocol_of(measure: Any, reference: Any, sets: Mapping[str, Any], notes: li
     caution = backbone and backbone.caution()
     protocol = {
         **(backbone.card() if backbone else {"backbone": None, "resize": None}),
-        "perceptual": perceptual.card() if perceptual else None,
+        "perceptual": perceptual.card(*size) if perceptual else None,
         "image_size": list(size),
         "num_real": len(reference.images),
         "num_generated": measure.num_images,
@@ -49,7 +50,10 @@ def protocol_of(measure: Any, reference: Any, sets: Mapping[str, Any], notes: li
         "crops": {"reference": measure.crops, "samples": measure.sample_crops, "size": list(crop_size(*size))},
         "kernel_distance": f"all pairs up to {FULL_SAMPLE} rows on a side, else {SUBSETS} subsets of {FULL_SAMPLE}",
         "neighbours": NEIGHBOURS,
+        "pairs": {"all": PAIRS, "cluster": CLUSTER},
         "code_version": CODE_VERSION,
+        "sampling": "evaluation mode, the weights of the checkpoint, chunk c after manual_seed(seed + c)",
+        "features": "whole images: the last layer after global pooling; sifid: maps at native size",
         "versions": versions(),
         "notes": notes + [caution] * bool(caution),
     }

@@ -5,6 +5,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from callbacks.metrics.backbones import check_bytes
+from callbacks.metrics.rows import refuse, too_few
+
 LEVELS = 3 * 255  # grey is kept as the integer sum of the channels, so that sums are exact in any order
 
 
@@ -15,7 +18,7 @@ def pixel_diversity(fakes: Tensor, reals: Tensor) -> dict[str, Tensor]:
     samples, averaged over pixels. Over the mean of the training images' own standard deviations it is
     `pixel_diversity`, the paper's number when m = 1; over the standard deviation of all training pixels together,
     `pixel_diversity_pooled`. Population deviations. 0 means equal samples; noise scores highest, so it says nothing
-    alone.
+    alone. ValueError below two samples, TypeError for other than bytes.
     """
     metric = PixelDiversity(reals)
     metric.update(fakes)
@@ -23,6 +26,7 @@ def pixel_diversity(fakes: Tensor, reals: Tensor) -> dict[str, Tensor]:
 
 
 def _grey(images: Tensor) -> Tensor:
+    check_bytes(images)
     return images.long().sum(1)
 
 
@@ -32,10 +36,14 @@ def grey_levels(images: Tensor) -> Tensor:
 
 
 class PixelDiversity(Metric):
-    """`pixel_diversity` of all ranks' samples, from integer sums; they have the size of the training images `reals`."""
+    """`pixel_diversity` of all ranks' samples, from integer sums; they have the size of the training images `reals`.
+
+    `compute` raises ValueError below two samples.
+    """
 
     higher_is_better = True
     full_state_update = False
+    fewest = 2
 
     def __init__(self, reals: Tensor) -> None:
         super().__init__()
@@ -54,6 +62,7 @@ class PixelDiversity(Metric):
         self.squares += grey.square().sum(0)
 
     def compute(self) -> dict[str, Tensor]:
+        refuse(self, too_few(int(self.count), self.fewest))
         count, total, squares = (state.cpu().double() for state in (self.count, self.total, self.squares))
         spread = (squares / count - (total / count).square()).clamp(min=0).sqrt() / LEVELS
         raw = spread.mean()

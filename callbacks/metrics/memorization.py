@@ -4,14 +4,20 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from callbacks.metrics.backbones import check_bytes
+from callbacks.metrics.rows import refuse, too_few
+
 HIGHEST = 100.0  # dB, stands for equal images: one level in one value of a 256 x 256 image is 101 dB
 
 
 def nearest_psnr(fakes: Tensor, reals: Tensor, flip: bool = True, chunk: int = 64) -> Tensor:
     """PSNR in dB [n] of each sample to the training image nearest to it, bytes [n, 3, H, W] and [m, 3, H, W].
 
-    With `flip` mirrored training images count too. Float64; equal images give 100. ValueError if the sizes differ.
+    With `flip` mirrored training images count too. Float64; equal images give 100. ValueError if the sizes differ, TypeError
+    for other than bytes.
     """
+    check_bytes(fakes)
+    check_bytes(reals)
     if fakes.shape[1:] != reals.shape[1:]:
         raise ValueError(f"samples are {tuple(fakes.shape[1:])} and training images {tuple(reals.shape[1:])}")
     reals = torch.cat([reals, reals.flip(-1)]) if flip else reals
@@ -30,10 +36,11 @@ class NearestPSNR(Metric):
     """Highest and mean `nearest_psnr` of all samples to the training images `reals`, bytes [m, 3, H, W], over all
     ranks.
 
-    A highest value above about 30 dB means that a sample repeats a training image.
+    A highest value above about 30 dB means that a sample repeats a training image. `compute` raises ValueError without samples.
     """
 
     full_state_update = False
+    fewest = 1
 
     def __init__(self, reals: Tensor, flip: bool = True) -> None:
         super().__init__()
@@ -52,4 +59,5 @@ class NearestPSNR(Metric):
         self.count += len(values)
 
     def compute(self) -> dict[str, Tensor]:
+        refuse(self, too_few(int(self.count), self.fewest))
         return {"nearest_psnr_max": self.highest, "nearest_psnr_mean": self.total / self.count}

@@ -1,7 +1,6 @@
 """Diversity of samples as the mean perceptual distance of pairs, over all of them and around the training images."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,13 +8,17 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from callbacks.metrics.embedded import MOST_VALUES, Embedded
+from callbacks.metrics.intervals import around, student
 from callbacks.metrics.memorization import exact_distances
 from callbacks.metrics.perceptual import PerceptualDistance
+from callbacks.metrics.rows import refuse, too_few
+from callbacks.metrics.sources import MOST_NAMED
 
 PAIRS = 700  # of LatentPatch
 CLUSTER = 50  # members of a cluster that are compared, in the code of Ojha et al.
-MOST_VALUES = 2**28  # of rows that are kept: 1 GB
 MOST_IN_TABLE = 256  # samples whose distances are all computed, for the interval
+FEWEST_MEMBERS = 4  # of a cluster, for the interval: how far fewer spread is hardly known
 
 
 class Pairs(NamedTuple):
@@ -32,23 +35,24 @@ class Pairs(NamedTuple):
         sums = torch.zeros(len(names), dtype=torch.float64).index_add_(0, place, self.distances)
         return (sums / place.bincount(minlength=len(names))).mean()
 
+    def interval(self) -> list[float]:
+        """95 % interval [low, high] of `mean`, for other images in groups of these sizes; all pairs of three and more each.
 
-class Embedded:
-    """Rows of images, each computed once and kept; where they would need more than 1 GB, computed when asked for."""
-
-    def __init__(self, images: Tensor, embed: Callable[[Tensor], Tensor], most_values: int = MOST_VALUES) -> None:
-        self.images, self.embed = images, embed
-        first = embed(images[:1])
-        fits = first.numel() * len(images) <= most_values
-        self.kept = torch.cat([first, embed(images[1:])]) if fits and len(images) > 1 else first if fits else None
-        self.block = max(1, most_values // max(1, 4 * first.numel()))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        indices = indices.to(self.images.device)
-        return self.embed(self.images[indices]) if self.kept is None else self.kept[indices]
+        The delete-one jackknife of each group (Arvesen, "Jackknifing U-statistics", 1969), and Student's quantile at the
+        degrees of freedom of Welch and Satterthwaite for their sum.
+        """
+        variances, freedom = [], []
+        for name in self.group.unique():
+            mine = self.group == name
+            members, ends = torch.stack([self.left[mine], self.right[mine]]).unique(return_inverse=True)
+            distances, number = self.distances[mine], len(members)
+            own = torch.zeros(number, dtype=torch.float64).index_add_(0, ends.flatten(), distances.repeat(2))
+            without = 2 * (distances.sum() - own) / ((number - 1) * (number - 2))
+            variances.append((number - 1) * without.var(correction=0).item())
+            freedom.append(number - 1)
+        whole = sum(variances)
+        known = whole**2 / sum(v**2 / f for v, f in zip(variances, freedom, strict=True)) if whole else 1
+        return around(self.mean().item(), student(int(known)) * math.sqrt(whole) / len(variances))
 
 
 def random_pairs(number: int, count: int = PAIRS, seed: int = 0) -> Tensor:
@@ -62,31 +66,84 @@ def random_pairs(number: int, count: int = PAIRS, seed: int = 0) -> Tensor:
     return torch.stack([picks - left * (left + 1) // 2, left + 1], 1)
 
 
-def pair_distances(images: Embedded, pairs: Tensor) -> Pairs:
-    """Squared distances of the rows of `pairs` [P, 2], in one group."""
-    parts = [(images[part[:, 0]] - images[part[:, 1]]).square().sum(1) for part in pairs.split(images.block)]
-    distances = torch.cat(parts).cpu().double() if parts else torch.zeros(0, dtype=torch.float64)
-    return Pairs(pairs[:, 0], pairs[:, 1], distances, torch.zeros(len(pairs), dtype=torch.long))
+def walk(pairs: Tensor, number: int) -> Tensor:
+    """All images [number] in an order in which most of the two of a pair follow closely: depth first along the pairs."""
+    partners: list[list[int]] = [[] for _ in range(number)]
+    for left, right in pairs.tolist():
+        partners[left].append(right)
+        partners[right].append(left)
+    order: dict[int, None] = {}
+    for start in range(number):
+        stack = [start]
+        while stack:
+            image = stack.pop()
+            if image not in order:
+                order[image] = None
+                stack += partners[image]
+    return torch.tensor(list(order))
 
 
-def intra_distances(samples: Embedded, targets: Tensor, most: int = CLUSTER, seed: int = 0) -> tuple[Pairs, Tensor]:
-    """All pairs within the clusters of samples around target rows [m, D], and the target [n] of each sample (Ojha et al.,
-    "Few-shot Image Generation via Cross-domain Correspondence", 2021; pairs as in the authors' code).
+def sweep(images: Embedded, pairs: Tensor, targets: Embedded | None = None) -> tuple[Pairs, Tensor]:
+    """Squared distances of the rows of `pairs` [P, 2], in one group, and the nearest target [n] of each image, the first of
+    equals; zeros without targets.
 
-    Each sample belongs to its nearest target, the first of equals. Of more than `most` members a random choice is compared.
-    A cluster with fewer than two members has no pairs: it is left out of `Pairs.mean`.
+    Goes through the images once. Where the rows are not kept, only those pairs cost more whose images lie far apart on the
+    `walk`.
     """
-    order = torch.arange(len(samples))
-    nearest = torch.cat([exact_distances(samples[part], targets).argmin(1).cpu() for part in order.split(samples.block)])
+    order, nearest = walk(pairs, len(images)), torch.zeros(len(images), dtype=torch.long)
+    places = order.argsort()[pairs].sort(1).values
+    distances = torch.zeros(len(pairs), dtype=torch.float64)
+    for start in range(0, len(order), images.held):
+        part = order[start : start + images.held]
+        rows = images[part]
+        nearest[part] = _nearest(rows, targets) if targets is not None else 0
+        here = (places[:, 1] >= start) & (places[:, 1] < start + len(part))
+        both = places[:, 0] >= start
+        for mine, inside in ((here & both, True), (here & ~both, False)):
+            for some in mine.nonzero().flatten().split(images.block):
+                first, last = places[some].T
+                others = rows[first - start] if inside else images[order[first]]
+                distances[some] = (rows[last - start] - others).square().sum(1).cpu().double()
+        del rows  # before others are computed
+    return Pairs(pairs[:, 0], pairs[:, 1], distances, torch.zeros(len(pairs), dtype=torch.long)), nearest
+
+
+def _nearest(rows: Tensor, targets: Embedded) -> Tensor:
+    found = []
+    for part in torch.arange(len(targets)).split(targets.held):
+        found.append(exact_distances(rows, targets[part]).cpu())
+    return torch.cat(found, 1).argmin(1)
+
+
+def intra_distances(samples: Embedded, nearest: Tensor, most: int = CLUSTER, seed: int = 0) -> Pairs:
+    """All pairs of samples that have the same `nearest` target [n] (Ojha et al., "Few-shot Image Generation via Cross-domain
+    Correspondence", 2021; pairs as in the authors' code).
+
+    Of more than `most` members a random choice is compared. A cluster with fewer than two members has no pairs: it is left
+    out of `Pairs.mean`.
+    """
     generator, found = torch.Generator().manual_seed(seed), []
-    for target in range(len(targets)):
+    for target in range(int(nearest.max()) + 1):
         members = (nearest == target).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=generator)[:most]].sort().values
-        rows = samples[members] if len(members) > 1 else targets[:0]
-        left, right = torch.triu_indices(len(rows), len(rows), 1)
-        distances = exact_distances(rows, rows).square().cpu().double()[left, right]
+        left, right = torch.triu_indices(len(members), len(members), 1)
+        distances = _among(samples, members)[left, right]
         found.append(Pairs(members[left], members[right], distances, torch.full_like(left, target)))
-    return Pairs(*map(torch.cat, zip(*found, strict=True))), nearest
+    return Pairs(*map(torch.cat, zip(*found, strict=True)))
+
+
+def _among(samples: Embedded, members: Tensor) -> Tensor:
+    """Squared distances [k, k] of the members, right above the diagonal."""
+    found = torch.zeros(len(members), len(members), dtype=torch.float64)
+    for start in range(0, len(members) if len(members) > 1 else 0, samples.held):
+        end = start + samples.held
+        rows = samples[members[start:end]]
+        found[start:end, start:end] = exact_distances(rows, rows).square()
+        for other in range(end, len(members), samples.block):
+            part = slice(other, other + samples.block)
+            found[start:end, part] = exact_distances(rows, samples[members[part]]).square()
+        del rows
+    return found
 
 
 class PerceptualDiversity(Metric):
@@ -94,8 +151,15 @@ class PerceptualDiversity(Metric):
 
     With K the key of the distance: `K_pairs` the mean distance of 700 random pairs of samples; `K_ratio` that over the same
     of the training images, undefined for equal ones (LatentPatch); and of `intra_distances` around several training images
-    `K_intra` the mean over the clusters that have pairs, `K_intra_all` with 0 for the others, `K_clusters` their number.
-    Memory: the bytes of all samples and at most 1 GB of rows. Order and ranks do not matter.
+    `K_intra` the mean over the clusters that have pairs, `K_intra_all` with 0 for the others, `K_clusters` their number, and
+    `K_cluster_<i>` the samples around each of up to 16 training images. `compute` raises ValueError below two samples.
+
+    The published protocol (Ojha et al.) is this with LPIPS on torchvision's file of VGG-16, at 256 x 256 pixels, of 1000
+    samples and 10 training images: `perceptual_weights`, the datamodule's `image_size` and `num_images` of the callback. At
+    another size or on another network the distances have another scale and are comparable among themselves only.
+
+    Memory: the bytes of all samples, at most 2 GB of rows on either side, and what the network takes for a block of images.
+    Order and ranks do not matter.
     """
 
     higher_is_better = True
@@ -104,11 +168,15 @@ class PerceptualDiversity(Metric):
     indices: list[Tensor]
     samples: list[Tensor]
 
-    def __init__(self, reals: Tensor, distance: PerceptualDistance, pairs: int = PAIRS, cluster: int = CLUSTER) -> None:
+    def __init__(
+        self, reals: Tensor, distance: PerceptualDistance, pairs: int = PAIRS, cluster: int = CLUSTER,
+        most_values: int = MOST_VALUES,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.distance, self.num_pairs, self.cluster = distance, pairs, cluster
-        self.targets = Embedded(reals, distance)
+        self.distance, self.num_pairs, self.cluster, self.most_values = distance, pairs, cluster, most_values
+        self.targets = Embedded(reals, distance, most_values)
         self.nearest = torch.zeros(0, dtype=torch.long)  # target of each sample, at the last compute
+        self.intra: Pairs | None = None  # those behind K_intra, at the last compute
         self.table: Tensor | None = None  # all distances [N, N] of up to 256 samples, at the last compute
         self.add_state("indices", default=[], dist_reduce_fx="cat")
         self.add_state("samples", default=[], dist_reduce_fx="cat")
@@ -119,32 +187,33 @@ class PerceptualDiversity(Metric):
         self.samples.append(fakes)
 
     def compute(self) -> dict[str, Tensor]:
-        key = self.distance.key
+        key, number = self.distance.key, len(self.targets)
         order = dim_zero_cat(self.indices).argsort()
-        samples = Embedded(dim_zero_cat(self.samples)[order], self.distance)
-        values = {f"{key}_pairs": pair_distances(samples, random_pairs(len(samples), self.num_pairs)).mean()}
-        self.table = None
-        if len(samples) <= MOST_IN_TABLE and samples.kept is not None:
-            self.table = exact_distances(samples.kept, samples.kept).square().cpu().double()
-        if len(self.targets) == 1:
+        refuse(self, too_few(len(order), self.fewest))
+        samples = Embedded(dim_zero_cat(self.samples)[order], self.distance, self.most_values)
+        pairs, self.nearest = sweep(samples, random_pairs(len(samples), self.num_pairs), self.targets)
+        fits = len(samples) <= MOST_IN_TABLE and samples.kept is not None
+        self.table = _among(samples, torch.arange(len(samples))) if fits else None
+        values = {f"{key}_pairs": pairs.mean()}
+        if number == 1:
             return values
-        among = pair_distances(self.targets, random_pairs(len(self.targets), self.num_pairs)).mean()
+        among = sweep(self.targets, random_pairs(number, self.num_pairs))[0].mean()
         if among > 0:
             values[f"{key}_ratio"] = values[f"{key}_pairs"] / among
-        intra, self.nearest = intra_distances(samples, self.targets[torch.arange(len(self.targets))], self.cluster)
-        valid = intra.group.unique().numel()
-        values |= {f"{key}_intra": intra.mean(), f"{key}_clusters": torch.tensor(float(valid))}
-        return values | {f"{key}_intra_all": values[f"{key}_intra"].nan_to_num(0) * valid / len(self.targets)}
+        self.intra = intra_distances(samples, self.nearest, self.cluster)
+        valid, mean = self.intra.group.unique().numel(), self.intra.mean()
+        values |= {f"{key}_intra": mean, f"{key}_intra_all": mean.nan_to_num(0) * valid / number}
+        sizes = self.nearest.bincount(minlength=number).double() if number <= MOST_NAMED else ()
+        return values | {f"{key}_clusters": torch.tensor(float(valid))} | {f"{key}_cluster_{i}": n for i, n in enumerate(sizes)}
 
     def pairs_of(self, picks: Tensor) -> float:
         """The mean distance of as many random pairs among these samples, from the table: for the interval."""
         pairs = random_pairs(len(picks), self.num_pairs, seed=int(picks[0]))
-        return float(self.table[picks[pairs[:, 0]], picks[pairs[:, 1]]].mean())
+        left, right = picks[pairs].sort(1).values.T
+        return float(self.table[left, right].mean())
 
-    def intra_of(self, picks: Tensor) -> float:
-        """The same of `K_intra`."""
-        nearest, means = self.nearest[picks], []
-        for members in (picks[nearest == target] for target in nearest.unique()):
-            left, right = torch.triu_indices(len(members), len(members), 1)
-            means += [self.table[members[left], members[right]].mean()] if len(left) else []
-        return float(torch.stack(means).mean()) if means else math.nan
+    def intra_interval(self) -> list[float] | None:
+        """95 % interval of `K_intra`, empty clusters staying empty; None where another has fewer than four members: those that
+        have pairs would be others in another draw."""
+        sizes = self.nearest.bincount()
+        return self.intra.interval() if sizes[sizes > 0].min() >= FEWEST_MEMBERS else None

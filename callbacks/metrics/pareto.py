@@ -5,19 +5,24 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-QUALITY = (r"kid", r"kd_\w+(?<!_crops)", r"fid", r"fd_\w+", r"sifid_pool\d+", r"sifd_\w+(?<!_median)")  # the first there
+QUALITY = (  # the first there; of Fréchet distances the extrapolated last, never its standard error
+    r"kid", r"kd_\w+(?<!_crops)", r"fid", r"fd_(?!infinity_)\w+", r"fid_infinity", r"fd_infinity_(?!error_)\w+",
+    r"sifid_pool\d+", r"sifd_\w+(?<!_median)",
+)  # fmt: skip
 DIVERSITY = (r"pixel_diversity", r"lpips\w*_pairs", r"pd_\w+_pairs")
 HIGHER = r"precision\w*|recall\w*|density\w*|coverage\w*|inception_score\w*|source_share_min"
 REPEATED = 30.0  # dB of the nearest training image, see `callbacks.metrics.memorization`
 
 
 class Candidate(NamedTuple):
-    """A measured checkpoint: low `quality`, a distance, and high `diversity` are good; `copies` repeat training images."""
+    """A measured checkpoint: low `quality`, a distance, and high `diversity` are good; `copies` repeat training images,
+    `undecided` ones have samples near to them that chance may explain."""
 
     name: str
     quality: float
     diversity: float
     copies: bool = False
+    undecided: bool = False
 
 
 class Choice(NamedTuple):
@@ -54,20 +59,24 @@ def choose(candidates: Sequence[Candidate], quality: str = "quality", diversity:
 
     What is given up counts in shares of the front's largest value, or, of distances that also go below zero, of their
     range: a few per cent of diversity are little, even where all of the front lies within a few per cent. On a front with a
-    knee this is the knee. Of equal sums the more even one is taken, then that of better quality. The names of the two
-    metrics are for the words.
+    knee this is the knee. Of equal sums the more even one is taken, then that of better quality. Undecided ones take part,
+    and the words tell how many; the names of the two metrics are for the words.
     """
     front = pareto_front(candidates)
     copies = sum(candidate.copies for candidate in candidates)
+    undecided = sum(candidate.undecided and not candidate.copies for candidate in candidates)
     if not front:
         reason = "all of them repeat training images" if copies == len(candidates) else "none has both values"
         return Choice(None, [], f"None of {len(candidates)} can be recommended: {reason}.")
     given_up = [losses(candidates[i], [candidates[j] for j in front]) for i in front]
     place = min(range(len(front)), key=lambda i: (round(sum(given_up[i]), 9), max(given_up[i])))
-    best, left_out = candidates[front[place]], ""
+    best, remarks = candidates[front[place]], ""
     if copies:
-        left_out = f" {copies} of {len(candidates)} repeat training images and do not count."
-    start = f"{best.name} ({quality} {best.quality:.4g}, {diversity} {best.diversity:.4g}).{left_out}"
+        remarks += f" {copies} of {len(candidates)} repeat training images and do not count."
+    if undecided:
+        this = " (this one included)" if best.undecided else ""
+        remarks += f" For {undecided} of {len(candidates)}{this} it is undecided whether they repeat training images."
+    start = f"{best.name} ({quality} {best.quality:.4g}, {diversity} {best.diversity:.4g}).{remarks}"
     if len(front) == 1:
         alone = len(candidates) - copies == 1
         return Choice(front[0], front, f"{start} {'It alone can be chosen.' if alone else 'No other is better in either.'}")
@@ -95,10 +104,10 @@ def first_key(patterns: Iterable[str], keys: Iterable[str]) -> str | None:
 
 def direction(key: str) -> int:
     """-1 for metrics of which low values are good, 1 for high ones, 0 for those that say nothing alone,
-    such as diversity, of which noise has most."""
+    such as diversity, of which noise has most, and standard errors."""
     if re.fullmatch(HIGHER, key):
         return 1
-    return -1 if re.match(r"(kid|fid|kd|fd|sifid|sifd)(_|$)", key) else 0
+    return -1 if re.match(r"(kid|fid|kd|fd|sifid|sifd)(?!_infinity_error)(_|$)", key) else 0
 
 
 def repeats_training_images(card: Mapping[str, Any]) -> bool:
@@ -107,3 +116,8 @@ def repeats_training_images(card: Mapping[str, Any]) -> bool:
     if isinstance(verdict, Mapping) and "copies" in verdict:
         return bool(verdict["copies"])
     return (card["metrics"].get("nearest_psnr_max") or -math.inf) > REPEATED
+
+
+def is_undecided(card: Mapping[str, Any]) -> bool:
+    """Whether the measurement's verdict leaves open if samples repeat training images."""
+    return bool((card.get("verdict") or {}).get("undecided")) and not repeats_training_images(card)

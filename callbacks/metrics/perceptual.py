@@ -48,9 +48,8 @@ class PerceptualDistance:
         images, (height, width) = images.float(), images.shape[-2:]
         if self.lowpass:
             images = F.interpolate(images, (self.lowpass, self.lowpass), mode="area")
-        factor = max(min(1, LARGEST / max(height, width)), self.smallest / min(height, width))
-        if factor != 1 or self.lowpass:
-            size = round(height * factor), round(width * factor)
+        size = self.size_of(height, width)
+        if size != (height, width) or self.lowpass:
             images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 255)
         rows = []
         for maps, weight in self.layers(images):
@@ -59,8 +58,14 @@ class PerceptualDistance:
             rows.append((unit * scale.view(1, -1, 1, 1)).flatten(1))
         return torch.cat(rows, 1)
 
-    def card(self) -> dict[str, str | int | None]:
-        return {"key": self.key, "weights_sha256": self.sha256, "smallest": self.smallest, "largest": LARGEST}
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """The size at which images of these pixels are compared."""
+        factor = max(min(1, LARGEST / max(height, width)), self.smallest / min(height, width))
+        return round(height * factor), round(width * factor)
+
+    def card(self, height: int, width: int) -> dict[str, str | list[int] | None]:
+        """How images of these pixels are compared: `size` is what the network sees."""
+        return {"key": self.key, "weights_sha256": self.sha256, "size": list(self.size_of(height, width))}
 
 
 class LPIPS(PerceptualDistance):

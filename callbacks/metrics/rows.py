@@ -1,4 +1,5 @@
-"""Metrics of feature rows: the samples' rows of all ranks against reference rows that every rank has."""
+"""Metrics of feature rows: the samples' rows of all ranks against reference rows that every rank has; and how few a metric
+refuses to measure."""
 
 import torch
 from torch import Tensor
@@ -6,8 +7,22 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 
+def too_few(samples: int, fewest: int) -> str:
+    """Why so few samples are not measured; empty if they are enough."""
+    return f"it needs {fewest} sample{'s' * (fewest > 1)}, there are {samples}" if samples < fewest else ""
+
+
+def refuse(metric: Metric, reason: str) -> None:
+    """ValueError if there is a reason."""
+    if reason:
+        raise ValueError(f"no {type(metric).__name__}: {reason}")
+
+
 class RowsMetric(Metric):
-    """`value` of the reference rows `reals` [m, d] and all ranks' rows, in an order that the ranks do not change."""
+    """`value` of the reference rows `reals` [m, d] and all ranks' rows, in an order that the ranks do not change.
+
+    `compute` raises ValueError where a side has fewer than `fewest` rows.
+    """
 
     full_state_update = False
     fewest = (2, 2)  # rows of the reference and of the samples
@@ -20,6 +35,15 @@ class RowsMetric(Metric):
         self.add_state("indices", default=[], dist_reduce_fx="cat")
         self.add_state("fakes", default=[], dist_reduce_fx="cat")
 
+    @classmethod
+    def too_few(cls, reals: int, fakes: int) -> str:
+        """Why so few rows are not measured; empty if they are enough."""
+        if reals >= cls.fewest[0] and fakes >= cls.fewest[1]:
+            return ""
+        needed = " and ".join(str(least) for least in dict.fromkeys(cls.fewest) if least)
+        sides = "a side" if cls.fewest[0] == cls.fewest[1] else "of the reference and of the samples"
+        return f"it needs {needed} rows {sides}, there are {reals} and {fakes}"
+
     def value(self, reals: Tensor, fakes: Tensor) -> Tensor | dict[str, Tensor]:
         """Of rows [m, d] and [n, d] on the CPU."""
         raise TypeError(f"{type(self).__name__} does not define value()")
@@ -31,4 +55,5 @@ class RowsMetric(Metric):
 
     def compute(self) -> Tensor | dict[str, Tensor]:
         order = dim_zero_cat(self.indices).argsort(stable=True)
+        refuse(self, self.too_few(len(self.reals), len(order)))
         return self.value(self.reals.cpu(), dim_zero_cat(self.fakes)[order].cpu())

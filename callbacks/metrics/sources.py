@@ -5,6 +5,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from callbacks.metrics.backbones import check_bytes
+from callbacks.metrics.rows import refuse, too_few
 from modules.ops.images import from_uint8
 from modules.ops.patches import extract, nearest
 
@@ -17,12 +19,12 @@ def source_counts(fakes: Tensor, reals: Tensor, patch: int = 7, stride: int = 7)
 
     Bytes [n, 3, H, W] and [m, 3, H', W']. Samples are cut every `stride` pixels, by default into tiles, and compared by
     squared distance with the patches around every pixel of the training images. ValueError if an image is below
-    `patch`.
+    `patch`, TypeError for other than bytes.
     """
+    check_bytes(fakes)
+    check_bytes(reals)
     if min(*fakes.shape[-2:], *reals.shape[-2:]) < patch:
-        raise ValueError(
-            f"images of {tuple(fakes.shape[-2:])} and {tuple(reals.shape[-2:])} hold no patch of {patch} pixels"
-        )
+        raise ValueError(f"images of {tuple(fakes.shape[-2:])} and {tuple(reals.shape[-2:])} hold no patch of {patch} pixels")
     keys = extract(from_uint8(reals), patch)
     per_image = keys.shape[1]
     keys = keys.flatten(0, 1)
@@ -38,10 +40,11 @@ class SourceShare(Metric):
     """Share of the samples' patches that come from each of the training images `reals`, bytes [m, 3, H, W]; sums to 1.
 
     `source_share_min` is the least share, `source_share_<i>` each one for up to 16 training images. An even use gives
-    1 / m; near 0 means that an image was forgotten.
+    1 / m; near 0 means that an image was forgotten. `compute` raises ValueError without samples.
     """
 
     full_state_update = False
+    fewest = 1
     counts: list[Tensor]
 
     def __init__(self, reals: Tensor, patch: int = 7, stride: int = 7) -> None:
@@ -56,6 +59,7 @@ class SourceShare(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         counts = dim_zero_cat(self.counts).cpu().double()
+        refuse(self, too_few(len(counts), self.fewest))
         self.shares = counts / counts.sum(1, keepdim=True)
         shares = self.shares.mean(0)
         named = {f"source_share_{i}": share for i, share in enumerate(shares)} if len(shares) <= MOST_NAMED else {}

@@ -17,6 +17,7 @@ from callbacks.metrics.manifold import ManifoldScores
 from callbacks.metrics.memorization import NearestPSNR
 from callbacks.metrics.pairs import PerceptualDiversity
 from callbacks.metrics.perceptual import PerceptualDistance
+from callbacks.metrics.rows import too_few
 from callbacks.metrics.sifid import SingleImageFrechet
 from callbacks.metrics.sources import SourceShare
 
@@ -112,22 +113,24 @@ def new_suite(
         number = samples * (sample_crops if name == "kd_crops" else 1)
         if name == "inception_score" and not hasattr(backbone, "class_weights"):
             notes += ["no inception_score: it needs the classifier of an Inception-v3 (weights)"] * asked_for
-        elif len(rows) < kind.fewest[0] or number < kind.fewest[1]:
-            needed = " and ".join(str(least) for least in dict.fromkeys(kind.fewest) if least)
-            sides = "a side" if kind.fewest[0] == kind.fewest[1] else "of the reference and of the samples"
-            note = f"no {key_of(name, backbone)}: it needs {needed} rows {sides}, there are {len(rows)} and {number}"
-            notes += [note] * (asked_for or name not in HEAVY)
+        elif reason := kind.too_few(len(rows), number):
+            notes += [f"no {key_of(name, backbone)}: {reason}"] * (asked_for or name not in HEAVY)
         else:
             arguments = (rows, backbone.class_weights) if name == "inception_score" else (rows,)
             on_features[name] = kind(*arguments).to(rows.device)
-    on_images: dict[str, Metric] = {name: kind(reference.images) for name, kind in IMAGE_METRICS.items() if name in chosen}
+    on_images: dict[str, Metric] = {}
+    for name in [name for name in IMAGE_METRICS if name in chosen]:
+        if reason := too_few(samples, IMAGE_METRICS[name].fewest):
+            notes.append(f"no {name}: {reason}")
+        else:
+            on_images[name] = IMAGE_METRICS[name](reference.images)
     if "sifid" in chosen:
         sifid = SingleImageFrechet(reference.images, backbone.maps)
         notes += sifid.remarks(backbone.map_keys)
         on_images |= {"sifid": sifid} if sifid.real_maps else {}  # none on images of a few pixels
     if "perceptual" in chosen:
-        if samples < PerceptualDiversity.fewest:
-            notes.append(f"no {perceptual.key}_pairs: it needs 2 samples, there are {samples}")
+        if reason := too_few(samples, PerceptualDiversity.fewest):
+            notes.append(f"no {perceptual.key}_pairs: {reason}")
         else:
             on_images["perceptual"] = PerceptualDiversity(reference.images, perceptual).to(reference.images.device)
     return Suite(on_features, on_images)

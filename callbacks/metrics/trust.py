@@ -13,6 +13,7 @@ from callbacks.metrics.diversity import grey_levels
 from callbacks.metrics.intervals import FEWEST, mean_interval, subsample_interval
 from callbacks.metrics.kernel import kernel_table
 from callbacks.metrics.memorization import nearest_psnr
+from callbacks.metrics.pairs import FEWEST_MEMBERS, MOST_IN_TABLE
 from callbacks.metrics.suite import Images, Suite, all_ranks, key_of
 from callbacks.metrics.verdict import (
     Space,
@@ -42,16 +43,22 @@ def sample_intervals(
 ) -> dict[str, list[float]]:
     """95 % intervals [low, high] by key, for another draw of as many samples against the same reference images.
 
-    Of means over samples Student's, of distances and spreads by sub-sampling. Not of extremes and of scores that change with
-    the number of samples: `sampling_seeds` gives those.
+    Of means over samples Student's, of the mean over clusters by the jackknife, of distances and spreads by sub-sampling. Not
+    of extremes and of scores that change with the number of samples: `sampling_seeds` gives those.
     """
     number = len(drawn.images)
     if number < FEWEST:
         notes.append(f"no intervals: they need {FEWEST} samples, there are {number}")
         return {}
-    statistics = _distance_statistics(suite, drawn, reference, backbone, notes) | _spread_statistics(suite, drawn, values)
+    statistics = _distance_statistics(suite, drawn, reference, backbone, notes)
+    statistics |= _spread_statistics(suite, drawn, values, notes)
     found = {key: subsample_interval(of, number, values[key]) for key, of in statistics.items() if values.get(key) is not None}
     found = {key: interval for key, interval in found.items() if all(map(math.isfinite, interval))}
+    perceptual = suite.on_images.get("perceptual")
+    if perceptual is not None and values.get(intra := f"{perceptual.distance.key}_intra") is not None:
+        interval = perceptual.intra_interval()
+        found |= {intra: interval} if interval else {}
+        notes += [] if interval else [f"no interval of {intra}: it needs {FEWEST_MEMBERS} samples around each training image"]
     if "nearest_psnr" in suite.on_images:
         found["nearest_psnr_mean"] = mean_interval(nearest_psnr(drawn.images, reference.images))
     if "source_share" in suite.on_images:
@@ -83,7 +90,9 @@ def _distance_statistics(
     return statistics
 
 
-def _spread_statistics(suite: Suite, drawn: Images, values: Mapping[str, float | None]) -> dict[str, Statistic]:
+def _spread_statistics(
+    suite: Suite, drawn: Images, values: Mapping[str, float | None], notes: list[str]
+) -> dict[str, Statistic]:
     statistics: dict[str, Statistic] = {}
     if "pixel_diversity" in suite.on_images:
         grey = grey_levels(drawn.images).flatten(1).cpu()
@@ -93,11 +102,14 @@ def _spread_statistics(suite: Suite, drawn: Images, values: Mapping[str, float |
     perceptual = suite.on_images.get("perceptual")
     if perceptual is not None:
         key = perceptual.distance.key
-        if perceptual.table is not None:
-            for name in (f"{key}_pairs", f"{key}_ratio"):
-                unit = _in_parts_of(values, name, f"{key}_pairs")
-                statistics[name] = lambda picks, u=unit: u * perceptual.pairs_of(picks)
-            statistics[f"{key}_intra"] = perceptual.intra_of
+        names = [name for name in (f"{key}_pairs", f"{key}_ratio") if name in values]
+        if perceptual.table is None:
+            why = f"above {MOST_IN_TABLE} samples, or where their rows do not fit into memory, take sampling_seeds"
+            notes.append(f"no interval of {' and '.join(names)}: {why}")
+            return statistics
+        for name in names:
+            unit = _in_parts_of(values, name, f"{key}_pairs")
+            statistics[name] = lambda picks, u=unit: u * perceptual.pairs_of(picks)
     return statistics
 
 
@@ -124,9 +136,10 @@ def memorisation(
     reference: Images,
     backbone: Backbone | None,
     thorough: bool,
-    reconstruction: Mapping[str, float] | None = None,
+    reconstruction: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], Tensor]:
-    """The verdict (see `judge`) with its `line`, and the picture [3, H, W] of the nearest pairs.
+    """The verdict (see `judge`) with its `line`, and the picture [3, H, W] of the nearest pairs, by the features or pixels that
+    show copies, else by features.
 
     Of more than 1000 training images an even choice is looked at.
     """
@@ -138,13 +151,15 @@ def memorisation(
     found = judge(spaces, len(reference.images))
     if reconstruction is not None:
         found["reconstruction"] = dict(reconstruction)
-    picture = nearest_pairs(drawn.images, reference.images, spaces.get("perceptual", spaces["pixel"]))
+    told = [kind for kind in ("perceptual", "pixel") if kind in spaces]
+    suspected = next((kind for kind in told if kind in found["copies_in"]), told[0])
+    picture = nearest_pairs(drawn.images, reference.images, spaces[suspected])
     return found | {"line": verdict_line(found)}, picture
 
 
-def reconstruction_of(module: Any, sets: Mapping[str, Any]) -> dict[str, float] | None:
+def reconstruction_of(module: Any, sets: Mapping[str, Any]) -> dict[str, Any] | None:
     """Errors of `module.reconstruct` on images that it was trained on against held-out ones, of the first set `<name>` that
-    has a `<name>_heldout`; None without these or where `reconstruct` does not look at its input."""
+    has a `<name>_heldout`, called `of`; None without these or where `reconstruct` does not look at its input."""
     names = [name for name in sets if len(sets[name]) and len(sets.get(f"{name}_heldout", ()))]
     if not names or not hasattr(module, "reconstruct"):
         return None
@@ -153,7 +168,7 @@ def reconstruction_of(module: Any, sets: Mapping[str, Any]) -> dict[str, float] 
     if torch.equal(made[0][0], made[1][0]) or any(a.shape != b.shape for a, b in zip(both, made, strict=True)):
         return None
     errors = [(a - b).square().mean((1, 2, 3)).sqrt() for a, b in zip(both, made, strict=True)]
-    return reconstruction_test(*errors)
+    return reconstruction_test(*errors) | {"of": names[0]}
 
 
 def _some(images: Any) -> Tensor:

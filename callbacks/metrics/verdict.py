@@ -175,7 +175,8 @@ def verdict_line(found: Mapping[str, Any]) -> str:
         line += f"; the largest copied region covers {found['patch_copy_share']:.0%} of a sample{among}"
     if reconstruction := found.get("reconstruction"):
         remark = "better than" if reconstruction["p"] < 0.05 else "as well as"
-        line += f"; reconstructs training images {remark} held-out ones (p = {reconstruction['p']:.2g})"
+        kind = "training images" if reconstruction["of"] == "image" else f"{reconstruction['of']} images of training"
+        line += f"; reconstructs {kind} {remark} held-out ones (p = {reconstruction['p']:.2g})"
     return line
 
 

@@ -9,6 +9,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from callbacks.best_checkpoint import BestCheckpoint
+from callbacks.sample_metrics import SampleMetrics
+from tests.callbacks.test_sample_metrics import SMALL, Copier, Toy, data
+from tests.callbacks.test_sample_metrics import trainer as trainer_of
 
 # A training with its knee at epoch 4: quality falls up to there, diversity after it; epoch 5 would be better and copies.
 QUALITY = [None, 1.0, 0.7, 0.4, 0.1, 0.05, 0.09, 0.085, 0.08, 0.075, 0.07, 0.065]
@@ -105,3 +108,84 @@ def test_keys_can_be_given_and_a_missing_one_is_told(tmp_path):
 def test_a_patience_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="patience=0"):
         BestCheckpoint(str(tmp_path), patience=0)
+
+
+class Sparse(Plain):
+    """Diversity is known of epochs 2, 5, 8 and 11 only, quality of every one."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/kd_x", QUALITY[self.current_epoch] or 2.0, batch_size=1)
+        if self.current_epoch % 3 == 2:
+            self.log_dict({"val/pixel_diversity": DIVERSITY[self.current_epoch], "val/copies": 0.0}, batch_size=1)
+
+
+class Constant(Plain):
+    def validation_step(self, batch, batch_idx):
+        self.log_dict({"val/kd_x": 0.5, "val/pixel_diversity": 0.5}, batch_size=1)
+
+
+def test_only_epochs_that_were_measured_count(tmp_path):
+    best, trainer = fit(tmp_path, patience=2, module=Sparse)
+    assert best.epochs == [2, 5, 8, 11] and trainer.current_epoch == 12
+    expected = [(QUALITY[epoch], DIVERSITY[epoch]) for epoch in best.epochs]
+    assert [row[1:3] for row in best.measured] == [pytest.approx(pair) for pair in expected]
+    # The last two change nothing after epoch 5, which beats all of them; so the patience of 1 is over with epoch 8.
+    assert best.best_epoch == 5 and best.unchanged == 2
+    assert fit(tmp_path / "shorter", patience=1, module=Sparse)[1].current_epoch == 9
+
+
+def test_a_resumed_run_counts_the_same_epochs(tmp_path):
+    whole, _ = fit(tmp_path / "whole", module=Sparse)
+    fit(tmp_path, epochs=7, module=Sparse)
+    resumed, _ = fit(tmp_path, checkpoint=str(tmp_path / "checkpoints/front_0005.ckpt"), module=Sparse)
+    assert resumed.state_dict() == whole.state_dict() and resumed.epochs == [2, 5, 8, 11]
+
+
+def test_equal_values_that_were_measured_again_count(tmp_path):
+    assert fit(tmp_path, epochs=4, module=Constant)[0].epochs == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("module", "copies"), [(Toy, False), (Copier, True)])
+def test_measurements_every_third_epoch_and_their_verdict(tmp_path, module, copies):
+    metrics = SampleMetrics(**SMALL | {"num_images": 20}, metrics=["kd", "pixel_diversity"], every_n_epochs=3)
+    best = BestCheckpoint(str(tmp_path / "checkpoints"))
+    trainer_of(metrics, best, max_epochs=8, enable_checkpointing=True).fit(module(), data())
+    assert best.epochs == [2, 5] and best.quality == "val/kd_rand_cnn"
+    assert [row.copies for row in best.measured] == [copies, copies]
+    assert best.best_epoch == (None if copies else best.epochs[best.choice().best])
+
+
+class Judged(Plain):
+    """Values of `logged` beside a quality and a diversity."""
+
+    logged = {}
+
+    def validation_step(self, batch, batch_idx):
+        self.log_dict({"val/kd_x": 0.5, "val/pixel_diversity": 0.5} | self.logged, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("logged", "options", "copies"),
+    [
+        ({"val/copies": 1.0, "val/nearest_psnr_max": 20.0}, {}, True),
+        ({"val/copies": 0.0, "val/nearest_psnr_max": 40.0}, {}, False),  # the verdict knows better
+        ({"val/nearest_psnr_max": 31.0}, {}, True),
+        ({"val/nearest_psnr_max": 29.0}, {}, False),
+        ({"val/copies": 0.0, "val/duplicate_share": 0.2}, {"copies": "val/duplicate_share", "copies_above": 0.1}, True),
+        ({"val/copies": 1.0, "val/duplicate_share": 0.2}, {"copies": "val/duplicate_share", "copies_above": 0.3}, False),
+    ],
+)
+def test_the_verdict_is_the_constraint(tmp_path, monkeypatch, logged, options, copies):
+    monkeypatch.setattr(Judged, "logged", logged)
+    told = []
+    monkeypatch.setattr("callbacks.best_checkpoint.rank_zero_warn", told.append)
+    best, _ = fit(tmp_path, epochs=1, module=Judged, **options)
+    assert best.measured[0].copies is copies and best.best_epoch == (None if copies else 0) and told == []
+
+
+def test_nothing_that_looks_for_copies_is_told_once(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("callbacks.best_checkpoint.rank_zero_warn", told.append)
+    best, _ = fit(tmp_path, epochs=3, module=Judged)
+    (line,) = told
+    assert "val/copies" in line and "val/nearest_psnr_max" in line and best.best_epoch == 0

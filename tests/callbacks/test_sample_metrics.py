@@ -15,7 +15,7 @@ from callbacks.metrics.intervals import subsample_interval
 from callbacks.metrics.kernel import kernel_distance
 from callbacks.metrics.memorization import nearest_psnr
 from callbacks.metrics.perceptual import PerceptualDistance
-from callbacks.metrics.protocol import compatible, protocol_hash
+from callbacks.metrics.protocol import protocol_hash
 from callbacks.metrics.sifid import single_image_frechet
 from callbacks.sample_metrics import SampleMetrics
 from datamodules.synthetic import SyntheticDataModule
@@ -109,6 +109,15 @@ def test_values_are_those_of_the_seeded_samples(results: dict) -> None:
     assert sum(values[f"source_share_{i}"] for i in range(5)) == pytest.approx(1)
     assert {"fd_rand_cnn", "pixel_diversity", "pixel_diversity_pooled", "pixel_diversity_raw"} <= values.keys()
     assert not {"fid", "kid"} & values.keys() and not any(key.startswith("sif") for key in values)
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_the_samples_are_kept_while_there_are_any(sets: int) -> None:
+    metrics, empty = SampleMetrics(**SMALL, sampling_seeds=sets), Toy(ready=False)
+    measure(metrics)
+    assert torch.equal(metrics.drawn, chunks())
+    measure(metrics, empty)
+    assert metrics.drawn is None and metrics.nearest is None
 
 
 def test_other_seed_other_samples_same_seed_same_values(results: dict) -> None:
@@ -237,8 +246,17 @@ def test_images_too_small_for_the_layer_are_a_note() -> None:
 
 
 def test_too_few_samples_for_a_distance_are_a_note() -> None:
-    results = measure(SampleMetrics(**SMALL | {"num_images": 1}, metrics=["kd", "pixel_diversity"]))
-    assert any(note.startswith("no kd_rand_cnn:") for note in results["protocol"]["notes"])
+    results = measure(SampleMetrics(**SMALL | {"num_images": 1}))
+    assert results["metrics"].keys() == {"nearest_psnr_max", "nearest_psnr_mean", "kd_rand_cnn_crops", "source_share_min"} | {
+        f"source_share_{i}" for i in range(5)
+    }
+    assert [note for note in results["protocol"]["notes"] if note.startswith("no ")] == [
+        "no fd_rand_cnn: it needs 2 rows a side, there are 5 and 1",
+        "no kd_rand_cnn: it needs 2 rows a side, there are 5 and 1",
+        "no pixel_diversity: it needs 2 samples, there are 1",
+        "no pd_rand_cnn_pairs: it needs 2 samples, there are 1",
+        "no intervals: they need 10 samples, there are 1",
+    ]
 
 
 def test_chosen_metrics_only_and_no_backbone_without_need() -> None:
@@ -452,7 +470,7 @@ def test_verdict_of_a_copier_and_of_another(results: dict) -> None:
 def test_verdict_on_an_encoder() -> None:
     found = measure(SampleMetrics(**SMALL, metrics=["pixel_diversity"]), Encoder())["verdict"]
     assert found["reconstruction"]["training"] < 1e-6 < found["reconstruction"]["heldout"]
-    assert "reconstructs training images" in found["line"]
+    assert "reconstructs side images of training" in found["line"]
 
 
 class Shown(DummyLogger):
@@ -460,8 +478,8 @@ class Shown(DummyLogger):
         super().__init__()
         self.pictures: list[tuple] = []
 
-    def log_image(self, key: str, images: list, step: int) -> None:
-        self.pictures.append((key, images[0].shape[-1], step))
+    def log_image(self, key: str, images: list, step: int, caption: list) -> None:
+        self.pictures.append((key, images[0].shape[-1], step, caption))
 
 
 def test_training_logs_verdict_and_last_pairs_and_no_heavy_metrics() -> None:
@@ -469,12 +487,13 @@ def test_training_logs_verdict_and_last_pairs_and_no_heavy_metrics() -> None:
     run = trainer(metrics, max_epochs=2, log_every_n_steps=1, logger=logger)
     run.fit(Toy(), data())
     assert run.callback_metrics["val/copies"] == 0 and "val/duplicate_share" in run.callback_metrics
-    assert logger.pictures == [("grids/nearest", 3, run.fit_loop.total_batch_idx)]
+    line = metrics.results["verdict"]["line"]
+    assert logger.pictures == [("grids/nearest", 3, run.fit_loop.total_batch_idx, [line])] and "no copying found" in line
     assert not any(key.startswith("pd_") for key in metrics.results["metrics"]) and metrics.results["intervals"] == {}
 
 
 def test_hash_tells_the_protocol(results: dict) -> None:
     assert results["protocol"]["hash"] == protocol_hash(results["protocol"])
     other = measure(SampleMetrics(**SMALL | {"num_images": 8}))
-    assert compatible(results, other) == ["num_generated: 10 against 8"]
-    assert compatible(results, measure(SampleMetrics(**SMALL), Copier())) == []
+    assert other["protocol"]["hash"] != results["protocol"]["hash"]
+    assert measure(SampleMetrics(**SMALL), Copier())["protocol"]["hash"] == results["protocol"]["hash"]

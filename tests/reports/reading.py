@@ -1,8 +1,12 @@
 """How the tests read a page: a parser of their own, and Chromium where there is one."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +14,8 @@ import pytest
 
 VOID = {"img", "meta", "input", "br"}
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+KEYS = {"Tab": 9, "Enter": 13, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}  # their numbers on a keyboard
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here (apt-get install chromium)")
 
 
@@ -62,8 +68,8 @@ def check_self_contained(page: bytes) -> Reader:
 
 def browse(*arguments: str) -> str:
     """What headless Chromium writes to its output."""
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=2000"]
-    result = subprocess.run([BROWSER, *flags, *arguments], capture_output=True, text=True, timeout=240)
+    command = [BROWSER, *FLAGS, "--virtual-time-budget=2000", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout
 
@@ -71,3 +77,74 @@ def browse(*arguments: str) -> str:
 def in_browser(file: Path) -> str:
     """The page after its script has run."""
     return browse("--dump-dom", file.as_uri())
+
+
+class Keyboard:
+    """A page in a browser that takes keys as from a keyboard: commands of the DevTools protocol, ended by a zero, over two
+    pipes."""
+
+    def __init__(self, commands: int, answers: int) -> None:
+        self.commands, self.answers = os.fdopen(commands, "wb", 0), os.fdopen(answers, "rb")
+        self.number, self.session, self.unread = 0, {}, b""
+
+    def send(self, method: str, **parameters: object) -> dict:
+        """The answer, as soon as it is there."""
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": parameters} | self.session
+        self.commands.write(json.dumps(message).encode() + b"\0")
+        while True:
+            while b"\0" not in self.unread:
+                part = self.answers.read1()
+                assert part, "the browser has ended"
+                self.unread += part
+            text, _, self.unread = self.unread.partition(b"\0")
+            answer = json.loads(text)
+            if answer.get("id") == self.number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def press(self, key: str, times: int = 1) -> None:
+        """A key by its name, or a letter."""
+        code = KEYS.get(key, ord(key[0].upper()))
+        more = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
+        for _ in range(times):
+            self.send("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, **more)
+            self.send("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=code)
+
+    def value(self, script: str) -> object:
+        """What an expression gives in the page."""
+        return self.send("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+
+    def tab_to(self, element: str) -> int:
+        """Presses Tab until the element with this id has the focus; how often."""
+        for times in range(1, 100):
+            self.press("Tab")
+            if self.value("document.activeElement.id") == element:
+                return times
+        raise AssertionError(f"Tab does not lead to {element}")
+
+
+@contextmanager
+def keyboard_on(file: Path) -> Iterator[Keyboard]:
+    """The page in a headless browser, loaded."""
+    (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
+    script = f'exec 3<&{theirs_in} 4>&{theirs_out}; exec "$@" 2>/dev/null'  # the two numbers that the browser looks at
+    command = ["bash", "-c", script, "bash", BROWSER, *FLAGS, "--remote-debugging-pipe"]
+    browser = subprocess.Popen(command, pass_fds=(theirs_in, theirs_out))
+    os.close(theirs_in)
+    os.close(theirs_out)
+    page = Keyboard(ours_out, ours_in)
+    try:
+        target = page.send("Target.createTarget", url=file.as_uri())["targetId"]
+        page.session = {"sessionId": page.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
+        page.send("Emulation.setFocusEmulationEnabled", enabled=True)
+        while not page.value("document.URL.startsWith('file:') && document.readyState === 'complete'"):
+            pass
+        yield page
+    finally:
+        page.commands.close()  # which ends the browser
+        try:
+            browser.wait(60)
+        except subprocess.TimeoutExpired:
+            browser.kill()
+        page.answers.close()

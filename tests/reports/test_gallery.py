@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import os
 import shutil
@@ -12,8 +14,8 @@ import pytest
 from PIL import Image
 
 import evaluate
-from reports.gallery import Gallery, last_logged, run_folders, status
-from tests.reports.reading import browse, check_self_contained, in_browser, needs_browser
+from reports.gallery import Gallery, last_grid, last_logged, run_folders, status
+from tests.reports.reading import browse, check_self_contained, keyboard_on, needs_browser
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +50,27 @@ def test_a_run_is_told_of(tmp_path):
         assert part in read.text, part
     assert "source parent (runs/parent/last.ckpt, iteration 99)" in read.text
     assert read.all("img")[0]["alt"] == "samples_0002.png of birds" and read.all("img")[0]["width"] == "256"  # four times 64
+
+
+def test_the_pairs_of_the_verdict_are_shown(tmp_path):
+    run = make_run(tmp_path / "runs/birds")
+    Image.new("RGB", (120, 30), (9, 8, 7)).save(run / "nearest.png")
+    (make_run(tmp_path / "runs/cats") / "nearest.png").write_bytes((run / "nearest.png").read_bytes()[:60])
+    (make_run(tmp_path / "runs/dogs") / "nearest.png").mkdir()
+    page = page_of(tmp_path / "runs", tmp_path, thumbnail=60)
+    read = check_self_contained(page)
+    (pairs,) = [image for image in read.all("img") if "nearest.png" in image["alt"]]
+    assert pairs["alt"] == "nearest.png of birds" and (pairs["width"], pairs["height"]) == ("60", "15")
+    assert np.unique(np.asarray(Image.open(io.BytesIO(base64.b64decode(pairs["src"].split(",")[1]))))).tolist() == [7, 8, 9]
+    assert "cats/nearest.png" in read.text and read.text.count("Most suspicious pairs") == 1
+    assert page_of(tmp_path / "runs", tmp_path, thumbnail=60) == page
+
+
+def test_the_last_grid_is_that_of_the_highest_number(tmp_path):
+    for number in (9, 10_000, 9999, 100):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"samples_{number:04d}.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "samples_late.png")
+    assert last_grid(tmp_path, 60, [])[0] == "samples_10000.png"
 
 
 def test_runs_are_found_at_some_depth_and_once(tmp_path):
@@ -152,26 +175,28 @@ def test_fifty_runs_with_a_hundred_pictures_each_in_ten_seconds(tmp_path):
     first = make_run(tmp_path / "runs/run_00", images=100, side=500)
     noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
     Image.fromarray(noise).save(first / "images/samples_0099.png")
+    Image.fromarray(np.tile(noise[:256], (1, 2, 1))[:, :640]).save(first / "nearest.png")  # as of 20 pairs of 64×64
     for number in range(1, 50):
         shutil.copytree(first, tmp_path / f"runs/run_{number:02d}", copy_function=os.link)
     start = time.process_time()
     page = page_of(tmp_path / "runs", tmp_path)
     assert time.process_time() - start < 10
-    assert b"50 runs" in page and len(page) < 50 * 600_000
+    assert b"50 runs" in page and page.count(b"<img") == 100 and len(page) < 50 * 800_000
 
 
 @needs_browser
 @pytest.mark.slow
-def test_the_page_in_a_browser(tmp_path, monkeypatch):
-    import reports.gallery as gallery
-
+def test_the_page_in_a_browser(tmp_path):
     for name in ("birds", "boats"):
         make_run(tmp_path / f"runs/{name}", run_name=name)
-    typed = "field.value='BOATS fin';field.dispatchEvent(new Event('input'))"
-    monkeypatch.setattr(gallery, "SCRIPT", gallery.SCRIPT + typed)
     page_of(tmp_path / "runs", tmp_path)
-    content = in_browser(tmp_path / "index.html")
-    assert "1 of 2 runs" in content and content.count('<article hidden=""') == 1
+    with keyboard_on(tmp_path / "index.html") as page:
+        assert page.value("document.getElementById('left').textContent") == "2 of 2 runs"
+        page.tab_to("filter")
+        for letter in "BOATS fin":
+            page.press(letter)
+        assert page.value("document.getElementById('left').textContent") == "1 of 2 runs"
+        assert page.value("[...document.querySelectorAll('article')].map(run => run.hidden)") == [True, False]
     browse(f"--screenshot={tmp_path / 'seen.png'}", "--window-size=900,900", (tmp_path / "index.html").as_uri())
     seen = np.asarray(Image.open(tmp_path / "seen.png").convert("RGB"))
     assert (seen[0, 0] == 255).all() and len(np.unique(seen.reshape(-1, 3), axis=0)) > 10

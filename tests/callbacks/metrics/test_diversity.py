@@ -34,6 +34,19 @@ def test_equal_samples_have_none_and_shuffled_pixels_about_one() -> None:
     assert pixel_diversity(shuffled, real)["pixel_diversity"].item() == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_fewer_than_two_samples_are_refused(number: int) -> None:
+    with pytest.raises(ValueError, match=f"^no PixelDiversity: it needs 2 samples, there are {number}$"):
+        pixel_diversity(noise(number, 3, 6, 8), noise(2, 3, 6, 8))
+
+
+def test_other_than_bytes_are_refused() -> None:
+    floats = torch.rand(4, 3, 6, 8)
+    for images in ((floats, noise(2, 3, 6, 8)), (noise(4, 3, 6, 8), floats)):
+        with pytest.raises(TypeError, match="bytes .* got torch.float32"):
+            pixel_diversity(*images)
+
+
 def test_metric_over_updates_is_exact() -> None:
     fakes, reals = noise(10, 3, 6, 8), noise(2, 3, 6, 8, seed=1)
     metric = PixelDiversity(reals)

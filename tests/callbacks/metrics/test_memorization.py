@@ -44,6 +44,20 @@ def test_metric_over_updates() -> None:
     assert values["nearest_psnr_mean"].item() == pytest.approx(single.mean().item(), rel=1e-6)
 
 
+def test_no_samples_are_refused() -> None:
+    metric = NearestPSNR(noise(3, 3, 6, 8))
+    metric.update(noise(0, 3, 6, 8))
+    with pytest.raises(ValueError, match="^no NearestPSNR: it needs 1 sample, there are 0$"):
+        metric.compute()
+
+
+def test_other_than_bytes_are_refused() -> None:
+    floats = torch.rand(4, 3, 6, 8)
+    for images in ((floats, noise(2, 3, 6, 8)), (noise(4, 3, 6, 8), floats)):
+        with pytest.raises(TypeError, match="bytes .* got torch.float32"):
+            nearest_psnr(*images)
+
+
 def test_other_size_is_refused() -> None:
     with pytest.raises(ValueError, match="12"):
         nearest_psnr(noise(1, 3, 6, 8), noise(1, 3, 12, 16))

@@ -2,7 +2,10 @@ import math
 import random
 
 import pytest
+import torch
 
+from callbacks.metrics.backbones import FIDInception, RandomCNN
+from callbacks.metrics.frechet import ExtrapolatedFrechet
 from callbacks.metrics.pareto import (
     DIVERSITY,
     QUALITY,
@@ -10,6 +13,7 @@ from callbacks.metrics.pareto import (
     choose,
     direction,
     first_key,
+    is_undecided,
     pareto_front,
     repeats_training_images,
 )
@@ -99,3 +103,39 @@ def test_the_verdict_comes_before_the_rule_of_thumb():
     assert not repeats_training_images({"metrics": near, "verdict": {"copies": False}})
     assert repeats_training_images({"metrics": {}, "verdict": {"copies": True}})
     assert not repeats_training_images({"metrics": {}})
+
+
+@pytest.mark.parametrize("lowpass", [None, 32])
+@pytest.mark.parametrize("published", [False, True])
+def test_a_standard_error_is_never_chosen_or_judged(published, lowpass):
+    backbone = RandomCNN(lowpass)
+    if published:  # without its weights, which the names do not need
+        backbone.__class__, backbone.name = FIDInception, FIDInception.name
+    torch.manual_seed(0)
+    kinds = ExtrapolatedFrechet.value(None, torch.randn(9, 2), torch.randn(1000, 2))
+    plain, value, error = (backbone.key(kind) for kind in ("fd", *kinds))
+    for keys in ([plain, value, error], [error, value, plain]):
+        assert first_key(QUALITY, keys) == plain
+    assert first_key(QUALITY, [value, error]) == value and first_key(QUALITY, [error]) is None
+    assert [direction(key) for key in (plain, value, error)] == [-1, -1, 0]
+
+
+def test_undecided_ones_take_part_and_are_counted():
+    points = trajectory()
+    assert "undecided" not in choose(points).words
+    points[3], points[9] = (points[i]._replace(undecided=True) for i in (3, 9))
+    choice = choose(points)
+    assert choice.best == 8 and choice.front == choose(trajectory()).front
+    assert "For 2 of 20 it is undecided whether they repeat training images." in choice.words
+    points[8] = points[8]._replace(undecided=True)
+    assert choose(points).best == 8 and "For 3 of 20 (this one included) it is undecided" in choose(points).words
+    points[3] = points[3]._replace(copies=True, undecided=False)
+    words = choose(points).words
+    assert "1 of 20 repeat training images and do not count. For 2 of 20 (this one included) it is undecided" in words
+
+
+def test_undecided_is_what_the_verdict_says():
+    assert is_undecided({"metrics": {}, "verdict": {"copies": False, "undecided": True}})
+    for verdict in ({"copies": True, "undecided": True}, {"copies": False, "undecided": False}, {"copies": False}, {}, None):
+        assert not is_undecided({"metrics": {}, "verdict": verdict})
+    assert not is_undecided({"metrics": {"nearest_psnr_max": 35.0}})

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import alexnet
+from torchvision.models.vgg import cfgs, make_layers
 
 from callbacks.metrics.backbones import RandomCNN
 from callbacks.metrics.inception import fid_inception
@@ -21,29 +22,29 @@ def squared(rows: Tensor) -> Tensor:
     return (rows[0::2] - rows[1::2]).square().sum(1)
 
 
-@pytest.fixture(scope="module")
-def alex(tmp_path_factory: pytest.TempPathFactory) -> tuple:
+def lpips_pair(net: str, folder: Path) -> tuple[Path, lpips.LPIPS]:
     """A file with torchvision's names, and the package's own network with these weights."""
     torch.manual_seed(0)
-    network = alexnet(weights=None)
-    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
-    torch.save(network.state_dict(), path)
-    theirs = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+    features = alexnet(weights=None).features if net == "alex" else make_layers(cfgs["D"])
+    path = folder / f"{net}.pth"
+    torch.save({f"features.{name}": tensor for name, tensor in features.state_dict().items()}, path)
+    theirs = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).eval()
     slices = [theirs.net.slice1, theirs.net.slice2, theirs.net.slice3, theirs.net.slice4, theirs.net.slice5]
     mine = {name: layer for part in slices for name, layer in part.named_children()}
     for name, layer in mine.items():
-        layer.load_state_dict(network.features[int(name)].state_dict())
+        layer.load_state_dict(features[int(name)].state_dict())
     return path, theirs
 
 
-def test_lpips_equals_the_package(alex: tuple) -> None:
-    path, theirs = alex
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_lpips_equals_the_package(net: str, tmp_path: Path) -> None:
+    path, theirs = lpips_pair(net, tmp_path)
     images = noise(6, 3, 64, 80)
     ours = load_perceptual(None, str(path))
     with torch.no_grad():
         expected = theirs(images[0::2] / 127.5 - 1, images[1::2] / 127.5 - 1).flatten()
     assert squared(ours(images)).tolist() == pytest.approx(expected.tolist(), rel=1e-4) and expected.min() > 0
-    assert ours.key == "lpips_alex" and len(ours.card()["weights_sha256"]) == 64
+    assert ours.key == f"lpips_{net}" and len(ours.card(64, 80)["weights_sha256"]) == 64
 
 
 def test_distance_on_a_backbone_by_its_definition() -> None:
@@ -70,8 +71,9 @@ def test_grows_with_noise_and_is_zero_for_equal_images() -> None:
 def test_size_of_images(size: tuple, seen: tuple) -> None:
     network, sizes = RandomCNN(), []
     network.stages = lambda images: sizes.append(tuple(images.shape[-2:])) or RandomCNN.stages(network, images)
-    PerceptualDistance(network)(noise(1, 3, *size))
-    assert sizes == [seen]
+    distance = PerceptualDistance(network)
+    distance(noise(1, 3, *size))
+    assert sizes == [seen] and distance.card(*size)["size"] == list(seen)
 
 
 def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:

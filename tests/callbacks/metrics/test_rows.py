@@ -32,9 +32,9 @@ def pictures(number: int, seed: int) -> Tensor:
 METRICS: dict[str, tuple[Callable[[], Metric], Tensor]] = {
     "frechet": (lambda: FrechetDistance(rows(6, 0)), rows(9, 1)),
     "kernel": (lambda: KernelDistance(rows(6, 0)), rows(9, 1)),
-    "manifold": (lambda: ManifoldScores(rows(12, 0)), rows(19, 1)),
-    "extrapolated": (lambda: ExtrapolatedFrechet(rows(30, 0)), rows(1001, 1)),
-    "inception score": (lambda: InceptionScore(rows(0, 0), rows(5, 2)), rows(41, 1)),
+    "manifold": (lambda: ManifoldScores(rows(50, 0)), rows(57, 1)),
+    "extrapolated": (lambda: ExtrapolatedFrechet(rows(2000, 0)), rows(1001, 1)),
+    "inception score": (lambda: InceptionScore(rows(0, 0), rows(5, 2)), rows(5001, 1)),
     "perceptual": (lambda: PerceptualDiversity(pictures(3, 0), PerceptualDistance(RandomCNN())), pictures(9, 1)),
 }
 
@@ -86,6 +86,25 @@ def test_two_processes_equal_one(of_two: list[dict], name: str) -> None:
     expected = compute(new(), samples, chunks_of(len(samples), 0, 1))
     for found in of_two:
         assert found[name] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("new", "reals", "fakes", "least"),
+    [
+        (FrechetDistance, 2, 1, "2 rows a side"),
+        (KernelDistance, 1, 9, "2 rows a side"),
+        (ManifoldScores, 49, 50, "50 rows a side"),
+        (ManifoldScores, 50, 49, "50 rows a side"),
+        (ExtrapolatedFrechet, 1999, 1000, "2000 and 1000 rows of the reference and of the samples"),
+        (ExtrapolatedFrechet, 2000, 999, "2000 and 1000 rows of the reference and of the samples"),
+        (lambda reals: InceptionScore(reals, rows(5, 2)), 0, 4999, "5000 rows of the reference and of the samples"),
+    ],
+)
+def test_too_few_rows_are_refused(new: Callable[[Tensor], RowsMetric], reals: int, fakes: int, least: str) -> None:
+    metric = new(rows(reals, 0))
+    metric.update(rows(fakes, 1))
+    with pytest.raises(ValueError, match=rf"^no {type(metric).__name__}: it needs {least}, there are {reals} and {fakes}$"):
+        metric.compute()
 
 
 def test_rows_are_in_the_order_of_their_numbers() -> None:

@@ -61,6 +61,20 @@ def test_many_training_images_are_not_named_one_by_one() -> None:
     assert {key: value.item() for key, value in metric.compute().items()} == {"source_share_min": pytest.approx(1 / 17)}
 
 
+def test_no_samples_are_refused() -> None:
+    metric = SourceShare(noise(3, 3, 7, 7))
+    metric.update(noise(0, 3, 7, 7))
+    with pytest.raises(ValueError, match="^no SourceShare: it needs 1 sample, there are 0$"):
+        metric.compute()
+
+
+def test_other_than_bytes_are_refused() -> None:
+    floats = torch.rand(4, 3, 7, 7)
+    for images in ((floats, noise(2, 3, 7, 7)), (noise(4, 3, 7, 7), floats)):
+        with pytest.raises(TypeError, match="bytes .* got torch.float32"):
+            source_counts(*images)
+
+
 def test_images_below_the_patch_are_refused() -> None:
     with pytest.raises(ValueError, match="patch of 7"):
         source_counts(noise(1, 3, 6, 8), noise(1, 3, 6, 8))

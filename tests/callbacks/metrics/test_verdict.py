@@ -182,6 +182,18 @@ def test_regions_of_independent_samples_are_not_flagged(kind: str) -> None:
     assert flagged <= 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "number"), [("clouds", 5), ("discs", 2)])
+def test_whole_verdicts_of_independent_samples(kind: str, number: int) -> None:
+    """By pixels, features and regions at once; at most 5 % of 20."""
+    flagged = 0
+    for seed in range(20):
+        torch.manual_seed(3000 + seed)
+        training = KINDS[kind](number)
+        flagged += judged(KINDS[kind](SAMPLES), training)["copies"]
+    assert flagged <= 1
+
+
 def test_one_image_that_is_its_own_mirror_image_gives_no_verdict() -> None:
     grey = greys(1)
     found = judged(grey.expand(SAMPLES, -1, -1, -1), grey)
@@ -259,7 +271,12 @@ def test_reconstruction_of_sets_with_held_out_images() -> None:
     known = torch.rand(8, 3, 6, 6) * 2 - 1
     sets = {"image": Pictures(known[:1]), "side": Pictures(known), "side_heldout": Pictures(torch.rand(8, 3, 6, 6) * 2 - 1)}
     lookup = Encoder(lambda image: known[(known - image).abs().sum((1, 2, 3)).argmin()][None])
-    assert reconstruction_of(lookup, sets)["p"] < 0.01
+    found = reconstruction_of(lookup, sets)
+    assert found["p"] < 0.01 and found["of"] == "side"
+    about = judge({}, 3) | {"num_samples": 9, "reconstruction": found}
+    assert "; reconstructs side images of training better than held-out ones (p = " in verdict_line(about)
+    about["reconstruction"] = found | {"of": "image", "p": 0.5}
+    assert "; reconstructs training images as well as held-out ones (p = 0.5)" in verdict_line(about)
     assert reconstruction_of(Encoder(lambda image: image * 0.9), sets)["p"] > 0.01
     assert reconstruction_of(Encoder(lambda image: known[:1]), sets) is None  # there is no encoder
     few = sets | {"image_heldout": Pictures(torch.rand(4, 3, 6, 6) * 2 - 1)}  # of the training images themselves
