@@ -104,6 +104,13 @@ def test_means_intervals_and_the_best_of_each_column():
     assert best == [True, True, True, False, False, False, False]  # distances low, diversity high, the others unjudged
 
 
+def test_what_is_unknown_is_a_dash(tmp_path):
+    (tmp_path / "x_fewgan_0").mkdir()
+    (tmp_path / "x_fewgan_0/metrics.json").write_text(json.dumps(card(0.5)))  # measured elsewhere
+    found = measured(Trial(tmp_path / "x", "fewgan", 0), tmp_path, tmp_path, [])
+    assert found["cpu_minutes"] is None and "| 0.5 | – | no copying found |" in table([found])
+
+
 def test_pairs_of_trainings_are_counted():
     rows = [row("a", "fewgan", 0, 0.1), row("a", "hpvaegan", 0, 0.2), row("a", "hpvaegan", 1, 0.2)]
     rows += [row("b", "fewgan", 0, 0.3), row("b", "hpvaegan", 0, 0.2)]

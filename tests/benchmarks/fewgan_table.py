@@ -12,6 +12,7 @@ and whose mean is best.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -89,7 +90,8 @@ def measured(trial: Trial, side: Path, runs: Path, extra: Sequence[str], call: C
     facts = json.loads(card.read_text(encoding="utf-8"))
     kept = {key: facts[key] for key in ("metrics", "intervals", "verdict", "anchors", "diagnostics", "protocol")}
     head = {"set": trial.photos.name, "method": trial.method, "seed": trial.seed}
-    return {**head, "cpu_minutes": json.loads(clock.read_text()) / 60, **kept}
+    minutes = json.loads(clock.read_text()) / 60 if clock.is_file() else None  # of a run folder that came from elsewhere
+    return {**head, "cpu_minutes": minutes, **kept}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -126,7 +128,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _value(row: dict[str, Any], key: str) -> float:
-    return row["cpu_minutes"] if key == "cpu_minutes" else row["metrics"][key]
+    """NaN where it is unknown."""
+    value = row["cpu_minutes"] if key == "cpu_minutes" else row["metrics"][key]
+    return math.nan if value is None else value
 
 
 def _mean(rows: Sequence[dict[str, Any]], key: str) -> float:
@@ -134,10 +138,14 @@ def _mean(rows: Sequence[dict[str, Any]], key: str) -> float:
 
 
 def _best(means: dict[str, float], high: bool | None) -> str | None:
-    return None if high is None else (max if high else min)(means, key=lambda method: means[method])
+    known = {method: mean for method, mean in means.items() if math.isfinite(mean)}
+    return (max if high else min)(known, key=lambda method: known[method]) if known and high is not None else None
 
 
 def _cell(values: Sequence[float], bold: bool) -> str:
+    values = [value for value in values if math.isfinite(value)]
+    if not values:
+        return "–"
     text = f"{statistics.mean(values):.3g}"
     if len(values) > 1:
         text += f" ± {student(len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5:.2g}"
