@@ -8,6 +8,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from callbacks.metrics.frechet import frechet_distance
+from callbacks.metrics.rows import refuse, too_few
 
 
 def single_image_frechet(real_maps: Tensor, fake_maps: Tensor) -> Tensor:
@@ -70,6 +71,7 @@ class SingleImageFrechet(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         table = dim_zero_cat(self.values).cpu().double()
+        refuse(self, too_few(len(table), 1))
         values = dict(zip(self.real_maps, table.mean(0), strict=True))
         return values | {f"{key}_median": column.quantile(0.5) for key, column in zip(values, table.T, strict=True)}
 

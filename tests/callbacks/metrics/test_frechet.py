@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from callbacks.metrics.frechet import FrechetDistance, extrapolated_frechet, frechet_distance
@@ -56,6 +57,13 @@ def test_agrees_with_torchmetrics() -> None:
     for rows, real in [(reals, True), (fakes, False)]:
         theirs.update(rows.double()[:, :, None, None], real=real)
     assert frechet_distance(reals, fakes).item() == pytest.approx(theirs.compute().item(), rel=1e-4)
+
+
+def test_agrees_with_torch_fidelity() -> None:
+    torch.manual_seed(0)
+    reals, fakes = torch.randn(200, 16).double(), 1.5 * torch.randn(150, 16).double() + 0.2
+    theirs = fid_statistics_to_metric(*(fid_features_to_statistics(rows) for rows in (reals, fakes)), verbose=False)
+    assert frechet_distance(reals, fakes).item() == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
 
 
 def test_symmetries_and_zero() -> None:

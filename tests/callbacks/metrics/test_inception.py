@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.models import inception
 
+from callbacks.metrics.backbones import FIDInception
 from callbacks.metrics.inception import _BlockA, _BlockC, _BlockE, _LastBlock, fid_inception, tf1_bilinear
 
 
@@ -82,3 +86,25 @@ def test_resize_is_as_far_from_the_smooth_one_as_known(side: int, difference: in
     image = torch.randint(0, 256, (1, 3, side, side)).float()
     smooth = F.interpolate(image, (299, 299), mode="bilinear", antialias=True)
     assert (tf1_bilinear(image, 299) - smooth).abs().mean().item() == pytest.approx(difference, abs=1.0)
+
+
+@pytest.mark.slow
+def test_features_and_logits_are_those_of_torch_fidelity(tmp_path: Path) -> None:
+    """With the same untrained weights, large enough that no layer vanishes; both take bytes of any size."""
+    torch.manual_seed(0)
+    network = fid_inception()
+    for name, value in network.state_dict().items():
+        if name.endswith("conv.weight"):
+            nn.init.kaiming_normal_(value)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    extractor = FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(tmp_path / "weights.pth")
+    )
+    ours = FIDInception(network.state_dict(), "0" * 64)
+    for height, width in [(64, 48), (320, 310)]:
+        images = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+        with torch.no_grad():
+            features, logits = extractor.eval()(images)
+        found = ours(images)
+        for here, there in [(found, features), (found @ ours.class_weights.T, logits)]:
+            assert (here - there).abs().max() <= 1e-5 * there.abs().max() and there.std() > 0

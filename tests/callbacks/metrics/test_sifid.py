@@ -229,3 +229,10 @@ def test_reference_network_needs_its_file(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(backbones, "PACKAGE", "a-package-that-nobody-has-installed")
     with pytest.raises(FileNotFoundError, match="inception_v3 needs a weight file"):
         load_backbone("inception_v3")
+
+
+def test_no_sample_is_refused() -> None:
+    metric = SingleImageFrechet(noise(1, 3, 23, 31), RandomCNN().maps)
+    metric.update(noise(0, 3, 23, 31))
+    with pytest.raises(ValueError, match="needs 1 sample, there are 0"):
+        metric.compute()
