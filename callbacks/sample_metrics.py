@@ -168,7 +168,7 @@ class SampleMetrics(Callback):
             else:
                 notes.append("no samples: the part of the model that draws them is not trained yet")
         logged = {f"{phase}/{key}": value for key, value in (metrics | diagnostics).items() if value is not None}
-        logged |= {f"{phase}/{key}": float(verdict[key]) for key in ("copies", "duplicate_share") if verdict}
+        logged |= {f"{phase}/{key}": float(verdict[key]) for key in ("copies", "undecided", "duplicate_share") if verdict}
         self.log_dict(logged, sync_dist=True)
         self.results = {
             "metrics": metrics,

@@ -355,6 +355,12 @@ def test_two_processes_equal_one(tmp_path: Path, keys: dict, number: int) -> Non
         assert found["protocol"] == expected["protocol"]
         assert found["diagnostics"] == expected["diagnostics"]
         assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-5)
+        assert found["intervals"].keys() == expected["intervals"].keys()
+        for key, interval in expected["intervals"].items():
+            assert found["intervals"][key] == pytest.approx(interval, rel=1e-4, abs=1e-7), key
+        numbers = {key: value for key, value in expected["verdict"].items() if isinstance(value, float)}
+        assert {key: found["verdict"][key] for key in numbers} == pytest.approx(numbers, rel=1e-5)
+        assert found["verdict"] | numbers == expected["verdict"]
         for name, values in expected["anchors"].items():
             assert found["anchors"][name] == pytest.approx(values, rel=1e-5, abs=1e-7)
 
