@@ -48,6 +48,7 @@ def test_a_finished_training_is_not_repeated(tmp_path):
     trial = Trial(tmp_path / "photos", "fewgan", 1)
     first = measured(trial, tmp_path, tmp_path, ["module.width=8"], machine)
     assert [program for program, _ in machine.calls] == ["train.py", "evaluate.py"]
+    assert "callbacks.metrics.seed=0" in machine.calls[1][1]  # one protocol for trainings of all seeds
     assert {"seed=1", "resume=auto", "module.width=8", f"datamodule.side_root={tmp_path}"} <= set(machine.calls[0][1])
     assert first["cpu_minutes"] == 0.5 and first["metrics"]["pixel_diversity"] == 0.5
     assert measured(trial, tmp_path, tmp_path, [], machine) == first and len(machine.calls) == 2

@@ -28,6 +28,7 @@ from callbacks.metrics.intervals import student
 ROOT = Path(__file__).parents[2]
 STARTER = ROOT / "datamodules/starter"
 METHODS = {"fewgan": "FewGAN", "hpvaegan": "HP-VAE-GAN", "concat_singan": "Concat-SinGAN"}
+SAMPLES = "callbacks.metrics.seed=0"  # whatever seed a training had: one protocol for all
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 COLUMNS = {  # heading, and whether a high value is good
     "kd_mobilenet_v2": ("kernel distance ↓", False),
@@ -86,7 +87,7 @@ def measured(trial: Trial, side: Path, runs: Path, extra: Sequence[str], call: C
         before = json.loads(clock.read_text()) if clock.is_file() else 0.0
         spent = call("train.py", *words_of(trial, side, run), *extra)
         clock.write_text(json.dumps(before + spent))
-        call("evaluate.py", str(run / "checkpoints/last.ckpt"))
+        call("evaluate.py", str(run / "checkpoints/last.ckpt"), SAMPLES)
     facts = json.loads(card.read_text(encoding="utf-8"))
     kept = {key: facts[key] for key in ("metrics", "intervals", "verdict", "anchors", "diagnostics", "protocol")}
     head = {"set": trial.photos.name, "method": trial.method, "seed": trial.seed}
