@@ -2,12 +2,15 @@
 
 import json
 import math
+import shutil
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from callbacks.metrics.protocol import CODE_VERSION
 from tests.benchmarks import fewgan_table
 from tests.benchmarks.fewgan_table import STARTER, Trial, call, measured, summary, table, trials, words_of
 
@@ -17,7 +20,7 @@ KEYS = ["kd_mobilenet_v2", "kd_mobilenet_v2_crops", "fd_mobilenet_v2", "pixel_di
 def card(value: float) -> dict:
     metrics = dict.fromkeys([*KEYS, "nearest_psnr_max"], value)
     rest = {"intervals": {}, "verdict": {"copies": False}, "anchors": {}, "diagnostics": {}}
-    return {"metrics": metrics, "protocol": {"hash": "0123456789abcdef"}, **rest}
+    return {"metrics": metrics, "protocol": {"hash": "0123456789abcdef", "code_version": CODE_VERSION}, **rest}
 
 
 def row(photos: str, method: str, seed: int, value: float) -> dict:
@@ -51,7 +54,11 @@ def test_a_finished_training_is_not_repeated(tmp_path):
     assert "callbacks.metrics.seed=0" in machine.calls[1][1]  # one protocol for trainings of all seeds
     assert {"seed=1", "resume=auto", "module.width=8", f"datamodule.side_root={tmp_path}"} <= set(machine.calls[0][1])
     assert first["cpu_minutes"] == 0.5 and first["metrics"]["pixel_diversity"] == 0.5
-    assert measured(trial, tmp_path, tmp_path, [], machine) == first and len(machine.calls) == 2
+    assert measured(trial, tmp_path, tmp_path, ["module.width=8"], machine) == first and len(machine.calls) == 2
+    card_file = tmp_path / trial.label / "metrics.json"
+    card_file.write_text(card_file.read_text().replace(f'"code_version": {CODE_VERSION}', '"code_version": 0'))
+    assert measured(trial, tmp_path, tmp_path, ["module.width=8"], machine) == first  # measured anew, its time is kept
+    assert [program for program, _ in machine.calls] == ["train.py", "evaluate.py"] * 2
 
 
 def test_a_killed_training_goes_on_in_its_folder(tmp_path):
@@ -59,8 +66,8 @@ def test_a_killed_training_goes_on_in_its_folder(tmp_path):
     trial = Trial(STARTER / "landscapes", "hpvaegan", 0)
     with pytest.raises(RuntimeError):
         measured(trial, tmp_path, tmp_path, [], machine)
-    (tmp_path / trial.label / "cpu_seconds.json").write_text("12")  # of a first part that ended
-    assert measured(trial, tmp_path, tmp_path, [], machine)["cpu_minutes"] == 0.7
+    found = measured(trial, tmp_path, tmp_path, [], machine)
+    assert found["cpu_minutes"] is None  # nobody knows what the killed part took
     first, second = (words for program, words in machine.calls if program == "train.py")
     assert first == second and not any("side_root" in word for word in first)
 
@@ -78,9 +85,9 @@ def test_seeds_come_in_rounds():
 
 
 def test_the_command_makes_what_is_missing_and_keeps_the_rest(tmp_path, monkeypatch):
-    (tmp_path / "sets/b").mkdir(parents=True)
+    shutil.copytree(STARTER / "landscapes", tmp_path / "sets/b")
     (tmp_path / "sets/c").mkdir()
-    kept = [row("b", "fewgan", 0, 0.25), row("landscapes", "concat_singan", 0, 0.75)]
+    kept = [row("b", "fewgan", 0, 0.25), row("starter", "concat_singan", 0, 0.75)]
     (tmp_path / "fewgan_table.json").write_text(json.dumps(kept))
     machine = Machine(tmp_path)
     monkeypatch.setattr(fewgan_table, "call", lambda *words, threads: machine(*words))
@@ -91,7 +98,30 @@ def test_the_command_makes_what_is_missing_and_keeps_the_rest(tmp_path, monkeypa
     assert len(rows) == 6 and kept[0] in rows and kept[1] in rows and len(machine.calls) == 8
     assert (tmp_path / "fewgan_table.md").read_text() == table(rows)
     fewgan_table.main()
-    assert len(machine.calls) == 8 and not list(tmp_path.glob("*.part"))
+    assert len(machine.calls) == 8 and len(list(tmp_path.glob("fewgan_table*"))) == 2
+    rows[0]["protocol"]["code_version"] = CODE_VERSION - 1
+    (tmp_path / "fewgan_table.json").write_text(json.dumps(rows))
+    fewgan_table.main()  # what other metrics have measured is measured again
+    found = json.loads((tmp_path / "fewgan_table.json").read_text())
+    assert {row["protocol"]["code_version"] for row in found} == {CODE_VERSION}
+
+
+def test_one_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    machine = Machine(tmp_path)
+
+    def call(program: str, *words: str, threads: int) -> float:
+        if "seed=1" in words and "configs/hpvaegan.yaml" in words:
+            raise subprocess.CalledProcessError(1, [program, *words])
+        return machine(program, *words)
+
+    monkeypatch.setattr(fewgan_table, "call", call)
+    (tmp_path / "sets").mkdir()
+    words = [str(tmp_path / "sets"), "--seeds", "2", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["fewgan_table", *words])
+    with pytest.raises(SystemExit, match="hpvaegan"):
+        fewgan_table.main()
+    rows = json.loads((tmp_path / "fewgan_table.json").read_text())
+    assert [(row["method"], row["seed"]) for row in rows].count(("hpvaegan", 1)) == 0 and len(rows) == 5
 
 
 def test_means_intervals_and_the_best_of_each_column():
@@ -118,6 +148,22 @@ def test_pairs_of_trainings_are_counted():
     line = summary(rows)
     assert line.startswith("FewGAN is better than HP-VAE-GAN by kernel distance in 1 of 2, of crops in 1 of 2")
     assert "Concat" not in line
+
+
+def test_ties_and_unknown_values_are_no_wins():
+    rows = [row("a", "fewgan", 0, 0.2), row("a", "hpvaegan", 0, 0.2), row("a", "fewgan", 1, 0.1), row("a", "hpvaegan", 1, 0.2)]
+    rows[2]["metrics"]["fd_mobilenet_v2"] = None
+    assert "kernel distance in 1 of 2" in summary(rows) and "Fréchet distance in 0 of 1" in summary(rows)
+
+
+def test_verdicts_and_anchors_stand_in_the_table():
+    rows = [row("a", "fewgan", seed, 0.1) for seed in range(3)]
+    rows[0]["verdict"] = {"copies": True, "undecided": False}
+    rows[1]["verdict"] = {"copies": False, "undecided": True}
+    rows[2]["anchors"] = {"split_half": {"kd_mobilenet_v2": -0.08, "fd_mobilenet_v2": 281.0}}
+    text = table(rows)
+    assert "| 1 of 3 copies, 1 of 3 undecided |" in text and "Not comparable with published FID and KID." in text
+    assert "- a, one half of the photographs against the other: kernel distance -0.08, Fréchet distance 281" in text
 
 
 def test_time_is_the_time_of_the_processor(tmp_path, monkeypatch):

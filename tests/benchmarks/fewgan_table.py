@@ -4,10 +4,10 @@
         [--out docs] [key=value …]
 
 SETS is a folder of folders of photographs; the starter set is added, with its own side images as `make train` has them. Each
-training is a run folder of its own and goes on where it was stopped; a row that is in `fewgan_table.json` is not made again,
-also where its run folder is gone: the same line does what is missing. Further words go to train.py. Writes
-`fewgan_table.json`, every number with its protocol's hash, and `fewgan_table.md`: means over seeds with their 95 % intervals,
-and whose mean is best.
+training is a run folder of its own and goes on where it was stopped; a row of `fewgan_table.json` that this version's metrics
+measured is not made again, also where its run folder is gone: the same line does what is missing. Further words go to
+train.py. Writes `fewgan_table.json`, every number with its protocol's hash, the commit and the words of its training, and
+`fewgan_table.md`: means over seeds with their 95 % intervals, and whose mean is best.
 """
 
 import argparse
@@ -24,12 +24,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from callbacks.metrics.intervals import student
+from callbacks.metrics.protocol import CODE_VERSION
+from callbacks.run_card import read_card
+from datamodules.folder import list_images
+from reports.page import write_whole
 
 ROOT = Path(__file__).parents[2]
 STARTER = ROOT / "datamodules/starter"
 METHODS = {"fewgan": "FewGAN", "hpvaegan": "HP-VAE-GAN", "concat_singan": "Concat-SinGAN"}
 SAMPLES = "callbacks.metrics.seed=0"  # whatever seed a training had: one protocol for all
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 COLUMNS = {  # heading, and whether a high value is good
     "kd_mobilenet_v2": ("kernel distance ↓", False),
     "kd_mobilenet_v2_crops": ("of crops ↓", False),
@@ -47,8 +50,12 @@ class Trial(NamedTuple):
     seed: int
 
     @property
+    def set_name(self) -> str:
+        return "starter" if self.photos.parent == STARTER else self.photos.name
+
+    @property
     def label(self) -> str:
-        return f"{self.photos.name}_{self.method}_{self.seed}"
+        return f"{self.set_name}_{self.method}_{self.seed}"
 
 
 def trials(sets: Sequence[Path], seeds: int) -> Iterator[Trial]:
@@ -63,8 +70,7 @@ def words_of(trial: Trial, side: Path, run: Path) -> list[str]:
     if trial.method == "fewgan":
         words += [f"datamodule.side_root={STARTER / 'side' if trial.photos.parent == STARTER else side}"]
     if trial.method == "concat_singan":  # a row of all photographs
-        number = sum(file.suffix.lower() in PICTURES for file in trial.photos.iterdir())
-        words += [f"module.tiles=[1,{number}]"]
+        words += [f"module.tiles=[1,{len(list_images(str(trial.photos))[1])}]"]
     return words
 
 
@@ -80,23 +86,31 @@ def call(program: str, *words: str, threads: int = 1) -> float:
 
 
 def measured(trial: Trial, side: Path, runs: Path, extra: Sequence[str], call: Callable[..., float] = call) -> dict[str, Any]:
-    """The row of one training, which is trained and measured if it has not been. Its CPU time is added up over resumes."""
+    """The row of one training, which is trained and measured if it has not been. Its CPU time is told if nothing cut it off."""
     run = runs / trial.label
     card, clock = run / "metrics.json", run / "cpu_seconds.json"
-    if not card.is_file():
-        before = json.loads(clock.read_text()) if clock.is_file() else 0.0
-        spent = call("train.py", *words_of(trial, side, run), *extra)
-        clock.write_text(json.dumps(before + spent))
+    if not card.is_file() or not _is_current(json.loads(card.read_text(encoding="utf-8"))):
+        begins = not run.exists()
+        seconds = call("train.py", *words_of(trial, side, run), *extra)
+        if begins:
+            clock.write_text(json.dumps(seconds))
         call("evaluate.py", str(run / "checkpoints/last.ckpt"), SAMPLES)
     facts = json.loads(card.read_text(encoding="utf-8"))
     kept = {key: facts[key] for key in ("metrics", "intervals", "verdict", "anchors", "diagnostics", "protocol")}
-    head = {"set": trial.photos.name, "method": trial.method, "seed": trial.seed}
-    minutes = json.loads(clock.read_text()) / 60 if clock.is_file() else None  # of a run folder that came from elsewhere
-    return {**head, "cpu_minutes": minutes, **kept}
+    head = {"set": trial.set_name, "method": trial.method, "seed": trial.seed, "words": list(extra)}
+    commit = (read_card(run).get("git") or {}).get("commit")
+    minutes = json.loads(clock.read_text()) / 60 if clock.is_file() else None
+    return {**head, "commit": commit, "cpu_minutes": minutes, **kept}
+
+
+def _is_current(facts: dict[str, Any]) -> bool:
+    """Measured by the metrics of this version."""
+    return facts["protocol"]["code_version"] == CODE_VERSION
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: means over seeds with the 95 % interval of the mean, the best mean of a set bold; below, all sets together."""
+    """Markdown: means over seeds with the 95 % interval of the mean, the best mean of a set bold; below, what the distances
+    are worth, and all sets together."""
     head = ["set", "method", "seeds", *(title for title, _ in COLUMNS.values()), "verdict", "protocol"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for photos in dict.fromkeys(row["set"] for row in rows):
@@ -105,12 +119,23 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         best = {key: _best({m: _mean(own, key) for m, own in groups.items()}, high) for key, (_, high) in COLUMNS.items()}
         for method, own in groups.items():
             cells = [_cell([_value(row, key) for row in own], best[key] == method) for key in COLUMNS]
-            copies = sum(row["verdict"]["copies"] for row in own)
             hashes = sorted({row["protocol"]["hash"][:8] for row in own})
-            verdict = f"{copies} of {len(own)} copy" if copies else "no copying found"
-            line = [photos, METHODS[method], str(len(own)), *cells, verdict, ", ".join(hashes)]
+            line = [photos, METHODS[method], str(len(own)), *cells, _verdict(own), ", ".join(hashes)]
             lines.append(f"| {' | '.join(line)} |")
-    return "\n".join(lines) + f"\n\n{summary(rows)}\n"
+    worth = "\n".join(filter(None, (_worth(row) for row in {row["set"]: row for row in rows}.values())))
+    return "\n".join(lines) + f"\n\nNot comparable with published FID and KID.\n\n{worth}\n\n{summary(rows)}\n"
+
+
+def _verdict(rows: Sequence[dict[str, Any]]) -> str:
+    numbers = {kind: sum(row["verdict"].get(kind, False) for row in rows) for kind in ("copies", "undecided")}
+    return ", ".join(f"{number} of {len(rows)} {kind}" for kind, number in numbers.items() if number) or "no copying found"
+
+
+def _worth(row: dict[str, Any]) -> str:
+    """What the distances are worth on the row's set: one half of the photographs against the other."""
+    halves = row["anchors"].get("split_half", {})
+    values = [f"{title[:-2]} {halves[key]:.3g}" for key, (title, _) in COLUMNS.items() if halves.get(key) is not None]
+    return f"- {row['set']}, one half of the photographs against the other: {', '.join(values)}" if values else ""
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:
@@ -120,10 +145,12 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
     for other in [method for method in METHODS if method != "fewgan"]:
         pairs = [(found[p, s, "fewgan"], row) for (p, s, m), row in found.items() if m == other and (p, s, "fewgan") in found]
         wins = []
-        for key, (title, high) in COLUMNS.items():
-            if high is not None and pairs:
-                ahead = sum((_value(a, key) > _value(b, key)) == high for a, b in pairs)
-                wins.append(f"{title[:-2]} in {ahead} of {len(pairs)}")
+        for key in [key for key, (_, high) in COLUMNS.items() if high is not None]:
+            values = [(_value(mine, key), _value(theirs, key)) for mine, theirs in pairs]
+            values = [(mine, theirs) for mine, theirs in values if math.isfinite(mine - theirs)]
+            title, high = COLUMNS[key]
+            ahead = sum(mine > theirs if high else mine < theirs for mine, theirs in values)
+            wins += [f"{title[:-2]} in {ahead} of {len(values)}"] if values else []
         lines += [f"FewGAN is better than {METHODS[other]} by {', '.join(wins)} pairs of trainings."] if wins else []
     return "\n".join(lines)
 
@@ -170,24 +197,30 @@ def main() -> None:
         parser.error(f"{options.sets} holds no folder {', '.join(sorted(missing))}")
     options.runs, side = options.runs.resolve(), options.side.resolve()
     raw = options.out / "fewgan_table.json"
-    rows = {(row["set"], row["method"], row["seed"]): row for row in (json.loads(raw.read_text()) if raw.is_file() else [])}
+    known = json.loads(raw.read_text(encoding="utf-8")) if raw.is_file() else []
+    rows = {(row["set"], row["method"], row["seed"]): row for row in known if _is_current(row)}
     order = list(trials([*sets, STARTER / "landscapes"], options.seeds))
     share = max(1, (os.cpu_count() or 1) // options.jobs)
+    failed = []
     with ThreadPoolExecutor(options.jobs) as pool:
-        waiting = [trial for trial in order if (trial.photos.name, trial.method, trial.seed) not in rows]
+        waiting = [trial for trial in order if (trial.set_name, trial.method, trial.seed) not in rows]
         work = partial(measured, side=side, runs=options.runs, extra=extra, call=partial(call, threads=share))
         for done in as_completed([pool.submit(work, trial) for trial in waiting]):
-            row = done.result()
+            try:
+                row = done.result()
+            except subprocess.CalledProcessError as error:  # the others go on, and what they give is kept
+                failed.append(str(error))
+                continue
             rows[row["set"], row["method"], row["seed"]] = row
             write(options.out, [rows[key] for key in sorted(rows)])
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 def write(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Both files, each replaced as a whole."""
-    for name, text in (("json", json.dumps(rows, indent=1, sort_keys=True) + "\n"), ("md", table(rows))):
-        file = folder / f"fewgan_table.{name}"
-        file.with_suffix(".part").write_text(text, encoding="utf-8")
-        file.with_suffix(".part").replace(file)
+    write_whole(folder / "fewgan_table.json", (json.dumps(rows, indent=1, sort_keys=True) + "\n").encode())
+    write_whole(folder / "fewgan_table.md", table(rows).encode())
 
 
 if __name__ == "__main__":
