@@ -69,7 +69,7 @@ def report(paths: list[Path], words: list[str]) -> None:
     """Writes a page about all `paths` into the folder `out`."""
     config = report_config(words)
     loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
-    if loggers and (notice := choose_wandb_mode()):
+    if "Wandb" in str(config.get("logger")) and (notice := choose_wandb_mode()):
         print(notice)
     print(build(config.task)(paths, Path(config.out), lambda path: tested(*opened(path, words)), loggers))
 

@@ -3,12 +3,15 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+
+from modules.ops.allowance import Allowance
 
 if not torch.cuda.is_available():  # Lightning makes torch look for GPUs anew in each optimizer step: here 0.2 ms in vain
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
@@ -137,6 +140,12 @@ class GenerativeModule(LightningModule):
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
         """ValueError if the method cannot train on these sets; asked before anything is written."""
 
+    @staticmethod
+    def errors_by_image(errors: Tensor) -> dict[str, float]:
+        """Diagnostics of the reconstruction errors [N] of the training images: those of the first 16, and the worst of all."""
+        each = {f"reconstruction_rmse_image{i}": float(error) for i, error in enumerate(errors[:16])}
+        return {**each, "reconstruction_rmse_worst_image": float(errors.max())}
+
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
         """Numbers that only this method has; `sets` are the data module's sets by name."""
         return {}
@@ -144,6 +153,13 @@ class GenerativeModule(LightningModule):
     def baselines(self, num_images: int) -> dict[str, Tensor]:
         """Named sets of images that mark what this method gives by chance."""
         return {}
+
+    @classmethod
+    def rebuilt(cls, path: Path, state: Mapping[str, Tensor]) -> Self:
+        """The module in the checkpoint at `path`, in eval mode on the CPU; RuntimeError if it takes more than `state`, the
+        weights in there, could fill."""
+        with Allowance(state):
+            return cls.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"

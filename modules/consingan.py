@@ -17,7 +17,7 @@ from modules.losses.penalties import gradient_penalty
 from modules.networks.consingan import CHANGES, GrowingGenerator, ValidCritic, random_walk
 from modules.ops.checks import at_least, check_scale
 from modules.ops.images import resize
-from modules.ops.scales import ROUNDING, proportional_size
+from modules.ops.scales import MOST_SCALES, ROUNDING, proportional_size
 from modules.pyramid import PyramidModule
 
 MODES = ("generation", "retarget", "animation", *CHANGES)
@@ -277,11 +277,11 @@ def concurrent_sizes(
     """Heights and widths from coarsest to finest by the released code's rule; `min_size` is the shorter first side.
 
     Scale i < S = num_scales - 1 has the factor r^e with e = (S - 1) / ln S * ln(S - i) + 1, so that scales crowd at low
-    resolution; `even`: e = S - i. ValueError with less than three scales (two if even) or no room for them.
+    resolution; `even`: e = S - i. ValueError with less than three scales (two if even), too many or no room for them.
     """
     last, short, least = num_scales - 1, min(image_size), 2 if even else 3
-    if num_scales < least:
-        raise ValueError(f"num_scales is {num_scales}; at least {least} are needed")
+    if not least <= num_scales <= MOST_SCALES:
+        raise ValueError(f"num_scales is {num_scales}; at least {least} are needed, and at most {MOST_SCALES}")
     if short <= min_size:
         size = f"image_size [{image_size[0]}, {image_size[1]}]"
         raise ValueError(f"{size}: the shorter side has to be larger than min_size {min_size}, the coarsest scale")

@@ -324,8 +324,9 @@ class FewGAN(PyramidModule):
         numbers = {}
         for scale, size in enumerate(self.sizes):
             made, wanted = self.chain(images, scale), resize(images, size)
-            numbers[f"reconstruction_rmse_scale{scale}"] = float((made - wanted).square().mean((1, 2, 3)).sqrt().mean())
-        numbers |= rmse_by_image(made, wanted)
+            errors = rmse_by_image(made, wanted)
+            numbers[f"reconstruction_rmse_scale{scale}"] = float(errors.mean())
+        numbers |= self.errors_by_image(errors)
         codes = self._codes(images)
         numbers["codes_used"], numbers["code_perplexity"] = code_usage(codes, self.hparams.num_codes)
         if "side_heldout" in sets and self.samples_ready:

@@ -230,7 +230,6 @@ class GPNN(NonParametricModule):
         images = self.images
         errors = rmse_by_image(self.reconstruct(images), images)
         self.sample(4)
-        each = [errors[f"reconstruction_rmse_image{i}"] for i in range(len(images))]
-        numbers = errors | {"reconstruction_rmse": sum(each) / len(each)}
+        numbers = self.errors_by_image(errors) | {"reconstruction_rmse": float(errors.mean())}
         numbers["distinct_patches"] = len(self.matches.unique()) / self.matches.numel()
         return numbers | {f"patch_share_{i}": float(share) for i, share in enumerate(self.source_shares())}

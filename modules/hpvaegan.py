@@ -259,10 +259,10 @@ class HPVAEGAN(PyramidModule):
         numbers = {}
         for scale, size in enumerate(self.sizes[: self.top + 1]):
             made, wanted = self.chain(images, scale), resize(images, size)
-            numbers[f"reconstruction_rmse_scale{scale}"] = float((made - wanted).square().mean((1, 2, 3)).sqrt().mean())
-        numbers |= rmse_by_image(made, wanted)
-        each = [error for name, error in numbers.items() if name.startswith("reconstruction_rmse_image")]
-        numbers["reconstruction_rmse_worst_to_best"] = max(each) / min(each)
+            errors = rmse_by_image(made, wanted)
+            numbers[f"reconstruction_rmse_scale{scale}"] = float(errors.mean())
+        numbers |= self.errors_by_image(errors)
+        numbers["reconstruction_rmse_worst_to_best"] = float(errors.max() / errors.min())
         numbers["kl_per_element"] = float(kl_divergence(*self.vae.encoder(resize(images, self.sizes[0]))))
         return numbers
 

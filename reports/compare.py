@@ -104,22 +104,23 @@ def log(logger: Any, comparison: Comparison) -> None:
     """The table with its pictures, and the pictures in a row each, as far as the logger takes such."""
     kinds = sorted({kind for s in comparison.subjects for kind in s.pictures})
     if hasattr(logger, "log_table"):
-        columns, rows = table(comparison, kinds)
+        columns, rows = logged_table(comparison, kinds)
         logger.log_table("comparison/table", columns=columns, data=rows)
     for kind in kinds if hasattr(logger, "log_image") else ():
         shown = [s for s in comparison.subjects if kind in s.pictures]
         logger.log_image(f"comparison/{kind}", [s.pictures[kind] for s in shown], caption=[s.label for s in shown])
 
 
-def table(comparison: Comparison, kinds: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows: a checkpoint's verdict, pictures, nearest pairs, metrics and their intervals."""
+def logged_table(comparison: Comparison, kinds: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows: a checkpoint's protocol, verdict, pictures, nearest pairs, metrics and their intervals."""
     keys = sorted({key for s in comparison.subjects for key in s.card["metrics"]})
     ranges = [key for key in keys if any(key in s.card.get("intervals", {}) for s in comparison.subjects)]
-    columns = ["checkpoint", "method", "iteration", "verdict", *kinds, "nearest", *keys]
+    columns = ["checkpoint", "method", "iteration", "protocol", "verdict", *kinds, "nearest", *keys]
     columns += [f"{key}_{end}" for key in ranges for end in ("low", "high")]
     rows = []
     for s in comparison.subjects:
-        row = [s.label, s.method, s.iteration, s.card.get("verdict", {}).get("line")]
+        protocol = str(s.card["protocol"].get("hash", ""))[:8]  # values of others are not to be compared
+        row = [s.label, s.method, s.iteration, protocol, s.card.get("verdict", {}).get("line")]
         row += [s.pictures.get(kind) for kind in kinds]
         row += [np.concatenate([pair for _, pair in s.nearest]) if s.nearest else None]
         row += [s.card["metrics"].get(key) for key in keys]

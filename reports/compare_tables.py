@@ -45,9 +45,10 @@ def _directed(key: str) -> Html:
 def _value(comparison: Comparison, subject: Subject, key: str) -> Html:
     value, interval = subject.card["metrics"].get(key), interval_of(subject, key)
     below = tag("small", f"{number(interval[0])} to {number(interval[1])}") if interval else None
-    values = [v for s in comparison.subjects if (v := s.card["metrics"].get(key)) is not None]
+    counted = [s for s in comparison.subjects if not repeats_training_images(s.card)]  # copies have excellent distances
+    values = [v for s in counted if (v := s.card["metrics"].get(key)) is not None]
     order = direction(key)
-    ranked = order and not comparison.unlike and value is not None and len(values) > 1
+    ranked = order and not comparison.unlike and value is not None and len(values) > 1 and any(subject is s for s in counted)
     best = ranked and value == (max(values) if order > 0 else min(values))
     return tag("td", number(value), tag("small", "best value") if best else None, below, class_="best" if best else None)
 

@@ -68,7 +68,7 @@ def look(subject: Subject, module: GenerativeModule, metrics: Any, data: Any, ta
             subject.by_seed = by_seed(metrics.drawn.split(metrics.chunk), reference, metrics)
             subject.pictures["samples"] = picture(metrics.drawn[: task.num_shown], COLUMNS)
             subject.pictures["suspicious"] = as_bytes(metrics.nearest)
-            subject.nearest = nearest_pairs(metrics.drawn, reference, task.num_nearest)
+            subject.nearest = nearest_by_pixels(metrics.drawn, reference, task.num_nearest)
             if hasattr(module, "provenance_picture"):
                 subject.pictures |= provenance(module, metrics, reference)
         render = rendering(module, task.inputs is not None)
@@ -113,7 +113,7 @@ def by_seed(chunks: Sequence[Tensor], reference: Tensor, metrics: Any) -> dict[s
     return {key: row for key, row in values.items() if row and all(map(math.isfinite, row))}
 
 
-def nearest_pairs(samples: Tensor, reference: Tensor, count: int) -> list[tuple[float, np.ndarray]]:
+def nearest_by_pixels(samples: Tensor, reference: Tensor, count: int) -> list[tuple[float, np.ndarray]]:
     """The samples nearest to a training image, mirrored ones too: dB, and both side by side."""
     if samples.shape[1:] != reference.shape[1:]:
         return []

@@ -36,11 +36,13 @@ class RowsMetric(Metric):
         self.add_state("fakes", default=[], dist_reduce_fx="cat")
 
     @classmethod
-    def too_few(cls, reals: int, fakes: int) -> str:
+    def shortage(cls, reals: int, fakes: int) -> str:
         """Why so few rows are not measured; empty if they are enough."""
+        if not cls.fewest[0]:
+            return too_few(fakes, cls.fewest[1])
         if reals >= cls.fewest[0] and fakes >= cls.fewest[1]:
             return ""
-        needed = " and ".join(str(least) for least in dict.fromkeys(cls.fewest) if least)
+        needed = " and ".join(str(least) for least in dict.fromkeys(cls.fewest))
         sides = "a side" if cls.fewest[0] == cls.fewest[1] else "of the reference and of the samples"
         return f"it needs {needed} rows {sides}, there are {reals} and {fakes}"
 
@@ -55,5 +57,5 @@ class RowsMetric(Metric):
 
     def compute(self) -> Tensor | dict[str, Tensor]:
         order = dim_zero_cat(self.indices).argsort(stable=True)
-        refuse(self, self.too_few(len(self.reals), len(order)))
+        refuse(self, self.shortage(len(self.reals), len(order)))
         return self.value(self.reals.cpu(), dim_zero_cat(self.fakes)[order].cpu())

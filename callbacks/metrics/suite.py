@@ -113,7 +113,7 @@ def new_suite(
         number = samples * (sample_crops if name == "kd_crops" else 1)
         if name == "inception_score" and not hasattr(backbone, "class_weights"):
             notes += ["no inception_score: it needs the classifier of an Inception-v3 (weights)"] * asked_for
-        elif reason := kind.too_few(len(rows), number):
+        elif reason := kind.shortage(len(rows), number):
             notes += [f"no {key_of(name, backbone)}: {reason}"] * (asked_for or name not in HEAVY)
         else:
             arguments = (rows, backbone.class_weights) if name == "inception_score" else (rows,)

@@ -19,6 +19,7 @@ from callbacks.metrics.verdict import (
     Space,
     feature_space,
     judge,
+    near_share,
     nearest_pairs,
     patch_space,
     pixel_space,
@@ -138,8 +139,8 @@ def memorisation(
     thorough: bool,
     reconstruction: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], Tensor]:
-    """The verdict (see `judge`) with its `line`, and the picture [3, H, W] of the nearest pairs, by the features or pixels that
-    show copies, else by features.
+    """The verdict (see `judge`) with its `line`, and the picture [3, H, W] of the nearest pairs: by features, or by what shows
+    copies, or most of what may be copies, in their place.
 
     Of more than 1000 training images an even choice is looked at.
     """
@@ -151,8 +152,9 @@ def memorisation(
     found = judge(spaces, len(reference.images))
     if reconstruction is not None:
         found["reconstruction"] = dict(reconstruction)
-    told = [kind for kind in ("perceptual", "pixel") if kind in spaces]
-    suspected = next((kind for kind in told if kind in found["copies_in"]), told[0])
+    whole = (len(drawn.images), len(reference.images))  # regions may be looked at in a part only
+    told = [kind for kind in ("perceptual", "pixel", "patch") if kind in spaces and spaces[kind].samples.shape == whole]
+    suspected = max(told, key=lambda kind: (kind in found["copies_in"], near_share(spaces[kind])))  # of equals the first
     picture = nearest_pairs(drawn.images, reference.images, spaces[suspected])
     return found | {"line": verdict_line(found)}, picture
 

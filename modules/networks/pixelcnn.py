@@ -126,12 +126,11 @@ class GatedPixelCNN(nn.Module):
                 raise ValueError(f"{name}={value}: the side of a causal neighbourhood is an odd number from 3 on")
         self.num_codes = num_codes
         self.embedding = nn.Embedding(num_codes, width)
-        sides = [first_kernel] + [kernel] * num_layers
         self.layers = nn.ModuleList(
-            GatedLayer(width, side, dropout, coordinates, first=index == 0, last=index == num_layers)
-            for index, side in enumerate(sides)
+            GatedLayer(width, kernel if index else first_kernel, dropout, coordinates, index == 0, index == num_layers)
+            for index in range(num_layers + 1)
         )
-        self.skip = nn.Conv2d(len(sides) * width, width, 1)  # the sum of one 1×1 convolution per layer, as one
+        self.skip = nn.Conv2d((num_layers + 1) * width, width, 1)  # the sum of one 1×1 convolution per layer, as one
         self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(width, head, 1), nn.ReLU(), nn.Conv2d(head, num_codes, 1))
         # Almost flat logits: the first loss is ln K, and gradients already reach every layer.
         nn.init.normal_(self.head[-1].weight, std=0.1 / math.sqrt(head))

@@ -2,6 +2,7 @@
 
 import math
 
+MOST_SCALES = 1000
 ROUNDING = 1e-6  # 25 = 188 * (25 / 188) evaluates just above 25; without the correction `ceil` gives 26
 
 
@@ -12,7 +13,7 @@ def scale_sizes(
 
     The shorter side of scale 0 is `min_size`, the longer side of the last scale at most `max_size` (None: the image's own
     size). `scale_factor` < 1 is the nominal ratio of neighbours; the true one is adjusted so that both ends fit.
-    Raises ValueError if the image leaves no room for two scales.
+    Raises ValueError if the image leaves no room for two scales, or there would be more than MOST_SCALES.
     """
     short, long = min(image_size), max(image_size)
     max_size = max_size or long
@@ -29,6 +30,8 @@ def scale_sizes(
     number = math.ceil(math.log(min_size / short) / math.log(scale_factor)) + 1
     cut = math.ceil(math.log(min(max_size, long) / long) / math.log(scale_factor))
     last = max(number - cut, 1)
+    if last >= MOST_SCALES:
+        raise ValueError(f"scale_factor is {scale_factor}, which makes {last + 1} scales; {MOST_SCALES} are the most")
     ratio = (min_size / min(height, width)) ** (1 / last)
     factors = [ratio ** (last - scale) for scale in range(last + 1)]
     return [(math.ceil(height * f - ROUNDING), math.ceil(width * f - ROUNDING)) for f in factors]

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -138,8 +139,10 @@ def keyboard_on(file: Path) -> Iterator[Keyboard]:
         target = page.send("Target.createTarget", url=file.as_uri())["targetId"]
         page.session = {"sessionId": page.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
         page.send("Emulation.setFocusEmulationEnabled", enabled=True)
+        deadline = time.monotonic() + 240
         while not page.value("document.URL.startsWith('file:') && document.readyState === 'complete'"):
-            pass
+            assert time.monotonic() < deadline, f"{file} is not loaded"
+            time.sleep(0.05)
         yield page
     finally:
         page.commands.close()  # which ends the browser

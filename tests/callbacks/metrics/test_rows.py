@@ -89,21 +89,21 @@ def test_two_processes_equal_one(of_two: list[dict], name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("new", "reals", "fakes", "least"),
+    ("new", "reals", "fakes", "needed"),
     [
-        (FrechetDistance, 2, 1, "2 rows a side"),
-        (KernelDistance, 1, 9, "2 rows a side"),
-        (ManifoldScores, 49, 50, "50 rows a side"),
-        (ManifoldScores, 50, 49, "50 rows a side"),
-        (ExtrapolatedFrechet, 1999, 1000, "2000 and 1000 rows of the reference and of the samples"),
-        (ExtrapolatedFrechet, 2000, 999, "2000 and 1000 rows of the reference and of the samples"),
-        (lambda reals: InceptionScore(reals, rows(5, 2)), 0, 4999, "5000 rows of the reference and of the samples"),
+        (FrechetDistance, 2, 1, "2 rows a side, there are 2 and 1"),
+        (KernelDistance, 1, 9, "2 rows a side, there are 1 and 9"),
+        (ManifoldScores, 49, 50, "50 rows a side, there are 49 and 50"),
+        (ManifoldScores, 50, 49, "50 rows a side, there are 50 and 49"),
+        (ExtrapolatedFrechet, 1999, 1000, "2000 and 1000 rows of the reference and of the samples, there are 1999 and 1000"),
+        (ExtrapolatedFrechet, 2000, 999, "2000 and 1000 rows of the reference and of the samples, there are 2000 and 999"),
+        (lambda reals: InceptionScore(reals, rows(5, 2)), 0, 4999, "5000 samples, there are 4999"),
     ],
 )
-def test_too_few_rows_are_refused(new: Callable[[Tensor], RowsMetric], reals: int, fakes: int, least: str) -> None:
+def test_too_few_rows_are_refused(new: Callable[[Tensor], RowsMetric], reals: int, fakes: int, needed: str) -> None:
     metric = new(rows(reals, 0))
     metric.update(rows(fakes, 1))
-    with pytest.raises(ValueError, match=rf"^no {type(metric).__name__}: it needs {least}, there are {reals} and {fakes}$"):
+    with pytest.raises(ValueError, match=rf"^no {type(metric).__name__}: it needs {needed}$"):
         metric.compute()
 
 

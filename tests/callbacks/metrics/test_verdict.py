@@ -132,15 +132,15 @@ def test_moved_copies_are_flagged_by_their_regions() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "number"), [("clouds", 1), ("greys", 2), ("clouds", 5), ("discs", 5), ("greys", 12)])
 def test_independent_samplers_are_not_flagged(kind: str, number: int) -> None:
-    """At most 5 % of 40 training sets: 0.05 · 40 = 2. The region test is too slow for so many and has its own."""
+    """At most 5 % of 100 training sets. The region test is too slow for so many and has its own."""
     flagged = 0
-    for seed in range(40):
+    for seed in range(100):
         torch.manual_seed(1000 + seed)
         training, samples = KINDS[kind](number), KINDS[kind](SAMPLES)
         rows = [NETWORK(images) for images in (samples, training, training.flip(-1), training.flip(-2))]
         spaces = pixel_space(samples, training), feature_space(*rows)
         flagged += any(is_copying(*relative_distances(space), number, space.freedom) for space in spaces)
-    assert flagged <= 2
+    assert flagged <= 5
 
 
 @pytest.mark.slow
@@ -174,24 +174,24 @@ def test_degrees_of_freedom_of_known_samples() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_regions_of_independent_samples_are_not_flagged(kind: str) -> None:
     flagged = 0
-    for seed in range(20):
+    for seed in range(40):
         torch.manual_seed(2000 + seed)
         training, samples = KINDS[kind](3), KINDS[kind](SAMPLES)
         space = patch_space(samples, training, torch.zeros(SAMPLES, dtype=torch.long))
         flagged += is_copying(*relative_distances(space), 3, space.freedom)
-    assert flagged <= 1
+    assert flagged <= 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "number"), [("clouds", 5), ("discs", 2)])
 def test_whole_verdicts_of_independent_samples(kind: str, number: int) -> None:
-    """By pixels, features and regions at once; at most 5 % of 20."""
+    """By pixels, features and regions at once; at most 5 % of 40."""
     flagged = 0
-    for seed in range(20):
+    for seed in range(40):
         torch.manual_seed(3000 + seed)
         training = KINDS[kind](number)
         flagged += judged(KINDS[kind](SAMPLES), training)["copies"]
-    assert flagged <= 1
+    assert flagged <= 2
 
 
 def test_one_image_that_is_its_own_mirror_image_gives_no_verdict() -> None:
@@ -213,6 +213,21 @@ def test_authentic_share_on_a_line() -> None:
     assert (ratios > 1).double().mean().item() == pytest.approx(1 / 3)
     # Left out: 0 is 1 from 1, which is 4 from 5; 1 is 1 from 0, which is 5 from 5; 5 is 4 from 1, which is 1 from 0.
     assert baseline.tolist() == pytest.approx([1 / 4, 1 / 5, 4 / 1])
+
+
+def test_the_picture_shows_what_is_suspected() -> None:
+    """Moved copies are near by their regions only, a mix with another image is nearer than they are by pixels."""
+    torch.manual_seed(1)
+    training = clouds(5)
+    mix = to_bytes((0.63 * training[:1] + 0.37 * clouds(1)) / 255)
+    samples = torch.cat([mix, clouds(11), training[2:3].roll((2, 3), (2, 3)).expand(8, -1, -1, -1)])
+    assert pixel_space(samples, training).samples.min(1).values.argmin() == 0
+    bare = [Images(x, Features(torch.zeros(len(x), 0), torch.zeros(len(x), 0, 1))) for x in (samples, training)]
+    found, picture = memorisation(*bare, None, True)
+    assert found["undecided"] and found["duplicate_share"] == 8 / 20
+    pixels = to_uint8(picture)
+    assert torch.equal(pixels[:, :SIDE, :SIDE], samples[-1])
+    assert torch.equal(pixels[:, SIDE + 2 : 2 * SIDE + 2, :SIDE], training[2])
 
 
 def test_training_images_that_are_there_twice_are_no_scale() -> None:
