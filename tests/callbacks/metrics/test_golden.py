@@ -105,7 +105,8 @@ def measured() -> dict[str, float]:
     verdict, _ = memorisation(sides[1], sides[0], backbone, thorough=True)
     told = {key: value for key, value in verdict.items() if isinstance(value, float | bool)}
     single = SingleImageFrechet(reals[:1], backbone.maps).mean(fakes)
-    rows = [torch.stack([x % 7, x % 11, x % 13], 1).double() + 0.01 * x[:, None] for x in (torch.arange(60), torch.arange(5, 77))]
+    numbers = torch.arange(60), torch.arange(5, 77)
+    rows = [torch.stack([x % 7, x % 11, x % 13], 1).double() + 0.01 * x[:, None] for x in numbers]
     found = values | ends | told | single | manifold_scores(*rows)
     return {key: float(value) for key, value in found.items()}
 
