@@ -11,9 +11,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from callbacks.checkpoint import copy_checkpoint
 from callbacks.metrics.pareto import DIVERSITY, QUALITY, REPEATED, Candidate, Choice, choose, first_key
 
 NEAREST = "val/nearest_psnr_max"  # in dB; looked at where there is no verdict
+UNDECIDED = "val/undecided"  # 0 or 1; such epochs take part, and best.json tells how many they are
 
 
 class BestCheckpoint(Checkpoint):
@@ -22,6 +24,7 @@ class BestCheckpoint(Checkpoint):
     The rule is `callbacks.metrics.pareto.choose`: epochs whose samples repeat training images do not count, of the
     others the best gives up least of quality and diversity together. `best.json`, beside the folder of the
     checkpoints, names its file and says why, after every measurement. Files of epochs that are beaten later are removed.
+    A run that was cut off in between makes up for it when it goes on from that epoch.
 
     With `patience` the training ends once the best epoch has stayed the same for so many measurements, of the last stage
     where there are several. A measurement is a validation in which both values were logged; epochs without samples, or
@@ -58,6 +61,15 @@ class BestCheckpoint(Checkpoint):
         self._logged_before: dict[str, Tensor] = {}
         self._warned = False
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._patience_is_over():  # a finished run that is resumed would train one epoch more
+            trainer.should_stop = True
+        if trainer.ckpt_path and trainer.is_global_zero and self.epochs[-1:] == [trainer.current_epoch - 1]:
+            choice, file = self.choice(), self._file(self.epochs[-1])
+            if self.epochs[-1] in self._front(choice) and not file.exists():
+                copy_checkpoint(trainer.ckpt_path, file)
+            self._publish(choice)
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._logged_before = dict(trainer.callback_metrics)
 
@@ -74,7 +86,7 @@ class BestCheckpoint(Checkpoint):
         same = best == self.best_epoch and best is not None and _in_last_stage(pl_module)
         self.unchanged = self.unchanged + 1 if same else 0
         self.best_epoch = best
-        if self.patience is not None and self.unchanged >= self.patience:
+        if self._patience_is_over():
             rank_zero_info(f"BestCheckpoint: no better epoch in {self.patience} measurements, so training ends. {choice.words}")
             trainer.should_stop = True
 
@@ -82,15 +94,11 @@ class BestCheckpoint(Checkpoint):
         if not self.epochs or self.epochs[-1] != trainer.current_epoch:
             return
         choice = self.choice()
-        front = {self.epochs[i] for i in choice.front}
-        if trainer.current_epoch in front:
+        if trainer.current_epoch in self._front(choice):
             file = self._file(trainer.current_epoch)
             trainer.save_checkpoint(file, weights_only=False)  # on all ranks: a sharded model is gathered for it
-        if not trainer.is_global_zero:
-            return
-        self._write(choice)
-        for epoch in set(self.epochs) - front:
-            self._file(epoch).unlink(missing_ok=True)
+        if trainer.is_global_zero:
+            self._publish(choice)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.epochs:
@@ -119,6 +127,9 @@ class BestCheckpoint(Checkpoint):
         self.quality, self.diversity = state_dict["keys"]
         self.best_epoch, self.unchanged = state_dict["best_epoch"], state_dict["unchanged"]
 
+    def _patience_is_over(self) -> bool:
+        return self.patience is not None and self.unchanged >= self.patience
+
     def _candidate(self, trainer: Trainer) -> Candidate | None:
         """The epoch's values, None without both; the keys that the first one has are kept."""
         logged = self._logged_now(trainer)
@@ -128,7 +139,9 @@ class BestCheckpoint(Checkpoint):
         if quality not in logged or diversity not in logged:
             return None
         self.quality, self.diversity = quality, diversity
-        return Candidate(f"epoch {trainer.current_epoch}", logged[quality], logged[diversity], self._repeats(logged))
+        open_verdict = logged.get(UNDECIDED, 0.0) > 0.5
+        name = f"epoch {trainer.current_epoch}"
+        return Candidate(name, logged[quality], logged[diversity], self._repeats(logged), open_verdict)
 
     def _logged_now(self, trainer: Trainer) -> dict[str, float]:
         """What this validation logged. `callback_metrics` keeps older values, too, but as the tensors they were before."""
@@ -148,7 +161,11 @@ class BestCheckpoint(Checkpoint):
     def _file(self, epoch: int) -> Path:
         return self.folder / f"front_{epoch:04d}.ckpt"
 
-    def _write(self, choice: Choice) -> None:
+    def _front(self, choice: Choice) -> set[int]:
+        return {self.epochs[i] for i in choice.front}
+
+    def _publish(self, choice: Choice) -> None:
+        """Writes `best.json`, then removes the files of beaten epochs, so that it never names a file that is gone."""
         content = {
             "best_epoch": self.best_epoch,
             "checkpoint": None if self.best_epoch is None else str(self._file(self.best_epoch).name),
@@ -156,12 +173,14 @@ class BestCheckpoint(Checkpoint):
             "quality": self.quality,
             "diversity": self.diversity,
             "front": [self.epochs[i] for i in choice.front],
-            "measured": [dict(zip(("name", "quality", "diversity", "copies"), row, strict=False)) for row in self.measured],
+            "measured": [row._asdict() for row in self.measured],
         }
         file = self.folder.parent / "best.json"
         draft = file.with_name("best.json.tmp")
         draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(draft, file)
+        for epoch in set(self.epochs) - self._front(choice):
+            self._file(epoch).unlink(missing_ok=True)
 
 
 def _in_last_stage(module: LightningModule) -> bool:

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from PIL import Image
 from torch import Tensor
 
+from callbacks.checkpoint import DRAFT
 from callbacks.stages import ends_stage
 from modules.base import sampling_mode
 from modules.ops.images import image_grid, to_uint8
@@ -22,6 +23,14 @@ class Picture(NamedTuple):
     kind: str
     pixels: np.ndarray  # uint8 [H, W, 3]
     file_bytes: int
+
+
+class Pending(NamedTuple):
+    """An epoch that has ended and is not drawn yet."""
+
+    epoch: int
+    in_any_case: bool
+    restored: bool = False  # from a checkpoint: a run that was cut off may have drawn it after that
 
 
 class ImageGrid(Callback):
@@ -67,70 +76,80 @@ class ImageGrid(Callback):
         self.max_pictures = math.inf if max_pictures is None else max_pictures
         self.max_bytes = math.inf if max_megabytes is None else max_megabytes * 1e6
         self.logged = {"pictures": 0, "bytes": 0}
-        self._pending: tuple[int, bool] | None = None  # an epoch that has ended, not yet drawn; whether it is in any case
+        self._pending: Pending | None = None
         self._told = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch
         # Drawn later: the module's own epoch end comes after this.
-        self._pending = epoch, ends_stage(pl_module, epoch) or epoch + 1 == trainer.max_epochs
+        self._pending = Pending(epoch, ends_stage(pl_module, epoch) or epoch + 1 == trainer.max_epochs)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._pending is None:
-            return
-        # Before the module enters its next stage. Where there are pictures it was cut off later: they are at the loggers.
-        self._draw_if_due(trainer, pl_module, again=any(_folder(trainer).glob(f"*_{self._pending[0]:04d}.png")))
-        self._pending = None
+        ended = self._pending
+        if ended and ends_stage(pl_module, ended.epoch) and not pl_module.finished(ended.epoch + 1):
+            self._draw_if_due(trainer, pl_module)  # now: the module enters its next stage after this
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._draw_if_due(trainer, pl_module)
-        self._pending = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._pending is not None:
-            self._draw(trainer, pl_module, self._pending[0], logs=True, last=True)
+            self._draw(trainer, pl_module, self._pending, logs=True, last=True)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"logged": dict(self.logged), "pending": self._pending}
+        return {"logged": dict(self.logged), "pending": self._pending and tuple(self._pending[:2])}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.logged, pending = dict(state_dict["logged"]), state_dict["pending"]
-        self._pending = None if pending is None else (pending[0], pending[1])
+        self._pending = pending and Pending(*pending, restored=True)
 
-    def _draw_if_due(self, trainer: Trainer, module: LightningModule, again: bool = False) -> None:
-        if self._pending is not None and (self._pending[1] or (self._pending[0] + 1) % self.every_n_epochs == 0):
-            self._draw(trainer, module, self._pending[0], self._is_logged(*self._pending), again=again)
+    def _draw_if_due(self, trainer: Trainer, module: LightningModule) -> None:
+        ended, self._pending = self._pending, None
+        if ended and (ended.in_any_case or (ended.epoch + 1) % self.every_n_epochs == 0):
+            self._draw(trainer, module, ended, self._is_logged(ended))
 
-    def _is_logged(self, epoch: int, in_any_case: bool) -> bool:
-        number, next_one = (epoch + 1) // self.every_n_epochs, 1
+    def _is_logged(self, ended: Pending) -> bool:
+        number, next_one = (ended.epoch + 1) // self.every_n_epochs, 1
         while next_one < number:
             next_one = max(next_one + 1, math.ceil(next_one * self.log_growth))
-        return in_any_case or next_one == number
+        return ended.in_any_case or next_one == number
 
-    def _draw(
-        self, trainer: Trainer, module: LightningModule, epoch: int, logs: bool, last: bool = False, again: bool = False
-    ) -> None:
-        """Writes the pictures of an epoch, `again` with the same bytes, and hands them to the loggers once if it `logs`."""
+    def _draw(self, trainer: Trainer, module: LightningModule, ended: Pending, logs: bool, last: bool = False) -> None:
+        """Writes the pictures of an epoch, with the same bytes where they are there, and hands them to the loggers once if
+        it `logs`. They get their names after that: pictures with names are at the loggers."""
         if not trainer.is_global_zero:
             return
-        folder = _folder(trainer)
+        folder = Path(trainer.default_root_dir) / "images"
         folder.mkdir(parents=True, exist_ok=True)
         sets = trainer.datamodule.sets() if hasattr(trainer.datamodule, "sets") else {}
+        drafts: dict[Path, Path] = {}
         pictures = []
-        with sampling_mode(module, self.seed):
-            for kind, images, columns in self._kinds(module, sets):
-                pixels = to_uint8(image_grid(images, columns)).permute(1, 2, 0).cpu().numpy()
-                file = folder / f"{kind}_{epoch:04d}.png"
-                draft = file.with_suffix(".draft")
-                Image.fromarray(pixels).save(draft, format="PNG")
-                draft.replace(file)  # whole or not there
-                pictures.append(Picture(kind, pixels, file.stat().st_size))
+        try:
+            with sampling_mode(module, self.seed):
+                for kind, images, columns in self._kinds(module, sets):
+                    pixels = to_uint8(image_grid(images, columns)).permute(1, 2, 0).cpu().numpy()
+                    file = folder / f"{kind}_{ended.epoch:04d}.png"
+                    draft = drafts[file] = file.with_suffix(DRAFT)
+                    Image.fromarray(pixels).save(draft, format="PNG")
+                    pictures.append(Picture(kind, pixels, draft.stat().st_size))
+            if logs:
+                again = ended.restored and any(file.exists() for file in drafts)
+                self._log(trainer, pictures, last, again)
+            for file, draft in drafts.items():
+                draft.replace(file)
+        finally:
+            for draft in drafts.values():
+                draft.unlink(missing_ok=True)
+
+    def _log(self, trainer: Trainer, pictures: list[Picture], last: bool, again: bool) -> None:
+        """Counts the pictures and, unless it is done `again` by a resumed run, hands them over."""
         loggers = [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
-        if logs and loggers and self._affordable(pictures, last):
+        if loggers and self._affordable(pictures, last):
             for logger, picture in product([] if again else loggers, pictures):
                 # The step is the one that losses are logged with (P 10.2).
                 logger.log_image(f"grids/{picture.kind}", [picture.pixels], step=trainer.fit_loop.total_batch_idx)
-            self._count(len(pictures), sum(picture.file_bytes for picture in pictures))
+            self.logged["pictures"] += len(pictures)
+            self.logged["bytes"] += sum(picture.file_bytes for picture in pictures)
 
     def _affordable(self, pictures: list[Picture], last: bool) -> bool:
         """Whether the budget has room for these and, unless they are the last, once more for as many."""
@@ -146,10 +165,6 @@ class ImageGrid(Callback):
             self._told = True
         return fits
 
-    def _count(self, pictures: int, size: int) -> None:
-        self.logged["pictures"] += pictures
-        self.logged["bytes"] += size
-
     def _kinds(self, module: LightningModule, sets: dict[str, Any]) -> Iterator[tuple[str, Tensor, int]]:
         """Kind, images [N, 3, H, W] in [-1, 1] and number of columns of each picture."""
         if getattr(module, "samples_ready", True):
@@ -164,7 +179,3 @@ class ImageGrid(Callback):
         """The first images of a set, without the mirrored copies that a flipped set has in its second half."""
         originals = len(images) // (2 if getattr(images, "flip", False) else 1)
         return torch.stack([images[i] for i in range(min(originals, self.num_images // 2))])
-
-
-def _folder(trainer: Trainer) -> Path:
-    return Path(trainer.default_root_dir) / "images"

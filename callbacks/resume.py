@@ -41,11 +41,11 @@ def resume_point(
     check_resume(path, content, module)
     for line in allowed:
         tell(f"changed since {path}: {line}")
-    epochs, limit = epochs_done(content), config.trainer.get("max_epochs", -1)
-    if (module.finished(epochs) or 0 <= limit <= epochs) and was_ended(config.run_dir) and not dry_run:
-        keys = [f"module.{name}" for name in module.extended_by] if module.finished(epochs) else ["trainer.max_epochs"]
+    keys = ended_by(content, config, module)
+    if keys is not None and was_ended(config.run_dir) and not dry_run:
         more = f" To extend it: a larger {' or '.join(keys)}." if keys else ""
-        end = Finished(f"{path} is the end of a finished training of {epochs} epochs; nothing is left to do.{more}")
+        done = f"{path} is the end of a finished training of {epochs_done(content)} epochs"
+        end = Finished(f"{done}; nothing is left to do.{more}")
         rank_zero_only(print)(end.message)
         raise end
     return path
@@ -113,6 +113,19 @@ def changed_images(content: Mapping[str, Any], datamodule: LightningDataModule) 
 def epochs_done(content: Mapping[str, Any]) -> int:
     """Whole epochs behind a checkpoint."""
     return content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+
+
+def ended_by(content: Mapping[str, Any], config: DictConfig, module: LightningModule) -> list[str] | None:
+    """The keys whose larger values extend the training that a checkpoint is the end of; None if it is not the end."""
+    epochs = epochs_done(content)
+    if module.finished(epochs):
+        return [f"module.{name}" for name in module.extended_by]
+    if 0 <= config.trainer.get("max_epochs", -1) <= epochs:
+        return ["trainer.max_epochs"]
+    unchanged = content.get("callbacks", {}).get("BestCheckpoint", {}).get("unchanged", 0)
+    nodes = {key: node for key, node in (config.get("callbacks") or {}).items() if node and node.get("patience")}
+    watching = {key: node for key, node in nodes.items() if str(node.get("class_path")).endswith(".BestCheckpoint")}
+    return [f"callbacks.{key}.patience" for key, node in watching.items() if unchanged >= node.patience] or None
 
 
 def was_ended(run_dir: str | Path) -> bool:

@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from callbacks.checkpoint import copy_checkpoint
+from callbacks.config_snapshot import read_checkpoint
 from callbacks.run_card import file_sha256, read_card
 from callbacks.stages import ends_stage
 
@@ -19,7 +21,8 @@ class StageCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint with the ends of stages and of the training, which it may leave out.
 
     `last.ckpt` is always the newest state, whatever is monitored; `stage_<n>.ckpt` is the end of stage n and stays;
-    `epoch_<n>.ckpt` are the others that are kept, counted from epoch 0, and a second copy of the newest one.
+    `epoch_<n>.ckpt` are the others that are kept, counted from epoch 0, and a second copy of the newest one. A run that was
+    cut off before it wrote the end of a stage makes up for it when it goes on from that epoch.
 
     With `upload`, checkpoints become versions of the W&B artifact `model-<id of the run>`, with the aliases last, best,
     stage-<n> and sha256-<first 16 digits of the file's>. By the last one the artifact of a parent in the run card's
@@ -59,7 +62,10 @@ class StageCheckpoint(ModelCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if self.upload and trainer.is_global_zero:
+        if not trainer.is_global_zero:
+            return
+        self._complete_stage(trainer, pl_module)
+        if self.upload:
             parents = read_card(trainer.default_root_dir).get("lineage", [])
             for experiment in _online(trainer):
                 _use(experiment, [parent for parent in parents if parent["wandb_id"] not in (None, experiment.id)])
@@ -70,11 +76,11 @@ class StageCheckpoint(ModelCheckpoint):
         if not due or self._should_skip_saving_checkpoint(trainer):
             return
         values = self._monitor_candidates(trainer)
-        if self.monitor is None or self.monitor in values:
+        if compared := self.monitor is None or self.monitor in values:
             self._save_topk_checkpoint(trainer, values)
         if stage_ends:
-            if self.save_top_k != -1:
-                self._save_checkpoint(trainer, str(Path(self.dirpath) / f"stage_{pl_module.stage}.ckpt"))
+            if self.save_top_k != -1 or not compared:
+                self._save_checkpoint(trainer, str(self._stage_file(pl_module.stage)))
             self._offer(trainer, "stages", f"stage-{pl_module.stage}", self._last_checkpoint_saved)
         self._save_last_checkpoint(trainer, values)
 
@@ -85,6 +91,25 @@ class StageCheckpoint(ModelCheckpoint):
         if self.monitor is not None and not self.best_model_path:
             logged = ", ".join(sorted(key for key in trainer.callback_metrics if "/" in key)) or "nothing"
             rank_zero_warn(f"monitor: {self.monitor} was never logged, so no checkpoint is the best; logged was {logged}")
+
+    def _stage_file(self, stage: int) -> Path:
+        return Path(self.dirpath) / f"stage_{stage}.ckpt"
+
+    def _complete_stage(self, trainer: Trainer, module: LightningModule) -> None:
+        """After a kill between the two files of an epoch that ends a stage: the other file, and its upload."""
+        source, epoch = trainer.ckpt_path, trainer.current_epoch - 1
+        own = source is not None and Path(source).resolve().parent == Path(self.dirpath).resolve()
+        if not own or self.save_top_k == -1 or not ends_stage(module, epoch):
+            return
+        stage = module.stage_at(epoch)
+        file = self._stage_file(stage)
+        if _epoch_of(file) != epoch:  # missing, or of a time when the stage was shorter
+            copy_checkpoint(source, file)
+            self._offer(trainer, "stages", f"stage-{stage}", str(file))
+
+    def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
+        """Lightning's own keeps for ever the file that a training was resumed from."""
+        return previous != current and Path(self.dirpath).absolute() in Path(previous).absolute().parents
 
     def _offer(self, trainer: Trainer, kind: str, alias: str, path: str) -> None:
         """Logs a file as artifact if its kind is to be uploaded."""
@@ -109,6 +134,14 @@ def _check(every_n_epochs: int, save_top_k: int, monitor: str | None, mode: str,
             raise ValueError(f"upload: there is no {name}, only {', '.join(UPLOADS)}")
     if "best" in upload and (monitor is None or save_top_k == 0):
         raise ValueError("upload: best needs a monitor, the logged key that it is the best of, and save_top_k other than 0")
+
+
+def _epoch_of(file: Path) -> int | None:
+    """The epoch that a checkpoint was written in; None for no file and for a damaged one."""
+    try:
+        return read_checkpoint(file)["epoch"]
+    except (OSError, ValueError):
+        return None
 
 
 def _online(trainer: Trainer) -> list[Any]:

@@ -98,7 +98,8 @@ def output_folder(config: DictConfig, path: Path, checkpoints: list[Path]) -> Pa
 def rebuild(path: Path, content: Mapping[str, Any]) -> Any:
     """The module of a checkpoint with this `content`, in eval mode on the CPU, from the file alone.
 
-    ConfigError unless it was written by a class in `modules` whose constructor and parameters still fit.
+    ConfigError unless it was written by a class in `modules` whose constructor and parameters still fit, and before its
+    settings take more memory than its weights could fill.
     """
     class_path = str(content.get("class_path"))
     if not class_path.startswith("modules."):
@@ -107,7 +108,7 @@ def rebuild(path: Path, content: Mapping[str, Any]) -> Any:
         raise ConfigError(f"{path}: refused, its hyper_parameters are not keys with values.")
     class_, _ = check(OmegaConf.create({**content.get("hyper_parameters", {}), "class_path": class_path}), str(path))
     try:
-        return class_.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+        return class_.rebuilt(content)
     except (RuntimeError, AttributeError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} does not fit {class_path}: {str(error).splitlines()[-1].strip()}") from error
 

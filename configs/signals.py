@@ -75,9 +75,10 @@ def is_first_process() -> bool:
 
 
 def _requeue(signum: int, frame: FrameType | None) -> None:
-    """Puts the SLURM job back into the queue, as the first of its processes; all of them get the signal."""
+    """Puts the SLURM job back into the queue, as the first of its processes; all of them get the signal. Once is enough."""
     if multiprocessing.current_process().daemon or not is_first_process():
         return
+    signal.signal(signum, signal.SIG_IGN)
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}" if task else os.environ["SLURM_JOB_ID"]
     command = ["scontrol", "requeue", job]
@@ -88,3 +89,5 @@ def _requeue(signum: int, frame: FrameType | None) -> None:
         problem = str(error)
     done = f"failed: {problem} The training goes on until it is ended." if problem else "done; resume=auto will go on."
     print(f"SIGUSR1: {' '.join(command)}: {done}", file=sys.stderr, flush=True)
+    if problem:
+        signal.signal(signum, _requeue)  # another warning, another try

@@ -15,6 +15,8 @@ from datamodules.findings import brief, quick_check
 from datamodules.folder import ImageFolder, list_images, shared_files, shorten
 from datamodules.sampler import NO_ENTRY, EpochSampler, JoinedSampler, StridedSampler
 
+MOST_PIXELS = 2**26  # of one image, and of all that are drawn: a size from a stranger's checkpoint must not fill the memory
+
 
 class ImageDataModule(LightningDataModule):
     """Batches are dicts: `image` float32 [N, 3, H, W] in [-1, 1] and `index` int64 [N], the entry in `sets()["image"]`.
@@ -188,10 +190,12 @@ class JoinedSets(Dataset):
 
 
 def check_image_size(image_size: Sequence[int]) -> None:
-    """Raises ValueError unless `image_size` is [height, width], two positive whole numbers."""
+    """Raises ValueError unless `image_size` is [height, width], two positive whole numbers, of at most MOST_PIXELS."""
     numbers = list(image_size) if isinstance(image_size, Sequence) and not isinstance(image_size, str) else []
     if len(numbers) != 2 or not all(type(number) is int and number > 0 for number in numbers):
         raise ValueError(f"image_size must be [height, width], two positive whole numbers, but is {image_size!r}")
+    if numbers[0] * numbers[1] > MOST_PIXELS:
+        raise ValueError(f"image_size={numbers} has more than {MOST_PIXELS / 1e6:.0f} million pixels, the limit")
 
 
 def _check_at_least(least: int, **values: int) -> None:

@@ -81,7 +81,7 @@ def quick_check(sets: Mapping[str, ImageFolder]) -> list[Finding]:
             digest = images.digests[position] if in_memory else ""
             pictures.append(Picture(f"{key}/{name}", digest, treatment, look))
     found = [finding for finding in findings_of(pictures) if finding.level != "note" and finding.kind != "enlarged"]
-    return [f for f in found if f.kind != "duplicate" or len(_sets(f.files)) == 1]
+    return [own for finding in found for own in (_within(finding) if finding.kind == "duplicate" else [finding])]
 
 
 def brief(findings: Iterable[Finding]) -> list[str]:
@@ -110,6 +110,12 @@ def _copies(kind: str, pictures: Sequence[Picture], text: str) -> Finding:
     keys = _sets(places)
     leak = kind == "duplicate" and "reference" in keys and len(keys) > 1
     return Finding("error" if leak else "warning", kind, places, text + " is trained on and measured against" * leak)
+
+
+def _within(copies: Finding) -> list[Finding]:
+    """Those of equal files that lie in one set; between sets they were told of when the sets were read."""
+    groups = [tuple(place for place in copies.files if _sets([place]) == {key}) for key in sorted(_sets(copies.files))]
+    return [Finding("warning", copies.kind, group, "the same file") for group in groups if len(group) > 1]
 
 
 def _sets(places: Iterable[str]) -> set[str]:

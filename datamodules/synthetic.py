@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.base import MOST_PIXELS
 from datamodules.fewshot import check_arrangement, reference_loader, with_tiling
 from datamodules.folder import ImageFolder
 from datamodules.side import SideDataModule, split_heldout
@@ -23,7 +24,8 @@ class SyntheticDataModule(SideDataModule):
     Args:
         image: take one drawing only, number `image` modulo their number; any name stands for 0.
         tile: see `FewShotDataModule`.
-        num_images, num_side, num_source: drawings per set; `num_side` is split into `side` and `side_heldout`.
+        num_images, num_side, num_source: drawings per set, together at most MOST_PIXELS; `num_side` is split into `side` and
+            `side_heldout`.
     """
 
     def __init__(
@@ -50,6 +52,12 @@ class SyntheticDataModule(SideDataModule):
         super().__init__(root, side_root, *sampling, flip, side_flip, heldout_fraction, seed, heldout_root)
         if num_images < 1 or num_side < 2 or num_source < 1:
             raise ValueError(f"num_images={num_images}, num_side={num_side}, num_source={num_source}: at least 1, 2, 1")
+        pixels = (num_images + num_side + num_source) * self.image_size[0] * self.image_size[1]
+        if pixels > MOST_PIXELS:
+            raise ValueError(
+                f"num_images={num_images}, num_side={num_side}, num_source={num_source} of {image_size[0]}×{image_size[1]}: "
+                f"more than {MOST_PIXELS / 1e6:.0f} million pixels, the limit of what is drawn"
+            )
         check_arrangement(tile)
         self.image = image
         self.tile = tile
@@ -87,7 +95,7 @@ class DrawnImages(ImageFolder):
         self.flip = flip
         self.enlargement = [1.0] * len(files)
         self.pixels = torch.stack([draw_scene(name, self.image_size) for name in files])
-        self.digests = [hashlib.sha256(bytes(image.flatten().tolist())).hexdigest() for image in self.pixels]
+        self.digests = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in self.pixels]
 
 
 def draw_scene(name: str, size: tuple[int, int]) -> Tensor:

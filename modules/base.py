@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -155,11 +154,14 @@ class GenerativeModule(LightningModule):
         return {}
 
     @classmethod
-    def rebuilt(cls, path: Path, state: Mapping[str, Tensor]) -> Self:
-        """The module in the checkpoint at `path`, in eval mode on the CPU; RuntimeError if it takes more than `state`, the
-        weights in there, could fill."""
-        with Allowance(state):
-            return cls.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    def rebuilt(cls, content: Mapping[str, Any]) -> Self:
+        """The module of a checkpoint with this `content`, in eval mode; as `load_from_checkpoint`, but RuntimeError if it
+        would take more memory than the weights in there could fill."""
+        with Allowance(content["state_dict"]):
+            module = cls(**content.get("hyper_parameters", {}))
+        module.on_load_checkpoint(content)
+        module.load_state_dict(content["state_dict"])
+        return module.eval()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"

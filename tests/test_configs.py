@@ -353,30 +353,45 @@ def test_a_mistake_found_late_is_one_line_and_a_fault_has_its_traceback(broken, 
 # --- time -------------------------------------------------------------------------------------------------------------
 
 
-def cpu_seconds(*words: str) -> float:
-    """Of a whole Python process; the machine may do other things meanwhile."""
+def cpu_seconds(*words: str, code: int = 0) -> float:
+    """Of a whole Python process that ends with `code`; the machine may do other things meanwhile."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL, env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
+    assert process.returncode == code
     return usage.ru_utime + usage.ru_stime
 
 
 @pytest.mark.slow
 def test_help_and_the_configuration_of_a_dry_run_come_well_before_torch_could() -> None:
-    to_the_plan = "import sys, train; train.prepare = lambda *_: sys.exit(0); train.main(['configs/fewgan.yaml', '--dry-run'])"
+    to_the_plan = "import sys, train; train.prepare = lambda *_: sys.exit(7); sys.exit(train.main(sys.argv[1:]))"
     calls = {
         "torch": ["-c", "import torch"],
         "train": ["train.py", "--help"],
         "evaluate": ["evaluate.py", "--help"],
         "sweep": ["sweep.py", "--help"],
-        "configuration": ["-c", to_the_plan],
+        "configuration": ["-c", to_the_plan, "configs/fewgan.yaml", "--dry-run"],
         "grid": ["sweep.py", "configs/fewgan.yaml", "seed=0,1", "run_dir=out/nowhere", "--dry-run"],
     }
-    rounds = [{name: cpu_seconds(*words) for name, words in calls.items()} for _ in range(2)]
+    codes = {"configuration": 7}  # of the stub, which is reached
+    rounds = [{name: cpu_seconds(*words, code=codes.get(name, 0)) for name, words in calls.items()} for _ in range(2)]
     best = {name: min(times[name] for times in rounds) for name in calls}
     assert all(best[name] < best["torch"] for name in calls if name != "torch"), best
+
+
+def test_the_configuration_of_a_dry_run_is_shown_before_its_plan_is_there() -> None:
+    words = [sys.executable, "train.py", "configs/fewgan.yaml", "module.width=8", "--dry-run"]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("# the plan follows"):
+                break
+        running = process.poll() is None
+        process.kill()
+    assert running and lines[-1].startswith("# the plan follows")
+    assert OmegaConf.create("".join(lines)).module.width == 8 and "module:\n" in lines
 
 
 def test_a_dry_run_imports_little_more_than_lightning() -> None:
@@ -384,6 +399,11 @@ def test_a_dry_run_imports_little_more_than_lightning() -> None:
     words = ["configs/fewgan.yaml", "datamodule.image_size=[48,64]", "module.width=8", "--dry-run"]
     result = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert result.stdout.endswith("# set()\n"), result.stdout[-200:] + result.stderr
+
+
+def test_pictures_at_wandb_have_a_budget_by_default():
+    images = load_config([str(ROOT / "configs/fewgan.yaml")]).callbacks.images
+    assert 0 < images.max_pictures <= 1000 and 0 < images.max_megabytes <= 1000 and images.log_growth > 1
 
 
 # --- environment ------------------------------------------------------------------------------------------------------

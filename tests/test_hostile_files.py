@@ -34,6 +34,9 @@ from datamodules.fewshot import FewShotDataModule
 from datamodules.folder import ImageFolder, list_images
 from datamodules.source import SourceDataModule
 from modules.base import GenerativeModule
+from modules.consingan import ConSinGAN
+from modules.fewgan import FewGAN
+from modules.gpnn import GPNN
 from modules.ops.decode import MAX_FILE_BYTES
 from modules.tasks.harmonize import paste
 from modules.tasks.inputs import read_masked
@@ -73,7 +76,10 @@ def entry_point_refuses(entry_point, words: list[str], capsys) -> str:
 IN_SMALL_MEMORY = f"""
 import json, resource, sys, warnings
 from pathlib import Path
+import modules.consingan, modules.fewgan, modules.gpnn
 from callbacks.config_snapshot import read_checkpoint
+from configs.build import build
+from configs.checkpoint import rebuild, stored_config
 from configs.loader import load_config
 from datamodules.fewshot import FewShotDataModule
 from modules.tasks.inputs import read_image
@@ -84,7 +90,10 @@ resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + {HALF_G
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:
         if path.suffix == ".ckpt":
-            read_checkpoint(path)
+            content = read_checkpoint(path)
+            if "config" in content:
+                rebuild(path, content)
+                build(stored_config(path, content, []).datamodule).setup()
         elif path.suffix == ".yaml":
             load_config([str(path)])
         else:
@@ -107,7 +116,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 def in_small_memory(tmp_path_factory) -> dict[str, str]:
     """By the name of a file what a process says that may need half a GiB beyond its imports."""
     folder = tmp_path_factory.mktemp("bombs")
-    for write in (write_checkpoints, write_yaml, write_images, write_archives):
+    for write in (write_checkpoints, write_settings, write_yaml, write_images, write_archives):
         write(folder)
     result = subprocess.run(
         [sys.executable, "-c", IN_SMALL_MEMORY, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=500,
@@ -131,6 +140,43 @@ def write_checkpoints(folder: Path) -> None:
                     bomb.writestr(part.filename, good.read(part))
     assert (folder / "packed.ckpt").stat().st_size < 2**23
     (folder / "number.ckpt").write_bytes(b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x10\x85R.")
+
+
+SMALL = {"image_size": [16, 20], "min_size": 8, "scale_factor": 0.45, "width": 4, "prior_width": 4, "prior_layers": 2}
+DRAWN = {"class_path": "datamodules.synthetic.SyntheticDataModule", "image_size": [8, 8]}
+SIZE_FREE = {"image_size": [80, 80], "min_size": 14}
+CONCURRENT = {"image_size": [32, 32], "num_scales": 3, "min_size": 11, "width": 4}
+# Settings that would take more than half a GiB: class, its settings, changes of them, changes of the data, answer.
+LARGE_SETTINGS = {
+    "good": (FewGAN, SMALL, {}, {}, "read"),
+    "good_scales": (GPNN, SIZE_FREE, {}, {}, "read"),
+    "good_concurrent": (ConSinGAN, CONCURRENT, {}, {}, "read"),
+    "width": (FewGAN, SMALL, {"width": 10**6}, {}, "larger network"),
+    "middle_width": (FewGAN, SMALL, {"width": 5_000}, {}, "larger network"),
+    "codes": (FewGAN, SMALL, {"num_codes": 10**9}, {}, "larger network"),
+    "all_numbers": (FewGAN, SMALL, {"width": 10**18}, {}, "does not fit"),
+    "depth": (FewGAN, SMALL, {"depth": 10**9}, {}, "larger network"),
+    "layers": (FewGAN, SMALL, {"prior_layers": 10**9}, {}, "larger network"),
+    "bank": (GPNN, SIZE_FREE, {"max_images": 10**6}, {}, "larger network"),
+    "bank_size": (GPNN, SIZE_FREE, {"image_size": [50_000, 50_000]}, {}, "larger network"),
+    "scales": (GPNN, SIZE_FREE, {"scale_factor": 1 - 1e-10}, {}, "1000 are the most"),
+    "num_scales": (ConSinGAN, CONCURRENT, {"num_scales": 10**9}, {}, "at most 1000"),
+    "images": (FewGAN, SMALL, {}, {"num_images": 10**9}, "67 million pixels"),
+    "side": (FewGAN, SMALL, {}, {"num_side": 10**9}, "67 million pixels"),
+    "size": (FewGAN, SMALL, {}, {"image_size": [30_000, 30_000]}, "67 million pixels"),
+}
+
+
+def write_settings(folder: Path) -> None:
+    for name, (method, settings, changes, data, _) in LARGE_SETTINGS.items():
+        module = method(**settings)
+        model = {"state_dict": module.state_dict(), "hyper_parameters": {**module.hparams, **changes}, "epoch": 0, "stage": 0,
+                 "pytorch-lightning_version": "2.6.6", "global_step": 0,
+                 "class_path": f"{method.__module__}.{method.__name__}", "config": {"datamodule": DRAWN | data}}  # fmt: skip
+        torch.save(content(**model), folder / f"large_{name}.ckpt")
+    model |= {"state_dict": {"weight": torch.zeros(1).expand(10**6, 10**6)}, "config": {"datamodule": DRAWN}}
+    model["hyper_parameters"] |= {"width": 5_000}
+    torch.save(content(**model), folder / "expanded.ckpt")
 
 
 def write_yaml(folder: Path) -> None:
@@ -176,6 +222,8 @@ def write_zeros(archive: zipfile.ZipFile, name: str, start: bytes = b"") -> None
         ("large.png", "8192 MiB, the limit is 256"),
         ("bomb.zip", "1024 MiB, the limit is 256"),
         ("liar.zip", "cannot read bomb.png"),
+        ("expanded.ckpt", "larger network"),
+        *((f"large_{name}.ckpt", answer) for name, (*_, answer) in LARGE_SETTINGS.items()),
     ],
 )
 def test_what_could_fill_the_memory_is_refused(name, reason, in_small_memory):

@@ -18,6 +18,7 @@ import torch
 import train
 from callbacks import ranks
 from configs.loader import load_config
+from tests import test_resume as resume
 
 ROOT = Path(__file__).parent.parent
 JOB = "4711"
@@ -153,6 +154,21 @@ def test_lightnings_launcher(tmp_path, processes, paused, straight):
     assert_same_end(tmp_path / "run", straight)
 
 
+def test_a_run_goes_on_with_more_processes_and_other_callbacks(tmp_path):
+    """What may change between two starts is listed, line by line."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    first = resume.words("singan", run, "trainer.max_epochs=2", "trainer.devices=1")
+    assert resume.wait(resume.command(first, log)) == 0, log.read_text()
+    log.unlink()
+    more = ["trainer.devices=2", "trainer.strategy=ddp_fork", "callbacks.images.num_images=6"]
+    assert resume.wait(resume.command(resume.words("singan", run, *more), log)) == 0, log.read_text()
+    lines = log.read_text().splitlines()
+    for change in ("trainer.devices: 1 → 2", "callbacks.images.num_images: 4 → 6"):
+        assert sum(line.endswith(f"last.ckpt: {change}") for line in lines) == 1, lines
+    card = json.loads((run / "run.json").read_text())
+    assert card["status"] == "finished" and len(card["starts"]) == 2
+
+
 # --- torchrun ------------------------------------------------------------------------------------------------------------
 
 
@@ -204,10 +220,15 @@ def slurm(rank: int, port: int, **more: str) -> dict[str, str]:
     return {f"SLURM_{key}": str(value) for key, value in names.items()} | {"MASTER_PORT": str(port)} | more
 
 
+def entries() -> set[Path]:
+    """Of the places where a run folder would lie that went astray."""
+    return {path for place in (ROOT, ROOT / "runs") if place.is_dir() for path in place.iterdir()}
+
+
 @pytest.mark.slow
 def test_a_preempted_slurm_job_is_requeued_and_goes_on(tmp_path, processes, paused, scontrol, straight):
     """As SLURM does it: USR1 to all tasks, after the requeueing TERM, a second start of the same script; one W&B run."""
-    run_dir = tmp_path / "run"
+    run_dir, before_all = tmp_path / "run", entries()
     words = [*TINY, f"run_dir={run_dir}", "trainer.num_nodes=2", "trainer.devices=1", "resume=auto"]
     port, environment = free_port(), {"PATH": scontrol, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     tasks = [
@@ -247,7 +268,7 @@ def test_a_preempted_slurm_job_is_requeued_and_goes_on(tmp_path, processes, paus
     folders = [path.name for path in run_dir.glob("wandb/offline-run-*")]
     assert len(folders) == 2 and all(name.endswith(f"-{wandb_id}") for name in folders)
     runs = {path.name for path in tmp_path.iterdir() if path.is_dir()}
-    assert runs == {"run", "bin"}
+    assert runs == {"run", "bin"} and entries() <= before_all
 
 
 def test_a_failed_requeue_is_told_and_does_not_end_the_training(tmp_path, monkeypatch, capfd):
@@ -263,6 +284,19 @@ def test_a_failed_requeue_is_told_and_does_not_end_the_training(tmp_path, monkey
     assert signal.getsignal(signal.SIGUSR1) == before
     message = capfd.readouterr().err
     assert message.count(f"scontrol requeue {JOB}: failed") == 1 and "goes on" in message
+
+
+def test_a_job_is_requeued_once_however_often_it_is_warned(tmp_path, monkeypatch, scontrol):
+    from configs.signals import StopSignals
+
+    for key, value in slurm(0, 0, PATH=scontrol).items():
+        monkeypatch.setenv(key, value)
+    before = signal.getsignal(signal.SIGUSR1)
+    with StopSignals():
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGUSR1)
+    assert (tmp_path / "scontrol.log").read_text().splitlines() == [f"requeue {JOB}"]
+    assert signal.getsignal(signal.SIGUSR1) == before
 
 
 # --- what is shipped -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Runs are forked: a child is really killed, at no cost for imports. It leads a pr
 all of its ranks at once, as a loss of power would.
 """
 
+import csv
 import json
 import os
 import random
@@ -24,22 +25,27 @@ from PIL import Image
 
 import callbacks.checkpoint
 import train
+from configs.build import check
 from configs.loader import load_config
+from modules.nonparametric import NonParametricModule
 from tests.test_contract import YAMLS, tiny, unequal
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {path.stem: path for path in YAMLS}
-TRAINABLE = [name for name in CONFIGS if not name.startswith(("gpnn", "gpdm"))]
-METHODS = ["fewgan", "singan", "consingan", "hpvaegan"]
+CLASSES = {name: check(load_config([str(path)]).module)[0] for name, path in CONFIGS.items()}
+TRAINABLE = [name for name in CONFIGS if not issubclass(CLASSES[name], NonParametricModule)]
+METHODS = {"singan", *{CLASSES[name]: name for name in reversed(TRAINABLE)}.values()}  # and the first YAML of each class
 DRAWN = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
 PATIENCE = 240  # seconds for what takes a few on an idle machine
-QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.metrics=null", "callbacks.progress=null",
-         "trainer.enable_progress_bar=false", "callbacks.images.num_images=4"]  # fmt: skip
+QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.progress=null", "trainer.enable_progress_bar=false",
+         "callbacks.images.num_images=4"]  # fmt: skip
+MEASURED = {"fewgan": ["callbacks.metrics.num_images=4", "callbacks.metrics.metrics=[pixel_diversity]"]}
 TWO = ["trainer.devices=2", "trainer.strategy=ddp_fork", "datamodule.batch_size=1"]
 
 
 def words(name: str, run_dir: Path, *more: str) -> list[str]:
-    return [str(CONFIGS[name]), DRAWN, *tiny(CONFIGS[name]), *QUIET, f"run_dir={run_dir}", "resume=auto", *more]
+    quiet = [*QUIET, *MEASURED.get(name, ["callbacks.metrics=null"])]
+    return [str(CONFIGS[name]), DRAWN, *tiny(CONFIGS[name]), *quiet, f"run_dir={run_dir}", "resume=auto", *more]
 
 
 def fork(function: Callable[[], int], log: Path) -> int:
@@ -131,31 +137,49 @@ def while_a_checkpoint_is_written(trainer, module) -> None:
     callbacks.checkpoint.torch = type("Torch", (), {"save": staticmethod(half)})
 
 
-def between_the_two_files_of_an_epoch(trainer, module) -> None:
+def die_before(file: str, trainer) -> None:
     save = trainer.strategy.checkpoint_io.save_checkpoint
 
     def killing(content, path, storage_options=None):
-        die() if Path(path).name == "last.ckpt" else save(content, path, storage_options)
+        die() if Path(path).name.startswith(file) else save(content, path, storage_options)
 
     trainer.strategy.checkpoint_io.save_checkpoint = killing
 
 
+def between_the_two_files_of_an_epoch(trainer, module) -> None:
+    die_before("last", trainer)
+
+
+def between_the_files_of_a_stage(trainer, module) -> None:
+    die_before("stage_" if hasattr(module, "stage_at") else "last", trainer)
+
+
 def when_a_stage_has_begun(trainer, module) -> None:
-    cache = module.cache_stage
+    """A later epoch, where a method has no stages."""
+    seen = []
+
+    def count(trainer, module):
+        seen.append(trainer.current_epoch)
+        if seen[-1] > seen[0]:
+            die()
 
     def killing(stage):
         cache(stage)
         if stage > 0:
             die()
 
-    module.cache_stage = killing
+    if cache := getattr(module, "cache_stage", None):
+        module.cache_stage = killing
+    else:
+        trainer.callbacks.append(Killer(on_train_epoch_start=count))
 
 
 def after_the_last_checkpoint(trainer, module) -> None:
     trainer.callbacks.insert(0, Killer(on_train_end=die))
 
 
-INSTANTS = [within_an_epoch, while_a_checkpoint_is_written, between_the_two_files_of_an_epoch, when_a_stage_has_begun]
+INSTANTS = [within_an_epoch, while_a_checkpoint_is_written, between_the_two_files_of_an_epoch, between_the_files_of_a_stage,
+            when_a_stage_has_begun]  # fmt: skip
 
 
 def start(arguments: list[str], log: Path, instant: Callable | None = None) -> int:
@@ -178,13 +202,32 @@ def killed_at_random(arguments: list[str], log: Path, seconds: float) -> bool:
     return code != 0
 
 
+def table(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as lines:
+        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(lines)]
+
+
+def different_rows(first: list[dict[str, str]], second: list[dict[str, str]]) -> list[str]:
+    """`second` may lack what a module logs at an epoch's end: Lightning hands it to the loggers after the checkpoint, and a
+    kill may come in between."""
+    logged_late = {"step", "epoch", "train/prior_heldout_bits"}
+    expected = [row for row in first if row in second or row.keys() != logged_late]
+    if expected == second:
+        return []
+    return [f"metrics.csv: {row}" for row in expected + second if row not in expected or row not in second] or ["metrics.csv"]
+
+
 def differences(first: Path, second: Path) -> list[str]:
-    """What differs between two runs: weights, buffers, optimizers and clocks in the last checkpoint, and the pictures."""
+    """What differs between two runs: weights, buffers, optimizers and clocks in the last checkpoint, the pictures, the names
+    of the checkpoints, and the table of metrics."""
     ends = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (first, second)]
     keys = ("state_dict", "optimizer_states", "iteration", "images_seen", "stage")
     found = [name for key in keys for name in unequal(ends[0][key], ends[1][key], key)]
     pictures = [{file.name: file.read_bytes() for file in run.glob("images/*.png")} for run in (first, second)]
     found += sorted(pictures[0].keys() ^ pictures[1].keys())
+    names = [{file.name for file in run.glob("checkpoints/*")} for run in (first, second)]
+    found += sorted(names[0] ^ names[1])
+    found += different_rows(*(table(run / "metrics.csv") for run in (first, second)))
     return found + [name for name in pictures[0].keys() & pictures[1].keys() if pictures[0][name] != pictures[1][name]]
 
 
@@ -208,13 +251,14 @@ def check_chain(name: str, folder: Path, instants: list[Callable], *more: str) -
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_a_run_killed_again_and_again_ends_like_the_straight_one(name, tmp_path):
-    """At every kind of instant, at random, and before the last pictures; other YAMLs of a method at two kinds only."""
+    """At every kind of instant, at random, and before the last pictures; other YAMLs of a method at two kinds only. One is
+    measured as it trains."""
     check_chain(name, tmp_path, INSTANTS if name in METHODS else INSTANTS[1::2])
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_two_processes_killed_end_like_the_straight_two(name, tmp_path):
-    check_chain(name, tmp_path, INSTANTS[1:] if name in METHODS else INSTANTS[3:], *TWO)
+    check_chain(name, tmp_path, INSTANTS[1:] if name in METHODS else INSTANTS[1::2], *TWO)
 
 
 # --- finished, extended, changed ----------------------------------------------------------------------------------------
@@ -258,15 +302,29 @@ def test_a_finished_run_says_so_and_stays_as_it_is(name, finished, monkeypatch, 
 
 
 @pytest.mark.parametrize("name", ["fewgan", "hpvaegan"])
-def test_a_finished_run_can_be_extended(name, finished, tmp_path):
+def test_a_finished_run_can_be_extended(name, tmp_path):
     """Two more epochs of the last stage give what a run gives that had them from the beginning."""
     longer = {"fewgan": "module.epochs_per_stage=[2,2,4]", "hpvaegan": "module.epochs_per_stage=[1,2,1,4]"}[name]
-    shutil.copytree(finished(name), tmp_path / "extended")
-    for run in ("extended", "straight"):
-        assert wait(command(words(name, tmp_path / run, longer), tmp_path / "log")) == 0, (tmp_path / "log").read_text()
+    for run, more in (("extended", []), ("extended", [longer]), ("straight", [longer])):
+        assert wait(command(words(name, tmp_path / run, *more), tmp_path / "log")) == 0, (tmp_path / "log").read_text()
     assert torch.load(tmp_path / "extended/checkpoints/last.ckpt", weights_only=True)["epoch"] > 7 - 2 * (name == "hpvaegan")
     assert not differences(tmp_path / "extended", tmp_path / "straight")
     assert json.loads((tmp_path / "extended/run.json").read_text())["status"] == "finished"
+
+
+def test_a_run_that_patience_has_ended_is_finished_and_a_larger_patience_extends_it(tmp_path, capsys):
+    """All epochs are equal in the chosen values, so that the best stays the first one measured."""
+    log, best = tmp_path / "log", "callbacks.best.class_path=callbacks.best_checkpoint.BestCheckpoint"
+    same = [f"callbacks.best.{key}" for key in ("quality=val/copies", "diversity=val/copies", "copies_above=2")]
+    options = [best, f"callbacks.best.dirpath={tmp_path}/run/checkpoints", *same, "module.epochs_per_stage=[2,2,6]"]
+    arguments = words("fewgan", tmp_path / "run", *options, "module.prior_patience=9")
+    assert wait(command([*arguments, "callbacks.best.patience=1"], log)) == 0, log.read_text()
+    before, done = times(tmp_path / "run"), json.loads((tmp_path / "run/run.json").read_text())["epoch"]
+    assert train.main([*arguments, "callbacks.best.patience=1"]) == 0
+    assert "nothing is left to do. To extend it: a larger callbacks.best.patience." in capsys.readouterr().out
+    assert times(tmp_path / "run") == before
+    assert wait(command([*arguments, "callbacks.best.patience=2"], log)) == 0, log.read_text()
+    assert json.loads((tmp_path / "run/run.json").read_text())["epoch"] == done + 1
 
 
 def test_a_stage_that_is_done_cannot_be_longer(finished, capsys):
@@ -292,7 +350,7 @@ def test_other_images_are_refused_and_moved_ones_are_not(tmp_path, capsys):
     folder.mkdir()
     Image.effect_noise((40, 32), 60).convert("RGB").save(folder / "a.png")
     small = [word for word in tiny(CONFIGS["singan"]) if "num_images" not in word]
-    small += ["datamodule.image=a.png"]
+    small += ["datamodule.image=a.png", "callbacks.metrics=null"]
     arguments = [str(CONFIGS["singan"]), *small, *QUIET, f"run_dir={tmp_path / 'run'}", "resume=auto", "trainer.max_epochs=1"]
     assert train.main([*arguments, f"datamodule.root={folder}"]) == 0
     capsys.readouterr()

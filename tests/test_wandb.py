@@ -4,7 +4,12 @@
 import hashlib
 import inspect
 import json
+import os
+import signal
+import struct
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +23,8 @@ from PIL import Image
 import train
 from callbacks.wandb_run import WandbRun
 from modules.fewgan import FewGAN
-from tests.wandb_log import log_of
+from tests import test_resume as resume
+from tests.wandb_log import content_of, log_of
 
 ROOT = Path(__file__).parent.parent
 HEIGHT, WIDTH = 16, 20
@@ -56,6 +62,22 @@ def sources(tmp_path_factory):
     return folder, [grey.repeat(3, 2).astype(float), rgba[..., :3] * opacity + 255 * (1 - opacity), rgb.astype(float)]
 
 
+@contextmanager
+def offline(caches: Path) -> Iterator[None]:
+    """Inside, W&B stays on this machine; its process begins and ends here, since it reads the environment once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.delenv("WANDB_RUN_ID", raising=False)
+        for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}.items():
+            patch.setenv(name, value)
+        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+            patch.setenv(name, str(caches / name))
+        wandb.teardown()
+        yield
+        wandb.finish()
+        wandb.teardown()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("runs") / "run"
@@ -69,20 +91,13 @@ def logs(sources, folder, tmp_path_factory):
         Image.fromarray(drawing(10 + seed, 3)).save(side / f"{seed}.png")
     words = ["configs/fewgan.yaml", *SIZES, f"datamodule.root={sources[0]}", f"datamodule.side_root={side}",
              f"datamodule.image_size=[{HEIGHT},{WIDTH}]", f"run_dir={folder}", "trainer.accelerator=cpu", "resume=auto",
-             "callbacks.metrics=null", "callbacks.progress=null", "callbacks.images.num_images=6",
+             "callbacks.metrics.num_images=6", "callbacks.metrics.crops=2", "callbacks.metrics.sample_crops=2",
+             "callbacks.metrics.backbone=rand_cnn", "callbacks.progress=null", "callbacks.images.num_images=6",
              "callbacks.images.log_growth=4", "callbacks.checkpoint.upload=[stages,last]"]  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        patch.delenv("WANDB_RUN_ID", raising=False)
-        for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}.items():
-            patch.setenv(name, value)
-        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-            patch.setenv(name, str(tmp_path_factory.mktemp(name)))
-        wandb.teardown()  # it reads the environment once
+    with offline(tmp_path_factory.mktemp("caches")):
         for more in ([f"trainer.max_epochs={BREAK}"], []):
             assert train.main([*words, *more]) == 0
             wandb.finish()
-        wandb.teardown()
     found = [log_of(path) for path in folder.glob("wandb/offline-run-*")]
     assert len(found) == 2
     return sorted(found, key=lambda log: log.history[0]["trainer/global_step"])
@@ -113,12 +128,64 @@ def test_pictures_have_one_key_a_kind_and_the_last_iteration_of_their_epoch(logs
     """The first and fourth drawing by the schedule, the ends of stages, and the last one before the interruption."""
     first, second = ({k for row in log.history for k in row if k.startswith("grids/")} for log in logs)
     assert first == {"grids/reconstruction", "grids/conditional"}
-    assert second == {*first, "grids/samples"}
+    assert second == {*first, "grids/samples", "grids/nearest"}
     for key in first:
         assert [[step + 1 for step in pictures(log, key)] for log in logs] == [
             [BATCHES * (epoch + 1) for epoch in epochs] for epochs in ([0, 1, BREAK - 1], [3, 5, 7])
         ]
-    assert list(pictures(logs[1], "grids/samples")) == [EPOCHS * BATCHES - 1]
+    for key in ("grids/samples", "grids/nearest"):
+        assert list(pictures(logs[1], key)) == [EPOCHS * BATCHES - 1]
+
+
+def test_metrics_have_the_last_iteration_of_their_epoch(logs):
+    """Distances are taken as soon as there are samples, which is in the last stage."""
+    ends = [BATCHES * (epoch + 1) - 1 for epoch in range(EPOCHS)]
+    for key, expected in (("val/reconstruction_rmse_scale0", ends), ("val/kd_rand_cnn", ends[-1:])):
+        assert [row["trainer/global_step"] for log in logs for row in log.history if key in row] == expected
+
+
+def merged(log: SimpleNamespace) -> dict[int, dict]:
+    """All values by iteration, without W&B's own, such as times."""
+    steps: dict[int, dict] = {}
+    for row in log.history:
+        own = {key: value for key, value in row.items() if not key.startswith("_")}
+        steps.setdefault(row["trainer/global_step"], {}).update(own)
+    return steps
+
+
+def test_a_run_that_is_killed_within_an_epoch_repeats_it_with_the_same_numbers(tmp_path):
+    """As by `kill -9`, once W&B, which keeps the last seconds in memory, has written what belongs to the begun epoch."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    words = ["configs/fewgan.yaml", *SIZES, resume.DRAWN, f"datamodule.image_size=[{HEIGHT},{WIDTH}]", f"run_dir={run}",
+             "trainer.accelerator=cpu", "resume=auto", "callbacks.metrics=null", "callbacks.images=null",
+             "callbacks.progress=null"]  # fmt: skip
+
+    def is_written() -> bool:
+        try:
+            return any(BATCHES in merged(content_of(part)) for part in run.glob("wandb/offline-run-*"))
+        except (AssertionError, struct.error):  # a part of a block
+            return False
+
+    def within_an_epoch(trainer, module) -> None:
+        def kill(trainer, module, outputs, batch, batch_idx):
+            if (trainer.current_epoch, batch_idx) == (1, 2):
+                resume.until(is_written, resume.PATIENCE, "W&B writes nothing")
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        trainer.callbacks.append(resume.Killer(on_train_batch_end=kill))
+
+    with offline(tmp_path / "caches"):
+        assert resume.wait(resume.start(words, log, within_an_epoch)) == -signal.SIGKILL, log.read_text()
+        (killed,) = run.glob("wandb/offline-run-*")
+        assert train.main(words) == 0
+    (again,) = set(run.glob("wandb/offline-run-*")) - {killed}
+    first, second = content_of(killed), log_of(again)
+    assert first.run.run_id == second.run.run_id
+    first, second = merged(first), merged(second)
+    assert {BATCHES} <= first.keys() & second.keys() and min(second) == BATCHES
+    for step in first.keys() & second.keys():
+        assert first[step] == second[step]
+    assert first.keys() | second.keys() == set(range(EPOCHS * BATCHES))
 
 
 def test_pictures_show_grey_transparent_and_coloured_images_as_they_are(logs, sources):

@@ -43,11 +43,17 @@ def is_whole(file: Path) -> bool:
 
 
 def log_of(folder: Path) -> SimpleNamespace:
-    """Content of an offline run folder: the run's message, `config`, `history` (one dict a row), `artifacts`."""
+    """The content of an offline run folder, once its run has ended."""
     (file,) = folder.glob("run-*.wandb")
     deadline = time.monotonic() + 60
     while not is_whole(file) and time.monotonic() < deadline:
         time.sleep(0.1)
+    return content_of(folder)
+
+
+def content_of(folder: Path) -> SimpleNamespace:
+    """What is there of an offline run: the run's message, `config`, `history` (one dict a row), `artifacts`."""
+    (file,) = folder.glob("run-*.wandb")
     log = SimpleNamespace(folder=folder, run=None, config={}, history=[], artifacts=[])
     for record in records(file):
         kind = record.WhichOneof("record_type")

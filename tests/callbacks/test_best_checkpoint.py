@@ -5,6 +5,7 @@ import warnings
 import lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -45,10 +46,10 @@ class Staged(Plain):
         self.stage = int(self.current_epoch >= 8)
 
 
-def fit(folder, epochs=12, checkpoint=None, noisy=False, module=Plain, **options):
+def fit(folder, epochs=12, checkpoint=None, noisy=False, module=Plain, before=(), **options):
     best = BestCheckpoint(str(folder / "checkpoints"), **options)
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=epochs, callbacks=[best], logger=False, default_root_dir=folder,
+        accelerator="cpu", max_epochs=epochs, callbacks=[*before, best], logger=False, default_root_dir=folder,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=1, log_every_n_steps=1,
     )  # fmt: skip
     with warnings.catch_warnings():
@@ -86,6 +87,15 @@ def test_a_training_ends_when_the_best_stays_the_same(tmp_path):
     assert fit(tmp_path / "longer", patience=20)[1].current_epoch == 12
 
 
+def test_a_training_that_has_ended_ends_again_and_a_larger_patience_extends_it(tmp_path):
+    fit(tmp_path, patience=3)
+    file = str(tmp_path / "checkpoints/front_0007.ckpt")
+    same, trainer = fit(tmp_path, patience=3, checkpoint=file)
+    assert trainer.current_epoch == 8 and same.epochs[-1] == 7 and same.unchanged == 3
+    longer, trainer = fit(tmp_path, patience=5, checkpoint=file)
+    assert trainer.current_epoch == 10 and longer.unchanged == 5
+
+
 def test_it_does_not_end_before_the_last_stage(tmp_path):
     best, trainer = fit(tmp_path, patience=3, module=Staged)
     assert best.best_epoch == 4 and trainer.current_epoch == 11  # epochs 8, 9 and 10 changed nothing
@@ -96,6 +106,50 @@ def test_a_resumed_run_chooses_as_a_whole_one(whole, tmp_path):
     resumed, _ = fit(tmp_path, checkpoint=str(tmp_path / "checkpoints/front_0006.ckpt"))
     assert resumed.state_dict() == whole[1].state_dict()
     assert (tmp_path / "best.json").read_text() == (whole[0] / "best.json").read_text()
+
+
+class Last(Checkpoint):
+    """Writes last.ckpt before anything else is; after that a kill may come."""
+
+    def __init__(self, dies_in=None):
+        self.dies_in = dies_in
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.save_checkpoint(f"{trainer.default_root_dir}/checkpoints/last.ckpt")
+        if trainer.current_epoch == self.dies_in:
+            raise ConnectionAbortedError
+
+
+def contents(folder):
+    files = {file.name: torch.load(file, weights_only=True) for file in (folder / "checkpoints").glob("front*")}
+    weights = {name: (content["epoch"], content["state_dict"]["weight"].item()) for name, content in files.items()}
+    return weights, (folder / "best.json").read_text(), sorted(file.name for file in folder.iterdir())
+
+
+def missing_files(folder):
+    """Those that best.json names."""
+    content = json.loads((folder / "best.json").read_text())
+    named = {content["checkpoint"], *(f"front_{epoch:04d}.ckpt" for epoch in content["front"])}
+    return sorted(name for name in named if not (folder / "checkpoints" / name).exists())
+
+
+@pytest.mark.parametrize("epoch", [4, 5, 7], ids=["best", "copies", "end"])
+@pytest.mark.parametrize("front_is_written", [False, True])
+def test_a_kill_between_the_files_of_an_epoch_leaves_no_trace(tmp_path, monkeypatch, epoch, front_is_written):
+    """After last.ckpt, before best.json; the patience is over with epoch 7."""
+    straight, killed, dumps = tmp_path / "straight", tmp_path / "killed", json.dumps
+    fit(straight, patience=3, before=[Last()])
+
+    def dying(content, **options):
+        if content["measured"][-1]["name"] == f"epoch {epoch}":
+            raise ConnectionAbortedError
+        return dumps(content, **options)
+
+    with monkeypatch.context() as patches, pytest.raises(ConnectionAbortedError):
+        patches.setattr("callbacks.best_checkpoint.json.dumps", dying)
+        fit(killed, patience=3, before=[Last(None if front_is_written else epoch)])
+    fit(killed, patience=3, before=[Last()], checkpoint=killed / "checkpoints/last.ckpt")
+    assert contents(killed) == contents(straight) and missing_files(killed) == []
 
 
 def test_keys_can_be_given_and_a_missing_one_is_told(tmp_path):
@@ -181,6 +235,32 @@ def test_the_verdict_is_the_constraint(tmp_path, monkeypatch, logged, options, c
     monkeypatch.setattr("callbacks.best_checkpoint.rank_zero_warn", told.append)
     best, _ = fit(tmp_path, epochs=1, module=Judged, **options)
     assert best.measured[0].copies is copies and best.best_epoch == (None if copies else 0) and told == []
+
+
+@pytest.mark.parametrize(
+    ("logged", "undecided"),
+    [
+        ({"val/copies": 0.0, "val/undecided": 1.0}, True),
+        ({"val/copies": 0.0, "val/undecided": 0.0}, False),
+        ({"val/copies": 0.0}, False),
+    ],
+)
+def test_an_open_verdict_does_not_keep_an_epoch_out_and_is_told(tmp_path, monkeypatch, logged, undecided):
+    monkeypatch.setattr(Judged, "logged", logged)
+    best, _ = fit(tmp_path, epochs=1, module=Judged)
+    content = json.loads((tmp_path / "best.json").read_text())
+    assert content["best_epoch"] == 0 and content["measured"][0]["undecided"] is undecided
+    assert ("1 of 1 (this one included) it is undecided" in content["why"]) == undecided
+    again = BestCheckpoint(str(tmp_path))
+    again.load_state_dict(best.state_dict())
+    assert again.measured == best.measured and again.choice() == best.choice()
+
+
+def test_checkpoints_from_before_open_verdicts_were_known_are_read(tmp_path):
+    best = BestCheckpoint(str(tmp_path))
+    rows = [["epoch 0", 0.5, 0.5, False]]
+    best.load_state_dict({"epochs": [0], "measured": rows, "keys": ["q", "d"], "best_epoch": 0, "unchanged": 0})
+    assert best.measured[0].undecided is False and best.choice().best == 0
 
 
 def test_nothing_that_looks_for_copies_is_told_once(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import callbacks.checkpoint
-from callbacks.checkpoint import AtomicCheckpointIO, remove_leftovers
+from callbacks.checkpoint import AtomicCheckpointIO, copy_checkpoint, remove_leftovers
 
 OLD, NEW = {"state_dict": {"w": torch.zeros(3)}}, {"state_dict": {"w": torch.ones(3)}}
 
@@ -58,6 +58,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_a_copy_is_whole_or_not_there(tmp_path, monkeypatch):
+    AtomicCheckpointIO().save_checkpoint(NEW, tmp_path / "epoch.ckpt")
+    monkeypatch.setattr(callbacks.checkpoint.os, "fsync", lambda descriptor: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        copy_checkpoint(tmp_path / "epoch.ckpt", tmp_path / "stage.ckpt")
+    assert [file.name for file in tmp_path.iterdir()] == ["epoch.ckpt"]
+    monkeypatch.undo()
+    copy_checkpoint(tmp_path / "epoch.ckpt", tmp_path / "stage.ckpt")
+    assert (tmp_path / "stage.ckpt").read_bytes() == (tmp_path / "epoch.ckpt").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_link_is_replaced_and_its_target_stays(tmp_path):
     AtomicCheckpointIO().save_checkpoint(OLD, tmp_path / "epoch.ckpt")
     (tmp_path / "last.ckpt").symlink_to("epoch.ckpt")
@@ -67,9 +79,11 @@ def test_a_link_is_replaced_and_its_target_stays(tmp_path):
 
 
 def test_leftovers_go_and_checkpoints_stay(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    kept = ["checkpoints/last.ckpt", "checkpoints/epoch_0003.ckpt", "metrics.csv"]
-    for name in [*kept, "checkpoints/last.ckpt.draft", "checkpoints/epoch_0004.ckpt.draft", "hpc_ckpt_2.ckpt"]:
+    for folder in ("checkpoints", "images"):
+        (tmp_path / folder).mkdir()
+    kept = ["checkpoints/last.ckpt", "checkpoints/epoch_0003.ckpt", "images/samples_0003.png", "metrics.csv"]
+    drafts = ["checkpoints/last.ckpt.draft", "checkpoints/epoch_0004.ckpt.draft", "images/samples_0004.draft"]
+    for name in [*kept, *drafts, "hpc_ckpt_2.ckpt"]:
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
     assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == set(kept)

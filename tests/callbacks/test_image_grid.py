@@ -244,6 +244,70 @@ def test_a_resumed_run_draws_what_is_missing_and_counts_what_was_logged(tmp_path
         assert file.read_bytes() == (tmp_path / "parts/images" / file.name).read_bytes()
 
 
+class Hole(Pictures):
+    """Takes some pictures, then the training dies as they are handed over."""
+
+    def __init__(self, dies_after):
+        super().__init__()
+        self.dies_after = dies_after
+
+    def log_image(self, key, images, step):
+        if len(self.kept) == self.dies_after:
+            raise RuntimeError("killed")
+        super().log_image(key, images, step)
+
+
+def go_on(folder, epochs, logger, *before, checkpoint=None, **options):
+    saver = lightning.pytorch.callbacks.ModelCheckpoint(folder, save_last=True, save_on_train_epoch_end=True)
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=epochs, callbacks=[*before, ImageGrid(num_images=4, **options), saver], logger=logger,
+        default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Able(), SyntheticDataModule(image_size=list(SIZE), samples_per_epoch=3), ckpt_path=checkpoint)
+
+
+@pytest.mark.parametrize("dies_after", [3, 4])
+def test_pictures_get_their_names_when_they_are_at_the_loggers(tmp_path, dies_after):
+    """Killed before the first or the second of the three pictures of epoch 1 was handed over."""
+    first, second = Hole(dies_after), Pictures()
+    with pytest.raises(RuntimeError, match="killed"):
+        go_on(tmp_path, 3, first, log_growth=1)
+    names = sorted(file.name for file in (tmp_path / "images").iterdir())
+    assert names == ["conditional_0000.png", "reconstruction_0000.png", "samples_0000.png"]
+    go_on(tmp_path, 3, second, checkpoint=tmp_path / "last.ckpt", log_growth=1)
+    assert logged_epochs(first) == [0] * 3 + [1] * (dies_after - 3) and logged_epochs(second) == [1] * 3 + [2] * 3
+    assert len(list((tmp_path / "images").iterdir())) == 9
+
+
+class Ends(lightning.Callback):
+    """Ends the training after three epochs, or does not begin a fourth; may die before the last pictures."""
+
+    def __init__(self, dies=False):
+        self.dies = dies
+
+    def on_train_start(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch == 3
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch == 2
+
+    def on_train_end(self, trainer, pl_module):
+        if self.dies:
+            raise RuntimeError("killed")
+
+
+def test_the_last_pictures_of_a_training_that_a_callback_has_ended_are_made_up_for(tmp_path):
+    """They are not due otherwise, and come from the part of the budget that is kept for them."""
+    options, straight, killed, resumed = {"every_n_epochs": 5, "max_pictures": 3}, Pictures(), Pictures(), Pictures()
+    go_on(tmp_path / "straight", 9, straight, Ends(), **options)
+    with pytest.raises(RuntimeError, match="killed"):
+        go_on(tmp_path / "killed", 9, killed, Ends(dies=True), **options)
+    go_on(tmp_path / "killed", 9, resumed, Ends(), checkpoint=tmp_path / "killed/last.ckpt", **options)
+    names = [sorted(file.name for file in (tmp_path / run / "images").iterdir()) for run in ("straight", "killed")]
+    assert names[0] == names[1] == ["conditional_0002.png", "reconstruction_0002.png", "samples_0002.png"]
+    assert killed.kept == [] and logged_epochs(resumed) == logged_epochs(straight) == [2, 2, 2]
+
+
 @pytest.mark.parametrize("wrong", [{"num_images": 1}, {"every_n_epochs": 0}, {"log_growth": 0.5}, {"max_pictures": -1}])
 def test_numbers_that_make_no_picture_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):

@@ -2,11 +2,13 @@ import base64
 import hashlib
 import json
 import warnings
+from pathlib import Path
 
 import lightning
 import pytest
 import torch
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -35,7 +37,7 @@ class Plain(lightning.LightningModule):
 
 
 class Toy(Plain):
-    """Stages of three epochs."""
+    """Two stages of three epochs, which end the training."""
 
     def stage_at(self, epoch):
         return epoch // 3
@@ -43,14 +45,20 @@ class Toy(Plain):
     def finished(self, epochs):
         return epochs >= 6
 
+    def on_train_start(self):
+        self.trainer.should_stop = self.finished(self.current_epoch)
+
     def on_train_epoch_start(self):
         self.stage = self.stage_at(self.current_epoch)
 
+    def on_train_epoch_end(self):
+        self.trainer.should_stop = self.finished(self.current_epoch + 1)
 
-def fit(folder, epochs=6, module=None, logger=False, checkpoint=None, **options):
+
+def fit(folder, epochs=6, module=None, logger=False, checkpoint=None, plugins=None, **options):
     saver = StageCheckpoint(str(folder / "checkpoints"), **options)
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=epochs, callbacks=[saver], logger=logger, default_root_dir=folder,
+        accelerator="cpu", max_epochs=epochs, callbacks=[saver], logger=logger, default_root_dir=folder, plugins=plugins,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1,
     )  # fmt: skip
     with warnings.catch_warnings():
@@ -90,6 +98,84 @@ def test_a_resumed_run_keeps_and_replaces_as_one_that_was_not(tmp_path):
     fit(tmp_path, 4, monitor="val/score")
     fit(tmp_path, 6, monitor="val/score", checkpoint=tmp_path / "checkpoints/last.ckpt")
     assert epochs_of(tmp_path) == {"epoch_0003": 3, "stage_0": 2, "stage_1": 5, "last": 5}
+
+
+def test_ends_of_stages_stay_where_all_epochs_do_and_none_is_compared_yet(tmp_path):
+    fit(tmp_path, 4, monitor="val/late", save_top_k=-1)
+    assert epochs_of(tmp_path) == {"stage_0": 2, "last": 3}
+
+
+class Dies(TorchCheckpointIO):
+    """Ends the training, as a kill does, instead of writing a file whose name begins so."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        if Path(path).name.startswith(self.name):
+            raise ConnectionAbortedError
+        super().save_checkpoint(checkpoint, path, storage_options)
+
+
+def killed(folder, name, **options):
+    with pytest.raises(ConnectionAbortedError):
+        fit(folder, plugins=[Dies(name)], **options)
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "checkpoint"),
+    [
+        (0, {}, "epoch_0002"),
+        (1, {}, "epoch_0005"),
+        (0, {"every_n_epochs": 2}, "epoch_0002"),
+        (0, {"monitor": "val/score", "save_top_k": 2}, "epoch_0002"),
+        (1, {"monitor": "val/score"}, "last"),  # epoch 5 is not the best: no file of it but its stage's
+        (1, {"save_top_k": 0}, "last"),
+    ],
+)
+def test_a_kill_before_the_file_of_a_stage_leaves_no_trace(tmp_path, stage, options, checkpoint):
+    """Neither on the disk, where it lasts for no more than the rest of the run, nor among the uploads."""
+    options = {"upload": ["stages"], "epochs": 9} | options
+    straight = uploads(tmp_path / "straight", **options)
+    cut, rest = Experiment(), Experiment()
+    killed(tmp_path / "killed", f"stage_{stage}", logger=WandbLogger(experiment=cut), **options)
+    file = tmp_path / f"killed/checkpoints/{checkpoint}.ckpt"
+    uploads(tmp_path / "killed", experiment=rest, checkpoint=file, **options)
+    left, expected = epochs_of(tmp_path / "killed"), epochs_of(tmp_path / "straight")
+    if stage == 1 and checkpoint != "last":  # nothing was left to train: last.ckpt is the same state, seen after the epoch
+        assert left["last"] == 6
+        left["last"] = 5
+    assert left == expected
+    assert [entry[2] for entry in cut.logged + rest.logged] == [entry[2] for entry in straight.logged] == ["stage-0", "stage-1"]
+    kept = hashlib.sha256((tmp_path / f"killed/checkpoints/stage_{stage}.ckpt").read_bytes()).hexdigest()
+    assert (cut.logged + rest.logged)[stage][4] == kept
+    assert not list((tmp_path / "killed").glob("**/*.draft"))
+
+
+def test_the_end_of_an_extended_stage_replaces_that_of_the_shorter_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(Toy, "stage_at", lambda self, epoch: min(epoch // 3, 1))
+    fit(tmp_path, 6)
+    monkeypatch.setattr(Toy, "finished", lambda self, epochs: epochs >= 8)
+    killed(tmp_path, "stage_1", epochs=9, checkpoint=tmp_path / "checkpoints/last.ckpt")
+    assert epochs_of(tmp_path)["stage_1"] == 5
+    fit(tmp_path, 9, checkpoint=tmp_path / "checkpoints/epoch_0007.ckpt")
+    assert epochs_of(tmp_path)["stage_1"] == 7
+
+
+@pytest.mark.parametrize("name", ["last", "epoch_0002", "stage_0"])
+def test_ends_of_stages_that_are_there_stay_and_are_not_uploaded_again(tmp_path, name):
+    fit(tmp_path, 3)
+    before = (tmp_path / "checkpoints/stage_0.ckpt").stat().st_mtime_ns
+    assert uploads(tmp_path, epochs=4, upload=["stages"], checkpoint=tmp_path / f"checkpoints/{name}.ckpt").logged == []
+    assert (tmp_path / "checkpoints/stage_0.ckpt").stat().st_mtime_ns == before
+
+
+def test_files_of_another_folder_are_neither_copied_nor_removed(tmp_path):
+    fit(tmp_path / "first", 3)
+    fit(tmp_path / "second", 5, checkpoint=tmp_path / "first/checkpoints/epoch_0002.ckpt")
+    assert epochs_of(tmp_path / "second") == {"epoch_0004": 4, "last": 4}
+    assert epochs_of(tmp_path / "first") == {"epoch_0002": 2, "stage_0": 2, "last": 2}
 
 
 def test_a_module_without_stages_and_one_without_optimizers(tmp_path):

@@ -164,6 +164,10 @@ def planted(tmp_path_factory) -> tuple[Path, dict]:
     scene(32).save(side / "own.png")
     (reference / "leak.png").write_bytes((side / "own.png").read_bytes())
     scene(33).save(reference / "own.png")
+    (reference / "leak2.png").write_bytes((image / "good4.png").read_bytes())
+    scene(19).save(reference / "near.jpg", quality=50)
+    scene(34).save(side / "s.png")
+    scene(34).save(reference / "s.jpg", quality=50)
     return folder, examine({name: str(folder / name) for name in ("image", "side", "reference")}, SIZE)
 
 
@@ -187,6 +191,10 @@ def test_nothing_else_is_found_wrong(planted):
         ("duplicate", "error", "reference/leak.png", "side/own.png"),
         ("near-duplicate", "warning", "image/good3.png", "side/alike.jpg"),
         ("near-duplicate", "warning", "image/mirrored.png", "side/alike.jpg"),
+        ("duplicate", "error", "image/good4.png", "reference/leak2.png"),
+        ("near-duplicate", "warning", "image/good2.png", "reference/near.jpg"),
+        ("near-duplicate", "warning", "image/smaller.png", "reference/near.jpg"),
+        ("near-duplicate", "warning", "reference/s.jpg", "side/s.png"),
     }
     assert {(kind, level, *files) for kind, level, files in found(planted[1]) if level != "note"} == known | between
 
@@ -355,6 +363,20 @@ def test_a_training_is_warned_in_one_line_for_each_kind(tmp_path):
     assert [line.split(":")[0] for line in lines] == ["cropped", "near-duplicate"]
     assert "wide.png" in lines[0] and all(f"image/{i}.jpg = image/{i}.png" in lines[1] for i in range(3))
     assert "mirrored.png (nearly the same picture, mirrored)" in lines[1]
+
+
+def test_equal_files_in_one_set_are_told_though_a_third_lies_in_another(tmp_path):
+    few, side = tmp_path / "few", tmp_path / "side"
+    for place in (few, side):
+        place.mkdir()
+    for i, path in enumerate([few / "a.png", few / "b.png", side / "c.png", side / "d.png", side / "e.png"]):
+        scene(54 if i < 3 else 60 + i).save(path)
+    module = SideDataModule(str(few), str(side), list(SIZE))
+    with pytest.warns(UserWarning, match="the same file is in the sets image and side_heldout"):
+        module.setup()
+    with pytest.warns(UserWarning) as caught:
+        module.check_images()
+    assert [str(warning.message) for warning in caught] == ["duplicate: image/a.png = image/b.png (the same file)"]
 
 
 def test_starter_images_are_trained_on_without_a_word(recwarn):
