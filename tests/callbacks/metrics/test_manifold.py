@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from prdc import compute_prdc
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from callbacks.metrics import manifold
@@ -45,6 +46,14 @@ def test_equals_loops_and_torch_fidelity() -> None:
     assert {name: score.item() for name, score in scores.items()} == pytest.approx(by_loops(reals.numpy(), fakes.numpy(), 3))
     theirs = calculate_precision_recall_full(fakes, reals, neighborhood=3)
     assert [scores["precision"].item(), scores["recall"].item()] == pytest.approx([float(x) for x in theirs[:2]])
+
+
+def test_agrees_with_the_authors_package() -> None:
+    """Its precision and recall compare with < where those of Kynkäänniemi et al. compare with <=: no ties here."""
+    torch.manual_seed(0)
+    reals, fakes = torch.randn(60, 4).double(), 0.8 * torch.randn(50, 4).double() + 0.3
+    theirs = compute_prdc(reals.numpy(), fakes.numpy(), nearest_k=5)
+    assert {name: score.item() for name, score in manifold_scores(reals, fakes, 5).items()} == pytest.approx(theirs, rel=1e-4)
 
 
 def test_expected_values_of_one_distribution() -> None:
