@@ -103,6 +103,22 @@ def test_one_file_with_everything(report):
     assert len(read.all("svg")) == 1 and read.all("input")[0]["max"] == "1"
 
 
+def test_the_verdict_of_each_checkpoint_is_on_the_page(report):
+    lines = [row["card"]["verdict"]["line"] for row in report[2]["checkpoints"]]
+    assert len(lines) == 3 and lines[1].startswith("COPIES") and not lines[2].startswith("COPIES")
+    text = check_self_contained(report[1]).text
+    assert [line for line in lines if line not in text] == []
+
+
+def test_all_are_given_the_same_images(report):
+    """The upper row of what each makes of given images; the lower ones are their own."""
+    sources = [image["src"] for image in check_self_contained(report[1]).all("img") if "inputs above" in image["alt"]]
+    pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))) for source in sources]
+    assert len(pictures) == 3 and len({picture.shape for picture in pictures}) == 1
+    assert len({picture[: SIZE[0]].tobytes() for picture in pictures}) == 1
+    assert len({picture[-SIZE[0] :].tobytes() for picture in pictures}) == 2  # the two GPNN differ in their noise only
+
+
 def test_a_second_run_gives_the_same_bytes(report, files, tmp_path):
     torch.manual_seed(7)  # whatever happened before
     assert run(files, ("other", "mixer", "copier"), tmp_path) == 0
