@@ -3,9 +3,9 @@
 import json
 import os
 import re
+import select
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -85,24 +85,33 @@ class Keyboard:
     pipes."""
 
     def __init__(self, commands: int, answers: int) -> None:
-        self.commands, self.answers = os.fdopen(commands, "wb", 0), os.fdopen(answers, "rb")
-        self.number, self.session, self.unread = 0, {}, b""
+        self.commands, self.answers = os.fdopen(commands, "wb", 0), os.fdopen(answers, "rb", 0)
+        self.number, self.session, self.unread, self.events = 0, {}, b"", []
 
     def send(self, method: str, **parameters: object) -> dict:
         """The answer, as soon as it is there."""
         self.number += 1
         message = {"id": self.number, "method": method, "params": parameters} | self.session
         self.commands.write(json.dumps(message).encode() + b"\0")
-        while True:
-            while b"\0" not in self.unread:
-                part = self.answers.read1()
-                assert part, "the browser has ended"
-                self.unread += part
-            text, _, self.unread = self.unread.partition(b"\0")
-            answer = json.loads(text)
-            if answer.get("id") == self.number:
-                assert "error" not in answer, answer
-                return answer["result"]
+        while (answer := self._message()).get("id") != self.number:
+            self.events.append(answer.get("method"))
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def wait_for(self, event: str) -> None:
+        """Until the browser tells of one more such event."""
+        while event not in self.events:
+            self.events.append(self._message().get("method"))
+        self.events.remove(event)
+
+    def _message(self) -> dict:
+        while b"\0" not in self.unread:
+            assert select.select([self.answers], [], [], 240)[0], "the browser is silent"
+            part = self.answers.read(2**16)
+            assert part, "the browser has ended"
+            self.unread += part
+        text, _, self.unread = self.unread.partition(b"\0")
+        return json.loads(text)
 
     def press(self, key: str, times: int = 1) -> None:
         """A key by its name, or a letter."""
@@ -138,11 +147,10 @@ def keyboard_on(file: Path) -> Iterator[Keyboard]:
     try:
         target = page.send("Target.createTarget", url=file.as_uri())["targetId"]
         page.session = {"sessionId": page.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
+        page.send("Page.enable")
         page.send("Emulation.setFocusEmulationEnabled", enabled=True)
-        deadline = time.monotonic() + 240
         while not page.value("document.URL.startsWith('file:') && document.readyState === 'complete'"):
-            assert time.monotonic() < deadline, f"{file} is not loaded"
-            time.sleep(0.05)
+            page.wait_for("Page.loadEventFired")
         yield page
     finally:
         page.commands.close()  # which ends the browser
