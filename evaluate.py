@@ -19,16 +19,16 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from configs.build import build
-from configs.checkpoint import output_folder, rebuild, report_config, split_words, stored_config
-from configs.environment import choose_wandb_mode, hide_known_noise, use_sleeping_threads
-from configs.loader import ConfigError
-from configs.mistakes import MistakesTold
+from cli.build import build
+from cli.environment import choose_wandb_mode, hide_known_noise, use_sleeping_threads
+from cli.errors import report_user_errors
+from cli.evaluation import output_folder, rebuild, report_config, split_words, stored_config
+from core.errors import UserError
 
 
 def opened(path: Path, words: list[str]) -> tuple[dict[str, Any], DictConfig, Any]:
     """Content, configuration and module of a checkpoint."""
-    from callbacks.config_snapshot import read_checkpoint
+    from experiment.checkpoint import read_checkpoint
 
     content = read_checkpoint(path)
     return content, stored_config(path, content, words), rebuild(path, content)
@@ -43,8 +43,8 @@ def tested(content: dict[str, Any], config: DictConfig, module: Any) -> tuple[di
 
 def measure(path: Path, content: dict[str, Any], config: DictConfig, module: Any, folder: Path) -> None:
     """Writes `folder`/metrics.json, and nearest.png with the samples nearest to training images, and prints a table."""
-    from callbacks.metrics.card import format_card, write_card
-    from modules.tasks.pictures import write_pictures
+    from metrics.results import format_card, write_card
+    from tasks.output import write_pictures
 
     facts = {"run_name": config.run_name, "checkpoint": str(path), "class_path": content["class_path"]}
     facts |= {"iteration": module.iteration, "images_seen": module.images_seen}
@@ -58,7 +58,7 @@ def measure(path: Path, content: dict[str, Any], config: DictConfig, module: Any
 
 def do_task(module: Any, config: DictConfig, folder: Path) -> None:
     """Writes the task's pictures into `folder`, all or none; if they are frames, also as an animation and a film."""
-    from modules.tasks.pictures import write_pictures
+    from tasks.output import write_pictures
 
     task = build(config.task)
     images = dict(task(module.to(build(config.trainer).strategy.root_device)))
@@ -80,7 +80,7 @@ def evaluate(checkpoints: list[Path], words: list[str]) -> None:
         content, config, module = opened(path, words)
         folder = output_folder(config, path, checkpoints)
         if folder in taken:
-            raise ConfigError(f"{path}: {folder} holds the results of another one of these checkpoints; give it alone.")
+            raise UserError(f"{path}: {folder} holds the results of another one of these checkpoints; give it alone.")
         taken.add(folder)
         do_task(module, config, folder) if "task" in config else measure(path, content, config, module, folder)
 
@@ -91,10 +91,10 @@ def main(arguments: list[str]) -> int:
         return 0
     use_sleeping_threads()
     hide_known_noise()
-    with MistakesTold() as told:
+    with report_user_errors() as errors:
         checkpoints, words = split_words(arguments)
         (report if report_config(words) else evaluate)(checkpoints, words)
-    return told.exit_code
+    return errors.exit_code
 
 
 if __name__ == "__main__":

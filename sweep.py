@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from configs.grid import Trial, is_finished, trials
+from cli.grid import Trial, is_finished, trials
 
 TRAIN = Path(__file__).parent / "train.py"
 

@@ -24,11 +24,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from configs.build import build, check_all
-from configs.environment import choose_wandb_mode, hide_known_noise, use_sleeping_threads
-from configs.loader import ConfigError, load_config
-from configs.mistakes import MistakesTold
-from configs.signals import StopSignals, is_first_process
+from cli.build import build, check_all
+from cli.environment import choose_wandb_mode, hide_known_noise, use_sleeping_threads
+from cli.errors import report_user_errors
+from cli.loader import load_config
+from cli.signals import StopSignals, is_first_process
+from core.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
     use_sleeping_threads()
     hide_known_noise()
     dry_run = "--dry-run" in arguments
-    with StopSignals() as stop, MistakesTold() as told:
+    with StopSignals() as stop, report_user_errors() as errors:
         config = load_config(word for word in arguments if word != "--dry-run")
         stop.checkpoints = Path(config.run_dir) / "checkpoints"
         check_all(config, own_only=True)
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> int:
             print(f"Done. {config.run_dir} holds checkpoints/, images/, metrics.csv and config.yaml.")
             print(f"Measure it: python evaluate.py {config.run_dir}/checkpoints/last.ckpt")
         return 0
-    return stop.exit_code or told.exit_code
+    return stop.exit_code or errors.exit_code
 
 
 def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | None]:
@@ -65,16 +66,16 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
 
     from lightning import seed_everything  # not at the top: help and wrong words are answered without torch
 
-    from callbacks.checkpoint import AtomicCheckpointIO, remove_leftovers
     from callbacks.config_snapshot import ConfigSnapshot
-    from callbacks.ranks import Ranks, check_number, cluster_plugins
-    from callbacks.resume import resume_point
-    from callbacks.run_card import RunCard
-    from callbacks.signals import EndTogether
+    from callbacks.run_manifest import RunManifest
+    from callbacks.terminate_ranks import TerminateAllRanks
+    from experiment.checkpoint import AtomicCheckpointIO, remove_leftovers
+    from experiment.ranks import Ranks, check_number, cluster_plugins
+    from experiment.resume import resume_point
 
     begins = config.resume is None and not dry_run and is_first_process()
     if begins and any(Path(config.run_dir).glob("**/*.ckpt")):
-        raise ConfigError(f"{config.run_dir} holds a run. resume=auto goes on with it, run_name=… begins another.")
+        raise UserError(f"{config.run_dir} holds a run. resume=auto goes on with it, run_name=… begins another.")
     seed_everything(config.seed, workers=True, verbose=False)
     datamodule = build(config.datamodule)
     datamodule.setup("fit")
@@ -84,7 +85,7 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
     checkpoint = resume_point(config, module, datamodule, dry_run)
     loggers = [build(node) for node in (config.logger or {}).values() if node and not dry_run]  # wandb takes time
     callbacks = [Ranks(config, datamodule, checkpoint), *(build(node) for node in (config.callbacks or {}).values() if node)]
-    callbacks += [ConfigSnapshot(config), card := RunCard(config, checkpoint), EndTogether()]
+    callbacks += [ConfigSnapshot(config), card := RunManifest(config, checkpoint), TerminateAllRanks()]
     plugins = [AtomicCheckpointIO(), *cluster_plugins()]
     trainer = check_number(build(config.trainer, logger=loggers, callbacks=callbacks, plugins=plugins))
     if not dry_run:

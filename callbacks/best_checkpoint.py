@@ -11,8 +11,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from callbacks.checkpoint import copy_checkpoint
-from callbacks.metrics.pareto import DIVERSITY, QUALITY, REPEATED, Candidate, Choice, choose, first_key
+from core.errors import UserError
+from experiment.checkpoint import copy_checkpoint
+from metrics.pareto import DIVERSITY, QUALITY, REPEATED, Candidate, Choice, choose, first_key
 
 NEAREST = "val/nearest_psnr_max"  # in dB; looked at where there is no verdict
 UNDECIDED = "val/undecided"  # 0 or 1; such epochs take part, and best.json tells how many they are
@@ -21,7 +22,7 @@ UNDECIDED = "val/undecided"  # 0 or 1; such epochs take part, and best.json tell
 class BestCheckpoint(Checkpoint):
     """Keeps `front_<epoch>.ckpt` of the epochs that no other beats in quality and diversity at once, and says which is best.
 
-    The rule is `callbacks.metrics.pareto.choose`: epochs whose samples repeat training images do not count, of the
+    The rule is `metrics.pareto.choose`: epochs whose samples repeat training images do not count, of the
     others the best gives up least of quality and diversity together. `best.json`, beside the folder of the
     checkpoints, names its file and says why, after every measurement. Files of epochs that are beaten later are removed.
     A run that was cut off in between makes up for it when it goes on from that epoch.
@@ -51,7 +52,7 @@ class BestCheckpoint(Checkpoint):
         patience: int | None = None,
     ) -> None:
         if patience is not None and patience < 1:
-            raise ValueError(f"patience={patience}: at least 1 measurement is needed, or null")
+            raise UserError(f"patience={patience}: at least 1 measurement is needed, or null")
         self.folder, self.patience = Path(dirpath), patience
         self.quality, self.diversity, self.copies, self.copies_above = quality, diversity, copies, copies_above
         self.epochs: list[int] = []

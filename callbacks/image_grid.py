@@ -13,8 +13,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from PIL import Image
 from torch import Tensor
 
-from callbacks.checkpoint import DRAFT
 from callbacks.stages import ends_stage
+from core.errors import UserError
+from experiment.checkpoint import DRAFT
 from modules.base import sampling_mode
 from modules.ops.images import image_grid, to_uint8
 
@@ -64,14 +65,14 @@ class ImageGrid(Callback):
         max_megabytes: float | None = 200.0,
     ) -> None:
         if num_images < 2 or every_n_epochs < 1:
-            raise ValueError(f"num_images={num_images}, every_n_epochs={every_n_epochs}: at least 2 and 1 are needed")
+            raise UserError(f"num_images={num_images}, every_n_epochs={every_n_epochs}: at least 2 and 1 are needed")
         for name, value, least in (
             ("log_growth", log_growth, 1),
             ("max_pictures", max_pictures, 0),
             ("max_megabytes", max_megabytes, 0),
         ):
             if value is not None and not value >= least:
-                raise ValueError(f"{name}={value}: at least {least} is needed")
+                raise UserError(f"{name}={value}: at least {least} is needed")
         self.num_images, self.every_n_epochs, self.seed, self.log_growth = num_images, every_n_epochs, seed, log_growth
         self.max_pictures = math.inf if max_pictures is None else max_pictures
         self.max_bytes = math.inf if max_megabytes is None else max_megabytes * 1e6

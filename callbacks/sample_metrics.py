@@ -11,14 +11,15 @@ from lightning import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from callbacks.metrics.anchors import anchor_rows
-from callbacks.metrics.backbones import PACKAGE, Backbone, RandomCNN, load_backbone
-from callbacks.metrics.card import finite, protocol_of
-from callbacks.metrics.features import Features, extract_features
-from callbacks.metrics.intervals import mean_interval
-from callbacks.metrics.perceptual import PerceptualDistance, load_perceptual
-from callbacks.metrics.suite import FEATURE_METRICS, NAMES, Images, Suite, applicable, key_of, new_suite, of_all_ranks
-from callbacks.metrics.trust import memorisation, reconstruction_of, sample_intervals
+from core.errors import UserError
+from metrics.backbones import PACKAGE, Backbone, RandomCNN, load_backbone
+from metrics.features import Features, extract_features
+from metrics.intervals import mean_interval
+from metrics.intervals_of_samples import memorisation, reconstruction_of, sample_intervals
+from metrics.perceptual_distance import PerceptualDistance, load_perceptual
+from metrics.reference_points import anchor_rows
+from metrics.results import finite, protocol_of
+from metrics.suite import FEATURE_METRICS, NAMES, Images, Suite, applicable, key_of, new_suite, of_all_ranks
 from modules.base import GenerativeModule, sampling_mode
 from modules.ops.images import to_uint8
 
@@ -77,12 +78,12 @@ class SampleMetrics(Callback):
         self.crops, self.sample_crops, self.sampling_seeds = crops, sample_crops, sampling_seeds
         for key in ("num_images", "every_n_epochs", "chunk", "crops", "sample_crops", "sampling_seeds"):
             if getattr(self, key) < 1:
-                raise ValueError(f"SampleMetrics: {key} is {getattr(self, key)}; it has to be at least 1")
+                raise UserError(f"SampleMetrics: {key} is {getattr(self, key)}; it has to be at least 1")
         self.metrics, self.asked_for = list(NAMES if metrics is None else metrics), metrics is not None
         for name in self.metrics:
             if name not in NAMES:
                 near = get_close_matches(name, NAMES, 1, 0)[0]
-                raise ValueError(f"SampleMetrics: no metric {name!r}; choose from {', '.join(NAMES)} (nearest: {near})")
+                raise UserError(f"SampleMetrics: no metric {name!r}; choose from {', '.join(NAMES)} (nearest: {near})")
         self.backbone_choice = {"name": backbone, "weights": weights, "lowpass": lowpass}
         self._needs_backbone = bool(set(self.metrics) & {*FEATURE_METRICS, "sifid", "perceptual"})
         chosen = self._needs_backbone and (backbone, weights) != ("auto", None)
@@ -186,7 +187,7 @@ class SampleMetrics(Callback):
         self._batches = []
         size, expected = list(images.shape[-2:]), list(module.image_size)
         if size != expected:
-            raise ValueError(
+            raise UserError(
                 f"the reference images are {size}, the samples {expected}: set datamodule.image_size={expected}"
             )
         return of_all_ranks(indices, images, self._features(images, indices.tolist(), self.crops, 2 * self.seed))

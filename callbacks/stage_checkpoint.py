@@ -9,10 +9,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from callbacks.checkpoint import copy_checkpoint
-from callbacks.config_snapshot import read_checkpoint
-from callbacks.run_card import file_sha256, read_card
+from callbacks.run_manifest import file_sha256, read_manifest
 from callbacks.stages import ends_stage
+from core.errors import UserError
+from experiment.checkpoint import copy_checkpoint, read_checkpoint
 
 UPLOADS = ("last", "best", "stages")
 
@@ -66,7 +66,7 @@ class StageCheckpoint(ModelCheckpoint):
             return
         self._complete_stage(trainer, pl_module)
         if self.upload:
-            parents = read_card(trainer.default_root_dir).get("lineage", [])
+            parents = read_manifest(trainer.default_root_dir).get("lineage", [])
             for experiment in _online(trainer):
                 _use(experiment, [parent for parent in parents if parent["wandb_id"] not in (None, experiment.id)])
 
@@ -123,17 +123,17 @@ class StageCheckpoint(ModelCheckpoint):
 
 def _check(every_n_epochs: int, save_top_k: int, monitor: str | None, mode: str, upload: Sequence[str]) -> None:
     if every_n_epochs < 1:
-        raise ValueError(f"every_n_epochs={every_n_epochs}: at least 1 is needed")
+        raise UserError(f"every_n_epochs={every_n_epochs}: at least 1 is needed")
     if save_top_k < -1 or (monitor is None and save_top_k > 1):
         allowed = "-1 (all), 0 or 1 (the newest)" if monitor is None else "-1 (all), 0 or more"
-        raise ValueError(f"save_top_k={save_top_k} with monitor={monitor}: it has to be {allowed}")
+        raise UserError(f"save_top_k={save_top_k} with monitor={monitor}: it has to be {allowed}")
     if mode not in ("min", "max"):
-        raise ValueError(f"mode={mode}: it has to be min or max")
+        raise UserError(f"mode={mode}: it has to be min or max")
     for name in upload:
         if name not in UPLOADS:
-            raise ValueError(f"upload: there is no {name}, only {', '.join(UPLOADS)}")
+            raise UserError(f"upload: there is no {name}, only {', '.join(UPLOADS)}")
     if "best" in upload and (monitor is None or save_top_k == 0):
-        raise ValueError("upload: best needs a monitor, the logged key that it is the best of, and save_top_k other than 0")
+        raise UserError("upload: best needs a monitor, the logged key that it is the best of, and save_top_k other than 0")
 
 
 def _epoch_of(file: Path) -> int | None:

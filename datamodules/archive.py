@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
-from modules.ops.decode import MAX_FILE_BYTES, check_file_bytes
+from core.errors import UserError
+from datamodules.image_files import MAX_FILE_BYTES, check_file_bytes
 
 
 def in_archive(path: Path) -> tuple[Path, str] | None:
@@ -35,15 +36,15 @@ def read_member(archive: Path, name: str) -> bytes:
     """
     content, members = _open(archive)
     if name not in members:
-        raise ValueError(f"{archive} has no {name}")
+        raise UserError(f"{archive} has no {name}")
     if members[name].file_size > MAX_FILE_BYTES:  # declared; zipfile reads no byte more
         check_file_bytes(archive / name, members[name].file_size)
     try:
         return content.read(members[name])
     except (BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"cannot read {name} in {archive}: {error}") from error
+        raise UserError(f"cannot read {name} in {archive}: {error}") from error
     except Exception as error:  # zlib.error, lzma.LZMAError: each decompressor has its own
-        raise ValueError(f"cannot read {name} in {archive}: it is damaged ({error})") from error
+        raise UserError(f"cannot read {name} in {archive}: it is damaged ({error})") from error
 
 
 def _open(archive: Path) -> tuple[ZipFile, Mapping[str, ZipInfo]]:
@@ -57,14 +58,14 @@ def _opened(archive: Path, size: int, changed: int, process: int) -> tuple[ZipFi
     try:
         content = ZipFile(archive)
     except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{archive}: not a zip file, or a damaged one ({error})") from error
+        raise UserError(f"{archive}: not a zip file, or a damaged one ({error})") from error
     members: dict[str, ZipInfo] = {}
     for info in content.infolist():
         if info.is_dir():
             continue
         _check_member(archive, info)
         if info.filename in members:
-            raise ValueError(f"{archive}: refused, it holds two files named {info.filename!r}")
+            raise UserError(f"{archive}: refused, it holds two files named {info.filename!r}")
         members[info.filename] = info
     return content, members
 
@@ -72,6 +73,6 @@ def _opened(archive: Path, size: int, changed: int, process: int) -> tuple[ZipFi
 def _check_member(archive: Path, info: ZipInfo) -> None:
     name = info.orig_filename.replace("\\", "/")
     if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
-        raise ValueError(f"{archive}: refused, the name {info.orig_filename!r} leads out of the archive")
+        raise UserError(f"{archive}: refused, the name {info.orig_filename!r} leads out of the archive")
     if stat.S_ISLNK(info.external_attr >> 16):
-        raise ValueError(f"{archive}: refused, {info.filename!r} is a link")
+        raise UserError(f"{archive}: refused, {info.filename!r} is a link")

@@ -1,6 +1,6 @@
 """One image file to bytes [3, H, W] at the wanted size.
 
-Files are opened and turned into RGB by `modules.ops.decode`, transparency over white, 16-bit grey scaled to 8 bits; here
+Files are opened and turned into RGB by `datamodules.image_files`, transparency over white, 16-bit grey scaled to 8 bits; here
 the EXIF orientation is applied, and the largest centred part with the wanted aspect is resized by Pillow's bicubic filter,
 which is antialiased when shrinking; an image that has the size already keeps its exact values.
 """
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from modules.ops.decode import FORMATS, is_deep_grey, opened, to_rgb
+from datamodules.image_files import FORMATS, is_deep_grey, opened, to_rgb
 
 ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)  # the orientations that swap width and height

@@ -29,6 +29,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from core.errors import UserError
 from datamodules.copies import look_at
 from datamodules.decode import decode, probe
 from datamodules.findings import STEPS, Finding, Picture, findings_of
@@ -41,11 +42,11 @@ from datamodules.folder import (
     survey,
     visible_files,
 )
-from modules.ops.decode import ENDINGS
+from datamodules.image_files import ENDINGS
 
 SETS = ("image", "side", "reference")
 KEYS = (*SETS, "image_size", "recursive", "out")
-MOST_LINES = 10  # printed of one kind; the JSON has all
+MAX_LINES = 10  # printed of one kind; the JSON has all
 
 
 def examine(roots: Mapping[str, str], image_size: Sequence[int] | None = None, recursive: bool = False) -> dict[str, Any]:
@@ -120,9 +121,9 @@ def _lines(findings: Iterable[Finding], level: str) -> Iterable[str]:
         if finding.level == level:
             kinds.setdefault(finding.kind, []).append(finding)
     for kind, own in kinds.items():
-        yield from (str(finding) for finding in own[:MOST_LINES])
-        if len(own) > MOST_LINES:
-            yield f"{level}: {kind}: and {len(own) - MOST_LINES} more; out=FILE.json lists all"
+        yield from (str(finding) for finding in own[:MAX_LINES])
+        if len(own) > MAX_LINES:
+            yield f"{level}: {kind}: and {len(own) - MAX_LINES} more; out=FILE.json lists all"
 
 
 def main(arguments: list[str]) -> int:
@@ -152,16 +153,16 @@ def _parsed(arguments: Iterable[str]) -> dict[str, Any]:
         if not equals or Path(word).exists():
             key, value = next(positions, ""), word
             if not key:
-                raise ValueError(f"{word}: at most three folders, {', '.join(SETS)}")
+                raise UserError(f"{word}: at most three folders, {', '.join(SETS)}")
         elif key not in KEYS:
             close = difflib.get_close_matches(key, KEYS, 1)
             hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(KEYS)}."
-            raise ValueError(f"{key}: no such key. {hint}")
+            raise UserError(f"{key}: no such key. {hint}")
         if key in words:
-            raise ValueError(f"{key}: given twice, {words[key]} and {value}")
+            raise UserError(f"{key}: given twice, {words[key]} and {value}")
         words[key] = _value(key, value)
     if "image" not in words:
-        raise ValueError("no folder given, such as datamodules/starter/landscapes; --help explains")
+        raise UserError("no folder given, such as datamodules/starter/landscapes; --help explains")
     return words
 
 
@@ -178,7 +179,7 @@ def _value(key: str, text: str) -> Any:
         if all(type(number) is int and number > 0 for number in value):
             return value
     expected = "true or false" if key == "recursive" else "[height,width], two positive whole numbers"
-    raise ValueError(f"{key}: expected {expected}, got {text!r}")
+    raise UserError(f"{key}: expected {expected}, got {text!r}")
 
 
 def _read(key: str, folder: Path, name: str, size: tuple[int, int], findings: list[Finding]) -> Picture:

@@ -10,8 +10,9 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from datamodules.base import ImageDataModule
+from core.errors import UserError
 from datamodules.folder import ImageFolder, list_images, shorten
+from datamodules.image_datamodule import ImageDataModule
 from datamodules.sampler import StridedSampler
 
 ARRANGEMENTS = ("row", "column", "grid")
@@ -97,20 +98,20 @@ def reference_loader(module: ImageDataModule) -> DataLoader:
 def check_arrangement(tile: str | None) -> None:
     """Raises ValueError for an unknown arrangement."""
     if tile is not None and tile not in ARRANGEMENTS:
-        raise ValueError(f"tile is {tile!r}; allowed are null, {', '.join(ARRANGEMENTS)}")
+        raise UserError(f"tile is {tile!r}; allowed are null, {', '.join(ARRANGEMENTS)}")
 
 
 def chosen(files: Sequence[str], image: str | int, where: str) -> str:
     """The one of `files` that `image` names or counts; ValueError with what is there."""
     if isinstance(image, int):
         if not 0 <= image < len(files):
-            raise ValueError(f"image: there is no number {image}; {where} holds {len(files)}, counted from 0")
+            raise UserError(f"image: there is no number {image}; {where} holds {len(files)}, counted from 0")
         return files[image]
     matches = [name for name in files if image in (name, Path(name).stem)]
     if len(matches) > 1:
-        raise ValueError(f"image: {image} fits {', '.join(matches)}; give the ending, too")
+        raise UserError(f"image: {image} fits {', '.join(matches)}; give the ending, too")
     if not matches:
         close = difflib.get_close_matches(image, files, 1)
         hint = f"Did you mean {close[0]}?" if close else f"It holds {shorten(files)}."
-        raise ValueError(f"image: {image} is not in {where}. {hint}")
+        raise UserError(f"image: {image} is not in {where}. {hint}")
     return matches[0]

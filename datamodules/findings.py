@@ -9,7 +9,7 @@ from datamodules.decode import Treatment
 from datamodules.folder import ImageFolder, shorten
 
 TOO_SMALL = 4.0  # enlarged more than this, a picture is blur
-MOST_CUT = 0.5  # a warning if less of a picture's area is left
+MAX_CUT = 0.5  # a warning if less of a picture's area is left
 QUICK_LIMIT = 1000  # images; about a second
 STEPS = {
     "rotated": "turned as its EXIF orientation says",
@@ -100,7 +100,7 @@ def _treated(place: str, treatment: Treatment) -> list[Finding]:
     elif enlargement > 1:
         found.append(Finding("warning", "enlarged", (place,), f"enlarged {enlargement:.3g} times"))
     if kept < 0.995:
-        level = "warning" if kept < MOST_CUT else "note"
+        level = "warning" if kept < MAX_CUT else "note"
         found.append(Finding(level, "cropped", (place,), f"{kept:.0%} of it is used, the rest is cut away"))
     return found
 

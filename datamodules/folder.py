@@ -13,9 +13,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from core.errors import UserError
 from datamodules.archive import in_archive, member_names, read_member
 from datamodules.decode import Treatment, decode, probe
-from modules.ops.decode import ENDINGS, check_file_bytes
+from datamodules.image_files import ENDINGS, check_file_bytes
 
 PROJECT = Path(__file__).resolve().parents[1]
 # Images too, but none that this project decodes: worth a warning, unlike a text file.
@@ -50,13 +51,13 @@ def survey(root: str, recursive: bool = False, key: str = "root") -> tuple[Path,
     place = in_archive(folder)
     if (place is None and folder.is_file()) or (place and place[1] in member_names(place[0])):
         if folder.suffix.lower() not in ENDINGS:
-            raise ValueError(f"{key}: {folder} is not an image; endings that are read: {', '.join(ENDINGS)} and .zip")
+            raise UserError(f"{key}: {folder} is not an image; endings that are read: {', '.join(ENDINGS)} and .zip")
         return folder.parent, [folder.name], []
     files = sorted(visible_files(folder, recursive))
     images = [name for name in files if name.lower().endswith(ENDINGS)]
     if not images:
         read = f"endings that are read: {', '.join(ENDINGS)}"
-        raise ValueError(f"{key}: no image in {folder}; {read}. {_content(folder)}")
+        raise UserError(f"{key}: no image in {folder}; {read}. {_content(folder)}")
     return folder, images, [name for name in files if not name.lower().endswith(ENDINGS)]
 
 
@@ -73,10 +74,10 @@ def visible_files(folder: Path, recursive: bool) -> list[str]:
 def check_place(folder: Path, name: str) -> None:
     """Raises ValueError for a file of a set that is a link out of the folder, or whose name holds control characters."""
     if any(ord(character) < 32 or ord(character) == 127 for character in name):
-        raise ValueError(f"{folder}: the file name {name!r} holds control characters: rename it")
+        raise UserError(f"{folder}: the file name {name!r} holds control characters: rename it")
     path = folder / name
     if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{path} is a link out of its folder, to {path.resolve()}: put a copy there instead")
+        raise UserError(f"{path} is a link out of its folder, to {path.resolve()}: put a copy there instead")
 
 
 def read_content(path: Path) -> bytes:
@@ -88,7 +89,7 @@ def read_content(path: Path) -> bytes:
         check_file_bytes(path, path.stat().st_size)
         return path.read_bytes()
     except OSError as error:
-        raise ValueError(f"cannot read the image {path}: {error.strerror}") from error
+        raise UserError(f"cannot read the image {path}: {error.strerror}") from error
 
 
 def fingerprint_of(files: Sequence[str], digests: Sequence[str]) -> str:

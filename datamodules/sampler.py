@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import DistributedSampler, Sampler
 
+from core.errors import UserError
+
 NO_ENTRY = -1  # stands for "no image": a batch of it alone is empty
 
 
@@ -58,7 +60,7 @@ class JoinedSampler(DistributedSampler):
         places = range(len(samplers[0]))
         lengths = [len(sampler) for sampler in samplers]
         if len(places) % ranks or len(set(lengths)) > 1:
-            raise ValueError(f"the lengths {lengths} must be equal and divisible by {ranks} ranks")
+            raise UserError(f"the lengths {lengths} must be equal and divisible by {ranks} ranks")
         super().__init__(places, num_replicas=ranks, rank=rank, shuffle=False)
         self.samplers = samplers
 

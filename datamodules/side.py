@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from datamodules.base import ImageDataModule
+from core.errors import UserError
 from datamodules.folder import ImageFolder, list_images, shared_files, shorten
+from datamodules.image_datamodule import ImageDataModule
 
 
 class SideDataModule(ImageDataModule):
@@ -43,7 +44,7 @@ class SideDataModule(ImageDataModule):
     ) -> None:
         super().__init__(root, image_size, batch_size, samples_per_epoch, num_workers, flip, seed, heldout_root)
         if not 0 < heldout_fraction < 1:
-            raise ValueError(f"heldout_fraction must lie above 0 and below 1, but is {heldout_fraction!r}")
+            raise UserError(f"heldout_fraction must lie above 0 and below 1, but is {heldout_fraction!r}")
         self.side_root = side_root
         self.side_flip = side_flip
         self.heldout_fraction = heldout_fraction
@@ -54,7 +55,7 @@ class SideDataModule(ImageDataModule):
             rank_zero_warn(f"root: one training image only, {folder / files[0]}; this method is made for several")
         side_folder, side_files = list_images(self.side_root, recursive=True, key="side_root")
         if len(side_files) < 2:
-            raise ValueError(
+            raise UserError(
                 f"side_root: {side_folder} holds one image; at least two are needed, one to train on and one held out"
             )
         train, heldout = split_heldout(side_files, self.heldout_fraction)

@@ -2,8 +2,9 @@
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from datamodules.base import ImageDataModule
+from core.errors import UserError
 from datamodules.folder import ImageFolder, list_images
+from datamodules.image_datamodule import ImageDataModule
 
 
 class SourceDataModule(ImageDataModule):
@@ -29,7 +30,7 @@ class SourceDataModule(ImageDataModule):
     ) -> None:
         super().__init__(root, image_size, batch_size, samples_per_epoch, num_workers, flip, seed)
         if not max_memory_gib >= 0:
-            raise ValueError(f"max_memory_gib must be a number, at least 0, but is {max_memory_gib!r}")
+            raise UserError(f"max_memory_gib must be a number, at least 0, but is {max_memory_gib!r}")
         self.max_memory_gib = max_memory_gib
 
     def load_sets(self) -> dict[str, ImageFolder]:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.base import MOST_PIXELS
+from core.errors import UserError
 from datamodules.fewshot import check_arrangement, reference_loader, with_tiling
 from datamodules.folder import ImageFolder
+from datamodules.image_datamodule import MAX_PIXELS
 from datamodules.side import SideDataModule, split_heldout
 
 
@@ -24,7 +25,7 @@ class SyntheticDataModule(SideDataModule):
     Args:
         image: take one drawing only, number `image` modulo their number; any name stands for 0.
         tile: see `FewShotDataModule`.
-        num_images, num_side, num_source: drawings per set, together at most MOST_PIXELS; `num_side` is split into `side` and
+        num_images, num_side, num_source: drawings per set, together at most MAX_PIXELS; `num_side` is split into `side` and
             `side_heldout`.
     """
 
@@ -51,12 +52,12 @@ class SyntheticDataModule(SideDataModule):
         sampling = (image_size, batch_size, samples_per_epoch, num_workers)
         super().__init__(root, side_root, *sampling, flip, side_flip, heldout_fraction, seed, heldout_root)
         if num_images < 1 or num_side < 2 or num_source < 1:
-            raise ValueError(f"num_images={num_images}, num_side={num_side}, num_source={num_source}: at least 1, 2, 1")
+            raise UserError(f"num_images={num_images}, num_side={num_side}, num_source={num_source}: at least 1, 2, 1")
         pixels = (num_images + num_side + num_source) * self.image_size[0] * self.image_size[1]
-        if pixels > MOST_PIXELS:
-            raise ValueError(
+        if pixels > MAX_PIXELS:
+            raise UserError(
                 f"num_images={num_images}, num_side={num_side}, num_source={num_source} of {image_size[0]}×{image_size[1]}: "
-                f"more than {MOST_PIXELS / 1e6:.0f} million pixels, the limit of what is drawn"
+                f"more than {MAX_PIXELS / 1e6:.0f} million pixels, the limit of what is drawn"
             )
         check_arrangement(tile)
         self.image = image

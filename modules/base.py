@@ -10,6 +10,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from core.errors import UserError
 from modules.ops.allowance import Allowance
 
 if not torch.cuda.is_available():  # Lightning makes torch look for GPUs anew in each optimizer step: here 0.2 ms in vain
@@ -43,7 +44,7 @@ class GenerativeModule(LightningModule):
     """
 
     image_size: tuple[int, int]
-    extended_by: tuple[str, ...] = ()  # settings that say how long training takes: they may change when a run goes on
+    duration_settings: tuple[str, ...] = ()  # settings that say how long training takes: they may change when a run goes on
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,29 +103,29 @@ class GenerativeModule(LightningModule):
             module.eval()
         return self
 
-    def seed(self, *, common: bool = False) -> int:
-        """A seed from the run's seed and the epoch, different on every rank unless `common`.
+    def epoch_seed(self, *, shared: bool = False) -> int:
+        """A seed from the run's seed and the epoch, different on every rank unless `shared`.
 
         Never a small number: pictures are drawn from such, and would show the fixed noise of training.
         """
         run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        rank = 0 if common else self.global_rank + 1
+        rank = 0 if shared else self.global_rank + 1
         return ((run_seed * 1_000_003 + self.current_epoch) * 4_099 + rank + 1) * 6_364_136_223_846_793_005 % 2**63
 
-    def common_generator(self) -> torch.Generator:
+    def shared_generator(self) -> torch.Generator:
         """A CPU generator that is equal on all ranks and after a resume in the same epoch."""
-        return torch.Generator().manual_seed(self.seed(common=True))
+        return torch.Generator().manual_seed(self.epoch_seed(shared=True))
 
     def on_fit_start(self) -> None:
         if self._stored_optimizers not in (None, len(self.trainer.optimizers)):
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint holds {self._stored_optimizers} optimizers, {type(self).__name__} as configured has "
                 f"{len(self.trainer.optimizers)}: it was written with another image_size, number of scales or version"
             )
         self.train()  # a module left in eval would be trained in eval mode (P 9.9)
 
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed(self.seed())  # with the sampler's order this makes resume exact without stored RNG state (P 6.5)
+        torch.manual_seed(self.epoch_seed())  # with the sampler's order: an exact resume without stored RNG state (P 6.5)
 
     def on_train_batch_end(self, outputs: Any, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         self.iteration += 1
@@ -154,7 +155,7 @@ class GenerativeModule(LightningModule):
         return {}
 
     @classmethod
-    def rebuilt(cls, content: Mapping[str, Any]) -> Self:
+    def from_checkpoint(cls, content: Mapping[str, Any]) -> Self:
         """The module of a checkpoint with this `content`, in eval mode; as `load_from_checkpoint`, but RuntimeError if it
         would take more memory than the weights in there could fill."""
         with Allowance(content["state_dict"]):
@@ -170,7 +171,7 @@ class GenerativeModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = f"{type(self).__module__}.{type(self).__qualname__}"
         if checkpoint.get("class_path") != own:
-            raise ValueError(f"the checkpoint was written by {checkpoint.get('class_path')}, not by {own}")
+            raise UserError(f"the checkpoint was written by {checkpoint.get('class_path')}, not by {own}")
         self.iteration, self.images_seen = checkpoint["iteration"], checkpoint["images_seen"]
         if "optimizer_states" in checkpoint:
             self._stored_optimizers = len(checkpoint["optimizer_states"])

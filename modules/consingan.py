@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.utils.data import Dataset
 
+from core.errors import UserError
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
-from modules.networks.consingan import CHANGES, GrowingGenerator, ValidCritic, random_walk
+from modules.networks.growing import CHANGES, GrowingGenerator, ValidCritic, random_walk
 from modules.ops.checks import at_least, check_scale
 from modules.ops.images import resize
-from modules.ops.scales import MOST_SCALES, ROUNDING, proportional_size
+from modules.ops.scales import MAX_SCALES, ROUNDING, proportional_size
 from modules.pyramid import PyramidModule
 
 MODES = ("generation", "retarget", "animation", *CHANGES)
@@ -43,12 +44,12 @@ class ConSinGAN(PyramidModule):
             editing: the image with tiles moved, and noise of 0.1 (code: batch_norm). Both: 1000 iterations a stage.
         num_scales, min_size: see `concurrent_sizes`. `lr_scale`: 0.5 for complex or large images.
         width, num_layers: channels and layers of a stage; the critic has as many hidden layers.
-        slope: of all LeakyReLUs. `batch_norm`: in the generator's stages, a remedy when samples turn black.
+        slope: of all LeakyReLUs. `batch_norm`: in the generator's stages, a collapse_advice when samples turn black.
         noise_factor: noise amplitude of a stage as a share of its reconstruction error when it begins.
         d_steps, g_steps: critic's steps, and the generator's steps on one gradient, in an iteration.
     """
 
-    remedy = "module.batch_norm=true (the authors' advice), another seed, more iterations"
+    collapse_advice = "module.batch_norm=true (the authors' advice), another seed, more iterations"
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class ConSinGAN(PyramidModule):
         weight_gp: float = 0.1,
     ) -> None:
         if mode not in MODES:
-            raise ValueError(f"mode is {mode!r}; allowed are {', '.join(MODES)}")
+            raise UserError(f"mode is {mode!r}; allowed are {', '.join(MODES)}")
         at_least(1, train_depth=train_depth, d_steps=d_steps, g_steps=g_steps, width=width, num_layers=num_layers)
         sizes = concurrent_sizes(tuple(image_size), min_size, num_scales, even=mode == "harmonization")
         super().__init__(num_scales, epochs_per_stage)
@@ -81,7 +82,7 @@ class ConSinGAN(PyramidModule):
         self.image_size, self.sizes, self.num_scales = tuple(image_size), sizes, num_scales
         self.discriminator = ValidCritic(width, num_layers, slope)
         if min_size < self.discriminator.receptive_field:
-            raise ValueError(f"min_size is {min_size}; the critic needs at least {self.discriminator.receptive_field}")
+            raise UserError(f"min_size is {min_size}; the critic needs at least {self.discriminator.receptive_field}")
         enlarge = mode in ("generation", "animation")
         self.generator = GrowingGenerator(num_scales, width, num_layers, slope, batch_norm, enlarge)
         self.register_buffer("image", torch.zeros(1, 3, *self.image_size))
@@ -119,7 +120,7 @@ class ConSinGAN(PyramidModule):
         else:
             net.blocks[stage].load_state_dict(net.blocks[stage - 1].state_dict())
         self.cache_stage(stage)
-        noise = torch.randn(fixed.shape, generator=self.common_generator())
+        noise = torch.randn(fixed.shape, generator=self.shared_generator())
         fixed.copy_(self._real if stage == 0 and self.hparams.mode != "animation" else noise)
         net.eval()
         with torch.no_grad():
@@ -195,7 +196,7 @@ class ConSinGAN(PyramidModule):
         new optimizers and the rates' drop. Composites are brought to the training size. For harmonization and editing.
         """
         if self.hparams.mode not in CHANGES:
-            raise ValueError(f"finetune: for mode {' or '.join(CHANGES)}; this model's mode is {self.hparams.mode}")
+            raise UserError(f"finetune: for mode {' or '.join(CHANGES)}; this model's mode is {self.hparams.mode}")
         with torch.inference_mode(False), torch.enable_grad():  # callers run without gradients
             tuned = type(self)(**self.hparams).to(self.device)
             tuned.load_state_dict(self.state_dict())
@@ -280,11 +281,11 @@ def concurrent_sizes(
     resolution; `even`: e = S - i. ValueError with less than three scales (two if even), too many or no room for them.
     """
     last, short, least = num_scales - 1, min(image_size), 2 if even else 3
-    if not least <= num_scales <= MOST_SCALES:
-        raise ValueError(f"num_scales is {num_scales}; at least {least} are needed, and at most {MOST_SCALES}")
+    if not least <= num_scales <= MAX_SCALES:
+        raise UserError(f"num_scales is {num_scales}; at least {least} are needed, and at most {MAX_SCALES}")
     if short <= min_size:
         size = f"image_size [{image_size[0]}, {image_size[1]}]"
-        raise ValueError(f"{size}: the shorter side has to be larger than min_size {min_size}, the coarsest scale")
+        raise UserError(f"{size}: the shorter side has to be larger than min_size {min_size}, the coarsest scale")
     ratio = (min_size / short) ** (1 / last)
     exponents = [last - i if even else (last - 1) / math.log(last) * math.log(last - i) + 1 for i in range(last)]
     factors = [*(ratio**e for e in exponents), 1.0]

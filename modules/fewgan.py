@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.utils.data import Dataset
 
+from core.errors import UserError
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.losses.structure import continuity_loss, ssim_loss
-from modules.networks.patch import PatchCritic, ResidualGenerator
+from modules.networks.patch_gan import PatchCritic, ResidualGenerator
 from modules.networks.pixelcnn import GatedPixelCNN
 from modules.networks.vqvae import VQGenerator
 from modules.ops.checks import at_least, check_scale
@@ -47,8 +48,10 @@ class FewGAN(PyramidModule):
         prior_patience: epochs without a better held-out likelihood after which the prior's training stops.
     """
 
-    extended_by = (*PyramidModule.extended_by, "prior_patience")
-    remedy = "another seed, smaller module.lr_g and module.lr_d, a larger module.weight_reconstruction, more iterations"
+    duration_settings = (*PyramidModule.duration_settings, "prior_patience")
+    collapse_advice = (
+        "another seed, smaller module.lr_g and module.lr_d, a larger module.weight_reconstruction, more iterations"
+    )
 
     def __init__(
         self,
@@ -124,10 +127,10 @@ class FewGAN(PyramidModule):
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
         if "side" not in sets:
             advice = "use datamodule.class_path=datamodules.side.SideDataModule with datamodule.side_root"
-            raise ValueError(f"FewGAN learns layouts from side images, and datamodule gives none; {advice}")
+            raise UserError(f"FewGAN learns layouts from side images, and datamodule gives none; {advice}")
         factor, name = max(zip(sets["image"].enlargement, sets["image"].files, strict=True))
         if factor > self.image_size[0] / self.sizes[0][0]:
-            raise ValueError(f"{name} is smaller than the coarsest scale {self.sizes[0]}: leave it out or lower min_size")
+            raise UserError(f"{name} is smaller than the coarsest scale {self.sizes[0]}: leave it out or lower min_size")
 
     def enter_stage(self, stage: int) -> None:
         if stage == 0:
@@ -157,7 +160,7 @@ class FewGAN(PyramidModule):
         k-means are not deterministic on GPUs."""
         quantizer = self.vq.quantizer
         features = self._each(self.trainer.datamodule.sets()["image"], lambda x: self.vq.encode(self._coarse(x)))
-        method(quantizer.place(features), self.common_generator())
+        method(quantizer.place(features), self.shared_generator())
         quantizer.codebook.copy_(self.trainer.strategy.broadcast(quantizer.codebook.detach().cpu()))
 
     @property

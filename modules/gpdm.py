@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.utils.data import Dataset
 
+from modules.bank import BankModule
 from modules.losses.sliced import patch_directions, sliced_wasserstein
-from modules.nonparametric import NonParametricModule
 from modules.ops.images import resize
 
 
-class GPDM(NonParametricModule):
+class GPDM(BankModule):
     """Coarse to fine, the pixels of each output are optimised until its patches are distributed as the training images'.
 
     Distance: sliced Wasserstein along `projections` directions, new ones in each step. With several training images an output

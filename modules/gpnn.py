@@ -9,11 +9,12 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from modules.nonparametric import NonParametricModule
+from core.errors import UserError
+from modules.bank import BankModule
 from modules.ops.images import resize, rmse_by_image
-from modules.ops.mosaic import PatchGrid, centre_weights, paint, pixel_sources, source_picture, surroundings
-from modules.ops.patchmatch import carry_over
-from modules.ops.patchsearch import ExactSearch, PatchMatchSearch
+from modules.patches.mosaic import PatchGrid, centre_weights, paint, pixel_sources, source_picture, surroundings
+from modules.patches.patchmatch import carry_over
+from modules.patches.search import ExactSearch, PatchMatchSearch
 
 BACKENDS = ("exact", "patchmatch")
 SAME_PHOTOGRAPH = 0.02  # mean difference up to which an image equals a training image, for fill()
@@ -27,7 +28,7 @@ class Level(NamedTuple):
     search: ExactSearch | PatchMatchSearch
 
 
-class GPNN(NonParametricModule):
+class GPNN(BankModule):
     """Coarse to fine, every patch of a guess is replaced by its nearest training patch, `iterations` times a scale.
 
     Keys at a scale are patches of the coarser image enlarged, because the guess is as blurred; the values copied are those of
@@ -74,16 +75,16 @@ class GPNN(NonParametricModule):
         super().__init__(image_size, max_images, min_size, scale_factor, patch)
         self.save_hyperparameters()
         if backend not in BACKENDS:
-            raise ValueError(f"backend is {backend!r}; choose {' or '.join(BACKENDS)}")
+            raise UserError(f"backend is {backend!r}; choose {' or '.join(BACKENDS)}")
         self._check_alpha(alpha)
         self.grid: PatchGrid | None = None
         self.matches: Tensor | None = None
 
     def _check_alpha(self, alpha: float | None) -> None:
         if alpha is not None and alpha <= 0:
-            raise ValueError(f"alpha is {alpha}; it has to be above 0, or null for infinity")
+            raise UserError(f"alpha is {alpha}; it has to be above 0, or null for infinity")
         if alpha is not None and self.hparams.backend != "exact":
-            raise ValueError(f"alpha={alpha} needs the distance of every key to all queries: use backend=exact or alpha=null")
+            raise UserError(f"alpha={alpha} needs the distance of every key to all queries: use backend=exact or alpha=null")
 
     @torch.no_grad()
     def sample(self, num_images: int, size: tuple[int, int] | None = None, noise: float | None = None) -> Tensor:
@@ -123,7 +124,7 @@ class GPNN(NonParametricModule):
         size = tuple(image.shape[-2:])
         self.check_output(size)
         if tuple(mask.shape[-2:]) != size:
-            raise ValueError(f"the mask is {mask.shape[-2]}×{mask.shape[-1]} pixels, the image {size[0]}×{size[1]}")
+            raise UserError(f"the mask is {mask.shape[-2]}×{mask.shape[-1]} pixels, the image {size[0]}×{size[1]}")
         start, mask = self._scale_of_hole(mask), mask.to(image)
         known = surroundings(image, mask)  # else resizing would carry colours of the hole into its neighbourhood
         guess = resize(image if guided else known, self.size_at(start, size)).expand(num_images, -1, -1, -1)
@@ -202,7 +203,7 @@ class GPNN(NonParametricModule):
         holes[0] = F.adaptive_max_pool2d(hole, sizes[0])[0, 0]
         allowed = grid.untouched(holes)
         if len(allowed) == 0:
-            raise ValueError(
+            raise UserError(
                 f"no patch of {self.patch} pixels lies outside of the hole at {sizes[0][0]}×{sizes[0][1]} pixels "
                 f"(height × width); make the mask smaller"
             )
@@ -212,7 +213,7 @@ class GPNN(NonParametricModule):
     def provenance(self) -> Tensor:
         """Source image, row and column [N, 3, H, W] of each pixel of the last images made."""
         if self.matches is None:
-            raise ValueError("provenance tells of the last images made, and none were made yet")
+            raise UserError("provenance tells of the last images made, and none were made yet")
         return torch.stack([pixel_sources(match, self.grid) for match in self.matches])
 
     def source_shares(self) -> Tensor:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.utils.data import Dataset
 
+from core.errors import UserError
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
-from modules.networks.patch import PatchCritic
+from modules.networks.patch_gan import PatchCritic
 from modules.networks.vae import PatchVAE, RefinementBlock
 from modules.ops.checks import at_least, check_scale
 from modules.ops.images import resize, rmse_by_image
@@ -48,7 +49,7 @@ class HPVAEGAN(PyramidModule):
         lr_g: of the blocks at GAN scales. Below lr_d, colours swing less in runs that are much shorter than the paper's.
     """
 
-    remedy = (
+    collapse_advice = (
         "a smaller module.weight_kl or more iterations at VAE scales, a smaller module.lr_g at GAN scales, another seed"
     )
 
@@ -82,7 +83,7 @@ class HPVAEGAN(PyramidModule):
         sizes = scale_sizes(tuple(image_size), min_size, scale_factor=scale_factor)
         super().__init__(len(sizes), epochs_per_stage)
         if not 1 <= vae_levels <= len(sizes):
-            raise ValueError(f"vae_levels is {vae_levels}; allowed are 1 to {len(sizes)}, the number of scales")
+            raise UserError(f"vae_levels is {vae_levels}; allowed are 1 to {len(sizes)}, the number of scales")
         self.save_hyperparameters()
         self.image_size, self.sizes = tuple(image_size), sizes
         self.num_scales = len(sizes)

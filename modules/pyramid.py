@@ -10,10 +10,11 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
+from core.errors import NonFiniteError, UserError
+from core.units import human_bytes, human_time
+from experiment.cost import rehearse
 from modules.base import GenerativeModule, sampling_mode
-from modules.ops.cost import human_bytes, human_time
 from modules.ops.images import resize
-from modules.rehearsal import rehearse
 
 CONSTANT = 0.05  # contrast of a stage's images, as a share of the training images', below which it counts as collapsed
 
@@ -25,16 +26,16 @@ class PyramidModule(GenerativeModule):
     between, and the last, whatever the number of scales. The whole pyramid and all optimizers exist
     from the start, so that any checkpoint of a run fits any stage (P 6.1); an optimizer that never stepped costs no memory.
 
-    A method writes `sizes` (height and width of each scale), `stage_modules`, `stage_optimizers`, `remedy`, and where needed
-    `enter_stage`, `cache_stage` and `stage_images`.
+    A method writes `sizes` (height and width of each scale), `stage_modules`, `stage_optimizers`, `collapse_advice`, and where
+    needed `enter_stage`, `cache_stage` and `stage_images`.
 
     A stage that ends with images of one colour gives a warning. Weights that are not finite after an epoch end the training
-    with a FloatingPointError, before anything is made of them; the checkpoints are those of the epochs before.
+    with a NonFiniteError, before anything is made of them; the checkpoints are those of the epochs before.
     """
 
     sizes: list[tuple[int, int]]
-    extended_by = ("epochs_per_stage",)
-    remedy: str  # what is known to help where a stage ends black or in another single colour; keys in full
+    duration_settings = ("epochs_per_stage",)
+    collapse_advice: str  # what is known to help where a stage ends black or in another single colour; keys in full
 
     def __init__(self, num_stages: int, epochs_per_stage: int | list[int]) -> None:
         super().__init__()
@@ -42,7 +43,7 @@ class PyramidModule(GenerativeModule):
         if len(blocks) == 3 <= num_stages:
             blocks = [blocks[0], *blocks[1:2] * (num_stages - 2), blocks[2]]
         if len(blocks) != num_stages or min(blocks) < 1:
-            raise ValueError(
+            raise UserError(
                 f"epochs_per_stage is {epochs_per_stage}; it has to be one number of at least 1, three such numbers (first "
                 f"stage, each one between, last stage) or {num_stages}, one for each stage"
             )
@@ -62,7 +63,7 @@ class PyramidModule(GenerativeModule):
     def enter_stage(self, stage: int) -> None:
         """Changes the state once, when the stage begins: weights from the scale below, noise amplitude, code book.
 
-        Has to give the same on all ranks: draw from `common_generator()`.
+        Has to give the same on all ranks: draw from `shared_generator()`.
         """
 
     def cache_stage(self, stage: int) -> None:
@@ -208,9 +209,9 @@ class PyramidModule(GenerativeModule):
         if not torch.stack([tensor.isfinite().all() for tensor in states]).all():
             for callback in self.trainer.checkpoint_callbacks:
                 callback.save_on_exception = False  # the last checkpoint is one that a run can go on from
-            raise FloatingPointError(
+            raise NonFiniteError(
                 f"{self.stage_name}: weights have become infinite or NaN in epoch {self.current_epoch}, so nothing more can "
-                f"be learnt. What helps: smaller learning rates, trainer.precision=32-true, {self.remedy}"
+                f"be learnt. What helps: smaller learning rates, trainer.precision=32-true, {self.collapse_advice}"
             )
 
     def _warn_if_constant(self) -> None:
@@ -223,7 +224,7 @@ class PyramidModule(GenerativeModule):
         if not contrast >= CONSTANT * wanted:
             rank_zero_warn(
                 f"{self.stage_name} gives nearly constant images (contrast {contrast:.3f}, the training images have "
-                f"{wanted:.3f}). What helps: {self.remedy}"
+                f"{wanted:.3f}). What helps: {self.collapse_advice}"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -236,7 +237,7 @@ class PyramidModule(GenerativeModule):
         self.stage = checkpoint["stage"]
         ended = checkpoint.get("stage_ends", self._stage_ends)[: self.stage]
         if ended != self._stage_ends[: self.stage] or self.stage_at(checkpoint["epoch"]) != self.stage:
-            raise ValueError(
+            raise UserError(
                 f"module.epochs_per_stage would change the past: stage {self.stage} has reached epoch {checkpoint['epoch']} "
                 f"and the stages before it ended after {ended} epochs; with the present setting stages end after "
                 f"{self._stage_ends}"

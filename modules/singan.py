@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.utils.data import Dataset
 
+from core.errors import UserError
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
-from modules.networks.singan import NoisePyramid, valid_stack
+from modules.networks.noise_pyramid import NoisePyramid, valid_stack
 from modules.ops.checks import check_scale
-from modules.ops.clusters import kmeans
 from modules.ops.images import resize
-from modules.ops.patches import nearest
+from modules.ops.kmeans import kmeans
+from modules.ops.nearest import nearest
 from modules.ops.scales import scale_sizes
 from modules.pyramid import PyramidModule
 
@@ -47,7 +48,7 @@ class SinGAN(PyramidModule):
         decay_at: share of a stage after which both learning rates are a tenth.
     """
 
-    remedy = (
+    collapse_advice = (
         "another seed, module.norm=batch, smaller module.lr_d and module.lr_g, a larger module.min_size, more iterations"
     )
 
@@ -95,25 +96,25 @@ class SinGAN(PyramidModule):
         counts = ("width", "max_width", "scales_per_width", "paint_colors", "d_steps", "g_steps")
         for name, smallest in [("tiles", min(hp.tiles)), *((name, hp[name]) for name in counts)]:
             if smallest < 1:
-                raise ValueError(f"{name} is {hp[name]}; at least 1 is needed")
+                raise UserError(f"{name} is {hp[name]}; at least 1 is needed")
         if hp.min_size < field:
-            raise ValueError(f"min_size is {hp.min_size}; scale 0 has to hold the critic's patches of {field} pixels")
+            raise UserError(f"min_size is {hp.min_size}; scale 0 has to hold the critic's patches of {field} pixels")
         if hp.noise_padding not in ("zeros", "noise"):
-            raise ValueError(f"noise_padding is {hp.noise_padding!r}; allowed are 'zeros' and 'noise'")
+            raise UserError(f"noise_padding is {hp.noise_padding!r}; allowed are 'zeros' and 'noise'")
         if hp.paint_scale is not None:
             check_scale(self.num_scales, lowest=1, paint_scale=hp.paint_scale)
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
         images = sets["image"]
         if len(images) != 1:
-            raise ValueError(
+            raise UserError(
                 f"SinGAN learns from one image, and datamodule gives {len(images)} (mirrored ones count): choose one by "
                 f"datamodule.image=NAME with datamodule.flip=false, or make one of all by datamodule.tile=row"
             )
         size = tuple(images[0].shape[-2:])
         if size != self.canvas:
             rows, columns = (side // own for side, own in zip(size, self.image_size, strict=True))
-            raise ValueError(
+            raise UserError(
                 f"module.tiles={list(self.hparams.tiles)} means a training image of {self.canvas[0]}×{self.canvas[1]}, but "
                 f"datamodule gives {size[0]}×{size[1]}: set module.tiles=[{rows},{columns}] or change datamodule.tile"
             )
@@ -183,7 +184,7 @@ class SinGAN(PyramidModule):
         """Super-resolution: [N, 3, h, w] to [N, 3, int(factor h), int(factor w)] by the finest generator, in steps of about
         2^(1/3). Made for models trained on the small image itself with `scale_factor` 2^(-1/3)."""
         if not 1 < factor < math.inf:
-            raise ValueError(f"factor is {factor}; it has to be larger than 1")
+            raise UserError(f"factor is {factor}; it has to be larger than 1")
         (height, width), scale = images.shape[-2:], self._trained - 1
         steps = max(1, round(3 * math.log2(factor)))
         for step in range(1, steps + 1):
@@ -214,7 +215,7 @@ class SinGAN(PyramidModule):
             return self._draw_zstar()
         real = self._training_image(self.pyramid.canvas_sizes[stage])
         if stage == self.hparams.paint_scale:
-            self.pyramid.palette.copy_(kmeans(real[0].flatten(1).T, self.hparams.paint_colors, self.common_generator()))
+            self.pyramid.palette.copy_(kmeans(real[0].flatten(1).T, self.hparams.paint_colors, self.shared_generator()))
         elif self.widths[stage] == self.widths[stage - 1]:
             for parts in (self.pyramid.generators, self.discriminators):
                 parts[stage].load_state_dict(parts[stage - 1].state_dict())
@@ -229,7 +230,7 @@ class SinGAN(PyramidModule):
 
     def _draw_zstar(self, number: int = 0) -> None:
         """z* number so-and-so of this epoch, equal on all ranks."""
-        generator = torch.Generator().manual_seed((self.seed(common=True) + number) % 2**63)
+        generator = torch.Generator().manual_seed((self.epoch_seed(shared=True) + number) % 2**63)
         self.pyramid.zstar.copy_(torch.randn(self.pyramid.zstar.shape, generator=generator))
 
     @torch.no_grad()

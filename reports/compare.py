@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from callbacks.run_card import file_sha256
+from callbacks.run_manifest import file_sha256
+from core.errors import UserError
 from reports.compare_page import page
 from reports.comparison import Comparison, compare, config_differences, in_order
 from reports.page import write_whole
@@ -25,7 +26,7 @@ class Compare:
         num_shown: samples in the picture of a checkpoint.
         num_nearest: samples nearest to a training image, shown with it.
         inputs: image files that all render; by default each reconstructs its training images.
-        quality, diversity: keys of the plot and of the Pareto rule; see `callbacks.metrics.pareto`.
+        quality, diversity: keys of the plot and of the Pareto rule; see `metrics.pareto`.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Compare:
     ) -> None:
         for key, value in (("num_shown", num_shown), ("num_nearest", num_nearest)):
             if value < 1:
-                raise ValueError(f"task.{key}={value}: at least 1 is needed")
+                raise UserError(f"task.{key}={value}: at least 1 is needed")
         self.num_shown, self.num_nearest, self.inputs = num_shown, num_nearest, inputs
         self.quality, self.diversity = quality, diversity
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 
-from callbacks.metrics.pareto import repeats_training_images
+from metrics.pareto import repeats_training_images
 from reports.compare_tables import interval_of, metrics, tests
 from reports.comparison import Comparison, config_differences
 from reports.page import Html, document, facts, join, name, number, picture, table, tag

@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from callbacks.metrics.pareto import direction, is_undecided, repeats_training_images
+from metrics.pareto import direction, is_undecided, repeats_training_images
 from reports.comparison import Comparison, PairedTest
 from reports.page import Html, join, name, number, table, tag
 from reports.subject import Subject
 
 LEVEL = 0.05  # of the tests
-MOST_PAIRS = 15  # shown at once; more are folded away
+MAX_PAIRS = 15  # shown at once; more are folded away
 MINOR = re.compile(r"source_share_\d+|.*_(median|raw|pooled|cluster_\d+)")  # metrics in the second table
 
 
@@ -82,7 +82,7 @@ def tests(comparison: Comparison) -> Html | None:
         f"noise of sampling: another training of the same method may differ by more."
     )
     whole = table(["checkpoints", *keys], rows)
-    folded = tag("details", tag("summary", f"{len(pairs)} pairs"), whole) if len(pairs) > MOST_PAIRS else whole
+    folded = tag("details", tag("summary", f"{len(pairs)} pairs"), whole) if len(pairs) > MAX_PAIRS else whole
     return join([tag("p", text), folded])
 
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from callbacks.metrics.intervals import mean_interval
-from callbacks.metrics.paired import holm, paired_permutation
-from callbacks.metrics.pareto import (
+from core.errors import UserError
+from metrics.intervals import mean_interval
+from metrics.paired_tests import holm, paired_permutation
+from metrics.pareto import (
     DIVERSITY,
     QUALITY,
     Candidate,
@@ -20,7 +21,7 @@ from callbacks.metrics.pareto import (
     is_undecided,
     repeats_training_images,
 )
-from callbacks.metrics.protocol import DECISIVE
+from metrics.protocol import DECISIVE
 from reports.page import flat
 from reports.subject import Subject
 
@@ -66,7 +67,7 @@ def compare(subjects: list[Subject], quality: str | None = None, diversity: str 
     for name, key in (("quality", quality), ("diversity", diversity)):
         if key is not None and key not in shared:
             near = get_close_matches(key, sorted(shared), 1, 0) or ["none"]
-            raise ValueError(f"task.{name}={key}: not measured for all of these checkpoints; the nearest key is {near[0]}")
+            raise UserError(f"task.{name}={key}: not measured for all of these checkpoints; the nearest key is {near[0]}")
     if unlike or None in axes:
         return Comparison(subjects, unlike, [] if unlike else paired_tests(subjects), None, None)
     candidates = [_candidate(subject, *axes) for subject in drawn]

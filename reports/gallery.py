@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from callbacks.metrics.pareto import direction
+from core.errors import UserError
+from metrics.pareto import direction
 from reports.page import Html, document, facts, name, number, picture, tag, write_whole
 
 SIGNS = ("run.json", "metrics.json", "metrics.csv", "checkpoints")  # a folder with one of these is a run's
 KINDS = ("samples", "reconstruction", "conditional")
-MOST_BYTES = 2**22  # of a file of text: a metrics.csv may be longer, of which the end counts
-MOST_PIXELS = 2**26
-MOST_METRICS = 8
+MAX_BYTES = 2**22  # of a file of text: a metrics.csv may be longer, of which the end counts
+MAX_PIXELS = 2**26
+MAX_METRICS = 8
 TRIES = 3  # pictures that are opened, from the newest on
 SCRIPT = """
 const field=document.getElementById('filter'),runs=[...document.querySelectorAll('article')];
@@ -49,7 +50,7 @@ class Gallery:
 
     def __init__(self, thumbnail: int = 360, depth: int = 3) -> None:
         if thumbnail < 16 or depth < 0:
-            raise ValueError(f"task.thumbnail={thumbnail}, task.depth={depth}: at least 16 and 0 are needed")
+            raise UserError(f"task.thumbnail={thumbnail}, task.depth={depth}: at least 16 and 0 are needed")
         self.thumbnail, self.depth = thumbnail, depth
 
     def __call__(
@@ -64,7 +65,7 @@ class Gallery:
                 raise NotADirectoryError(f"{path}: no such folder; a gallery is of folders of runs.{hint}")
         runs = sorted({run for path in paths for run in run_folders(path, self.depth)})
         if not runs:
-            raise ValueError(f"{', '.join(map(str, paths))}: no run in it, up to {self.depth} folders deep (task.depth)")
+            raise UserError(f"{', '.join(map(str, paths))}: no run in it, up to {self.depth} folders deep (task.depth)")
         title = f"{len(runs)} run{'s' * (len(runs) > 1)}"
         label = tag("label", "Show runs with the words", for_="filter")
         field = tag("input", type="search", id="filter", autocomplete="off")
@@ -185,7 +186,7 @@ def metric_values(folder: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(values, Mapping) or not values:
         values = {key.removeprefix("val/"): value for key, value in last_logged(folder / "metrics.csv").items()}
     ordered = sorted(values, key=lambda key: (direction(str(key)) == 0, str(key)))
-    return {str(key)[:60]: values[key] for key in ordered[:MOST_METRICS]}
+    return {str(key)[:60]: values[key] for key in ordered[:MAX_METRICS]}
 
 
 def last_logged(file: Path) -> dict[str, float]:
@@ -194,7 +195,7 @@ def last_logged(file: Path) -> dict[str, float]:
     if not lines:
         return {}
     with file.open(encoding="utf-8", errors="replace") as opened:
-        columns = opened.readline(MOST_BYTES).rstrip("\n").split(",")  # names and numbers, none of which is quoted
+        columns = opened.readline(MAX_BYTES).rstrip("\n").split(",")  # names and numbers, none of which is quoted
     found: dict[str, float] = {}
     for line in lines[1:]:
         cells = line.split(",")
@@ -237,8 +238,8 @@ def small_picture(file: Path, side: int, faults: list[str]) -> np.ndarray | None
     """Bytes [H, W, 3] of a PNG file, no side longer than `side`; one that cannot be read becomes a fault."""
     try:
         with Image.open(file, formats=["PNG"]) as opened:
-            if opened.width * opened.height > MOST_PIXELS:
-                raise ValueError("too many pixels")
+            if opened.width * opened.height > MAX_PIXELS:
+                raise UserError("too many pixels")
             image = opened.convert("RGB")
     except Exception:  # of many types, for whatever a file may hold
         faults.append(f"{file.parent.name}/{file.name}")
@@ -249,11 +250,11 @@ def small_picture(file: Path, side: int, faults: list[str]) -> np.ndarray | None
 
 def _read(file: Path, tail: bool = False) -> str:
     """Text of a regular file, empty where there is none; of one that is too long its end, or nothing."""
-    if not file.is_file() or (not tail and file.stat().st_size > MOST_BYTES):
+    if not file.is_file() or (not tail and file.stat().st_size > MAX_BYTES):
         return ""
     with file.open("rb") as opened:
-        opened.seek(max(0, file.stat().st_size - MOST_BYTES))
-        return opened.read(MOST_BYTES).decode("utf-8", "replace")
+        opened.seek(max(0, file.stat().st_size - MAX_BYTES))
+        return opened.read(MAX_BYTES).decode("utf-8", "replace")
 
 
 def _read_mapping(file: Path, faults: list[str]) -> dict[str, Any]:

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from callbacks.metrics.diversity import pixel_diversity
-from callbacks.metrics.kernel import kernel_distance
-from callbacks.metrics.memorization import nearest_psnr
-from callbacks.metrics.sifid import SingleImageFrechet
+from metrics.kernel import kernel_distance
+from metrics.nearest_psnr import nearest_psnr
+from metrics.pixel_diversity import pixel_diversity
+from metrics.sifid import SingleImageFrechet
 from modules.base import GenerativeModule, sampling_mode
 from modules.ops.images import from_uint8, image_grid, resize, to_uint8
-from modules.ops.mosaic import source_picture
-from modules.tasks.inputs import read_image
+from modules.patches.mosaic import source_picture
+from tasks.inputs import read_image
 
 COLUMNS = 4
-MOST_INPUTS = 6
+MAX_INPUTS = 6
 
 
 @dataclass
@@ -135,7 +135,7 @@ def inputs(files: Sequence[str] | None, module: GenerativeModule, sets: Mapping[
     """The images [n, 3, H, W] in [-1, 1] that are given to all: from files at the training size, or training images."""
     if files is not None:
         return torch.cat([resize(read_image(file, "task.inputs"), tuple(module.image_size)) for file in files])
-    return sets["image"].originals().stack()[:MOST_INPUTS]
+    return sets["image"].originals().stack()[:MAX_INPUTS]
 
 
 def device_of(backbone: nn.Module) -> torch.device:

@@ -46,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "module.depth=2",
         "module.prior_width=8",
     ]
-    words += ["logger.wandb=null", "callbacks.images=null", "callbacks.checkpoint.save_top_k=-1", "run_name=drawn"]
+    words += ["logger.wandb=null", "callbacks.images=null", "experiment.checkpoint.save_top_k=-1", "run_name=drawn"]
     words += [f"run_dir={folder}", CPU]
     before = os.getcwd()
     os.chdir(ROOT)
@@ -203,7 +203,7 @@ def test_files_of_other_origin_are_refused(run: Path, tmp_path: Path, refused: C
         "torch.nn.Linear": "torch.nn.Linear",
         "modules.nowhere.Method": "modules.nowhere",
         "modules.fewgan.FewGun": "FewGun",
-        "modules.networks.patch.PatchCritic": "PatchCritic",
+        "modules.networks.patch_gan.PatchCritic": "PatchCritic",
     }.items():
         assert part in refused(changed(run, tmp_path / "foreign.ckpt", class_path=class_path))
     assert "class_path" in refused(changed(run, tmp_path / "foreign.ckpt", class_path=None))
@@ -221,7 +221,7 @@ def test_mistakes_in_words_are_explained(copied: Path, refused: Callable[..., st
     assert "trainer.devices" in refused(checkpoint, "trainer.device=2")
     assert "num_images" in refused(checkpoint, CPU, "callbacks.metrics.num_image=3")
     assert "kd_crops" in refused(checkpoint, CPU, "callbacks.metrics.metrics=[kd_crop]")
-    assert "nowhere" in refused(checkpoint, CPU, *QUICK[:2], "callbacks.metrics.weights=nowhere.pth")
+    assert "nowhere" in refused(checkpoint, CPU, *QUICK[:2], "metrics.weights=nowhere.pth")
     assert "configs/tasks/generate.yaml" in refused(checkpoint, "configs/tasks/generat.yaml")
     assert "configs/tasks/generate.yaml" in refused(checkpoint, "task.num_images=3")
     assert "num_images" in refused(checkpoint, "configs/tasks/generate.yaml", "task.nu_images=3")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.metrics.protocol import CODE_VERSION
+from metrics.protocol import CODE_VERSION
 from tests.benchmarks import fewgan_table
 from tests.benchmarks.fewgan_table import STARTER, Trial, call, measured, summary, table, trials, words_of
 

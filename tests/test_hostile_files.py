@@ -26,21 +26,22 @@ from PIL import Image
 
 import evaluate
 import train
-from callbacks.config_snapshot import read_checkpoint
-from configs.build import build, check
-from configs.checkpoint import rebuild, stored_config
-from configs.loader import ConfigError, load_config
+from cli.build import build, check
+from cli.evaluation import rebuild, stored_config
+from cli.loader import load_config
+from core.errors import UserError
 from datamodules.fewshot import FewShotDataModule
 from datamodules.folder import ImageFolder, list_images
+from datamodules.image_files import MAX_FILE_BYTES
 from datamodules.source import SourceDataModule
+from experiment.checkpoint import read_checkpoint
 from modules.base import GenerativeModule
 from modules.consingan import ConSinGAN
 from modules.fewgan import FewGAN
 from modules.gpnn import GPNN
-from modules.ops.decode import MAX_FILE_BYTES
-from modules.tasks.harmonize import paste
-from modules.tasks.inputs import read_masked
-from modules.tasks.superresolve import Superresolve
+from tasks.harmonize import paste
+from tasks.inputs import read_masked
+from tasks.superresolve import Superresolve
 
 ROOT = Path(__file__).parent.parent
 CALLED = "called"
@@ -77,12 +78,12 @@ IN_SMALL_MEMORY = f"""
 import json, resource, sys, warnings
 from pathlib import Path
 import modules.consingan, modules.fewgan, modules.gpnn
-from callbacks.config_snapshot import read_checkpoint
-from configs.build import build
-from configs.checkpoint import rebuild, stored_config
-from configs.loader import load_config
+from experiment.checkpoint import read_checkpoint
+from cli.build import build
+from cli.evaluation import rebuild, stored_config
+from cli.loader import load_config
 from datamodules.fewshot import FewShotDataModule
-from modules.tasks.inputs import read_image
+from tasks.inputs import read_image
 
 warnings.simplefilter("ignore")
 pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -376,7 +377,7 @@ def test_a_configuration_names_only_classes_of_the_project_and_parts_of_the_trai
     from_file = OmegaConf.select(load_config(["hostile.yaml"]), key)
     from_words = OmegaConf.select(load_config([f"{key}.class_path={class_path}"]), key)
     for node in (from_file, from_words):
-        assert f"{key}.class_path" in refusal(check, node, key, error=ConfigError)
+        assert f"{key}.class_path" in refusal(check, node, key, error=UserError)
 
 
 def test_a_class_that_a_module_has_imported_is_not_its_own(monkeypatch):
@@ -385,7 +386,7 @@ def test_a_class_that_a_module_has_imported_is_not_its_own(monkeypatch):
 
     monkeypatch.setattr(datamodules.synthetic, "Popen", subprocess.Popen, raising=False)
     node = OmegaConf.create({"class_path": "datamodules.synthetic.Popen", "args": ["touch", CALLED]})
-    assert "no class Popen" in refusal(check, node, "datamodule", error=ConfigError)
+    assert "no class Popen" in refusal(check, node, "datamodule", error=UserError)
 
 
 def test_train_refuses_a_hostile_configuration(capsys, tmp_path):
@@ -408,18 +409,18 @@ def test_train_refuses_a_hostile_configuration(capsys, tmp_path):
 )
 def test_tags_of_yaml_build_nothing(value):
     Path("hostile.yaml").write_text(f"seed: 1\nmodule:\n  x: {value}\n")
-    assert "hostile.yaml, line 3" in refusal(load_config, ["hostile.yaml"], error=ConfigError)
-    assert "module.x=" in refusal(load_config, [f"module.x={value}"], error=ConfigError)
+    assert "hostile.yaml, line 3" in refusal(load_config, ["hostile.yaml"], error=UserError)
+    assert "module.x=" in refusal(load_config, [f"module.x={value}"], error=UserError)
 
 
 @pytest.mark.parametrize("value", ["${oc.create:1}", "${oc.decode:x}", "${oc.dict.keys:module}", "${eval:1}"])
 def test_only_the_environment_can_be_asked(value):
-    assert "oc.env" in refusal(load_config, [f"module.x={value}"], error=ConfigError)
+    assert "oc.env" in refusal(load_config, [f"module.x={value}"], error=UserError)
 
 
 def test_yaml_that_is_nested_too_deeply_is_refused():
     Path("deep.yaml").write_text("module: " + "[" * 20_000)
-    assert "deep.yaml" in refusal(load_config, ["deep.yaml"], error=ConfigError)
+    assert "deep.yaml" in refusal(load_config, ["deep.yaml"], error=UserError)
 
 
 # --- images -------------------------------------------------------------------------------------------------------------

@@ -7,45 +7,48 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OWN = ("train", "evaluate", "sweep", "configs", "modules", "datamodules", "callbacks", "reports", "tests")
+OWN = (
+    "train", "evaluate", "sweep", "cli", "core", "experiment", "modules", "datamodules", "metrics", "callbacks", "tasks",
+    "reports", "tests",
+)  # fmt: skip
 
 # A room (the longest name that a module's dotted name begins with), and what it may import of the project and of the stack.
+# `core` and `modules.ops` are the ground floor: every room may import core, and every room that holds tensors modules.ops.
 ROOMS = {
-    "train": ("configs callbacks", "torch lightning omegaconf"),
-    "evaluate": (
-        "configs callbacks.config_snapshot callbacks.metrics.card modules.tasks.pictures",
-        "torch torchvision lightning omegaconf",
+    "train": ("cli core experiment callbacks", "torch lightning omegaconf"),
+    "evaluate": ("cli core experiment callbacks metrics.results tasks.output", "torch torchvision lightning omegaconf"),
+    "sweep": ("cli core", ""),
+    "cli": ("cli core", "omegaconf yaml pydantic"),
+    "core": ("core", ""),
+    "experiment": ("experiment core modules.base metrics.results", "torch lightning omegaconf numpy"),
+    "experiment.wandb_logger": ("core", "lightning numpy wandb"),  # nothing else knows W&B; a logger object is enough
+    "datamodules": ("datamodules core modules.ops", "torch torchvision kornia lightning PIL numpy imagehash"),
+    "metrics": ("metrics core modules.ops", "torch torchvision torchmetrics lpips scipy"),
+    "callbacks": (
+        "callbacks experiment metrics core modules.base modules.ops",
+        "torch lightning torchmetrics omegaconf PIL numpy",
     ),
-    "sweep": ("configs", ""),
-    "configs": ("configs", "omegaconf yaml"),
-    "datamodules": ("datamodules modules.ops.decode", "torch torchvision kornia lightning PIL numpy imagehash"),
-    "callbacks": ("callbacks modules.base modules.ops.images", "torch lightning torchmetrics omegaconf PIL numpy"),
-    "callbacks.resume": ("callbacks.config_snapshot callbacks.run_card configs.resume", "lightning omegaconf"),
-    "callbacks.wandb_run": ("", "lightning numpy wandb"),  # nothing else knows W&B; a logger object is enough
-    "callbacks.metrics": ("callbacks.metrics modules.ops", "torch torchvision torchmetrics lpips"),
+    "tasks": ("tasks datamodules core modules.base modules.ops", "torch torchvision kornia PIL numpy"),
+    "tasks.output": ("core modules.ops", "torch PIL numpy av"),
     "reports": (
-        "reports callbacks.metrics callbacks.run_card modules.base modules.ops modules.tasks.inputs",
-        "torch PIL numpy",
+        "reports tasks callbacks metrics experiment core modules.base modules.ops modules.patches",
+        "torch PIL numpy jinja2",
     ),
     "modules": (
-        "modules.base modules.pyramid modules.nonparametric modules.networks modules.losses modules.augment modules.ops",
-        "torch lightning",
+        "core modules.base modules.staged modules.pyramid modules.bank modules.capabilities modules.conditions "
+        "modules.networks modules.losses modules.augment modules.patches modules.ops",
+        "torch lightning pydantic",
     ),
-    "modules.base": ("modules.ops", "torch lightning"),
-    "modules.pyramid": ("modules.base modules.rehearsal modules.ops", "torch lightning"),
-    "modules.nonparametric": ("modules.base modules.ops", "torch lightning"),
-    "modules.networks": ("modules.networks modules.ops", "torch"),
-    "modules.losses": ("modules.losses modules.ops", "torch kornia lpips"),
-    "modules.augment": ("modules.augment modules.ops", "torch kornia"),
-    "modules.ops": ("modules.ops", "torch torchvision kornia"),
-    "modules.ops.decode": ("", "PIL numpy"),
-    "modules.tasks": ("modules.tasks modules.base modules.ops", "torch torchvision kornia PIL numpy"),
-    "modules.tasks.pictures": ("modules.ops", "torch PIL numpy av"),
+    "modules.networks": ("core modules.networks modules.ops", "torch"),
+    "modules.losses": ("core modules.losses modules.ops", "torch kornia lpips"),
+    "modules.augment": ("core modules.augment modules.ops", "torch kornia"),
+    "modules.patches": ("core modules.patches modules.ops", "torch"),
+    "modules.ops": ("core modules.ops", "torch torchvision kornia"),
 }
 # Methods that build on another method, with the head of their family.
 FAMILIES: dict[str, str] = {}
-# modules.tasks.inputs looks through the package to name the methods that can do what a task asks for.
-BARE_PACKAGES = {("modules.tasks.inputs", "modules")}
+# tasks.inputs looks through the package to name the methods that can do what a task asks for.
+BARE_PACKAGES = {("tasks.inputs", "modules")}
 
 
 def within(name: str, rooms: tuple[str, ...] | list[str]) -> bool:
@@ -102,21 +105,21 @@ def test_imports_point_one_way(file):
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("configs.loader", "import torch"),
-        ("configs.loader", "def f():\n    from lightning import Trainer"),
-        ("modules.ops.images", "from modules.networks.patch import PatchCritic"),
+        ("cli.loader", "import torch"),
+        ("cli.loader", "def f():\n    from lightning import Trainer"),
+        ("modules.ops.images", "from modules.networks.patch_gan import PatchCritic"),
         ("modules.losses.adversarial", "import lightning.pytorch"),
         ("modules.fewgan", "from callbacks import image_grid"),
-        ("modules.fewgan", "from modules.tasks.generate import Generate"),
+        ("modules.fewgan", "from tasks.generate import Generate"),
         ("modules.singan", "from modules.fewgan import FewGAN"),
         ("callbacks.image_grid", "from modules.fewgan import FewGAN"),
         ("callbacks.image_grid", "import wandb"),
         ("callbacks.image_grid", "from reports.page import tag"),
-        ("modules.tasks.generate", "from reports.page import tag"),
+        ("tasks.generate", "from reports.page import tag"),
         ("reports.compare", "from modules.gpnn import GPNN"),
-        ("callbacks.metrics.kernel", "from callbacks.image_grid import evaluating"),
+        ("metrics.kernel", "from callbacks.image_grid import evaluating"),
         ("datamodules.folder", "from tests.conftest import x"),
-        ("datamodules.folder", "from modules.ops.images import resize"),
+        ("datamodules.folder", "from modules.networks.patch_gan import PatchCritic"),
         ("train", "from modules.fewgan import FewGAN"),
         ("elsewhere.thing", "import math"),
     ],

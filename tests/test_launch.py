@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import train
-from callbacks import ranks
-from configs.loader import load_config
+from cli.loader import load_config
+from experiment import ranks
 from tests import test_resume as resume
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +27,7 @@ TINY = [
     "configs/singan.yaml", "datamodule.class_path=datamodules.synthetic.SyntheticDataModule", "datamodule.num_images=5",
     "datamodule.image_size=[16,20]", "datamodule.batch_size=1", "datamodule.samples_per_epoch=8", "module.min_size=8",
     "module.scale_factor=0.45", "module.epochs_per_stage=2", "module.width=8", "module.depth=2", "callbacks.metrics=null",
-    "callbacks.images=null", "callbacks.progress=null", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
+    "callbacks.images=null", "callbacks.stage_progress=null", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
 ]  # fmt: skip
 QUIET = ["logger.wandb=null"]
 
@@ -272,7 +272,7 @@ def test_a_preempted_slurm_job_is_requeued_and_goes_on(tmp_path, processes, paus
 
 
 def test_a_failed_requeue_is_told_and_does_not_end_the_training(tmp_path, monkeypatch, capfd):
-    from configs.signals import StopSignals
+    from cli.signals import StopSignals
 
     for key, value in slurm(0, 0, PATH=str(tmp_path)).items():
         monkeypatch.setenv(key, value)
@@ -287,7 +287,7 @@ def test_a_failed_requeue_is_told_and_does_not_end_the_training(tmp_path, monkey
 
 
 def test_a_job_is_requeued_once_however_often_it_is_warned(tmp_path, monkeypatch, scontrol):
-    from configs.signals import StopSignals
+    from cli.signals import StopSignals
 
     for key, value in slurm(0, 0, PATH=scontrol).items():
         monkeypatch.setenv(key, value)

@@ -23,21 +23,21 @@ import torch
 from lightning.pytorch.strategies.launchers import multiprocessing
 from PIL import Image
 
-import callbacks.checkpoint
+import experiment.checkpoint
 import train
-from configs.build import check
-from configs.loader import load_config
-from modules.nonparametric import NonParametricModule
+from cli.build import check
+from cli.loader import load_config
+from modules.bank import BankModule
 from tests.test_contract import YAMLS, tiny, unequal
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {path.stem: path for path in YAMLS}
 CLASSES = {name: check(load_config([str(path)]).module)[0] for name, path in CONFIGS.items()}
-TRAINABLE = [name for name in CONFIGS if not issubclass(CLASSES[name], NonParametricModule)]
+TRAINABLE = [name for name in CONFIGS if not issubclass(CLASSES[name], BankModule)]
 METHODS = {"singan", *{CLASSES[name]: name for name in reversed(TRAINABLE)}.values()}  # and the first YAML of each class
 DRAWN = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
 PATIENCE = 240  # seconds for what takes a few on an idle machine
-QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.progress=null", "trainer.enable_progress_bar=false",
+QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.stage_progress=null", "trainer.enable_progress_bar=false",
          "callbacks.images.num_images=4"]  # fmt: skip
 MEASURED = {"fewgan": ["callbacks.metrics.num_images=4", "callbacks.metrics.metrics=[pixel_diversity]"]}
 TWO = ["trainer.devices=2", "trainer.strategy=ddp_fork", "datamodule.batch_size=1"]
@@ -134,7 +134,7 @@ def while_a_checkpoint_is_written(trainer, module) -> None:
             file.truncate(file.tell() // 2)
             die()
 
-    callbacks.checkpoint.torch = type("Torch", (), {"save": staticmethod(half)})
+    experiment.checkpoint.torch = type("Torch", (), {"save": staticmethod(half)})
 
 
 def die_before(file: str, trainer) -> None:
@@ -432,7 +432,7 @@ def test_a_signal_ends_a_command_with_two_ranks(signum, tmp_path):
 
 
 def test_a_second_signal_ends_at_once(tmp_path):
-    from configs.signals import StopSignals
+    from cli.signals import StopSignals
 
     def never_ends() -> int:
         with StopSignals():
@@ -453,7 +453,7 @@ def test_a_second_signal_ends_at_once(tmp_path):
 
 
 def test_signals_before_the_training_and_handlers_after_it(tmp_path):
-    from configs.signals import StopSignals
+    from cli.signals import StopSignals
 
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with StopSignals() as stop:

@@ -16,9 +16,10 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 import sweep
-from configs.build import check_all
-from configs.grid import trials
-from configs.loader import ConfigError, load_config
+from cli.build import check_all
+from cli.grid import trials
+from cli.loader import load_config
+from core.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 FEWGAN = "configs/fewgan.yaml"
@@ -26,7 +27,7 @@ TINY = ["configs/singan.yaml", "datamodule.class_path=datamodules.synthetic.Synt
         "datamodule.image_size=[12,16]",
         "datamodule.samples_per_epoch=2", "module.depth=1", "module.min_size=6", "module.scale_factor=0.5", "module.width=4",
         "module.epochs_per_stage=10", "module.d_steps=1", "module.g_steps=1", "trainer.accelerator=cpu", "trainer.devices=1",
-        "logger.wandb=null", "callbacks.images=null", "callbacks.metrics=null", "callbacks.progress=null"]  # fmt: skip
+        "logger.wandb=null", "callbacks.images=null", "callbacks.metrics=null", "callbacks.stage_progress=null"]  # fmt: skip
 EPOCHS = 3 * 10  # of three scales
 PATIENCE = 1800  # seconds, for a machine that does much else
 
@@ -222,5 +223,5 @@ def test_what_the_agent_writes_is_read_as_it_was_meant(value: object, monkeypatc
 
 
 def test_a_sweep_without_the_agent_is_refused_with_the_variable() -> None:
-    with pytest.raises(ConfigError, match="run_name.*WANDB_RUN_ID"):
+    with pytest.raises(UserError, match="run_name.*WANDB_RUN_ID"):
         load_config(agents_words({}))

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 import train
-from configs.loader import load_config
+from cli.loader import load_config
 
 ROOT = Path(__file__).parent.parent
 STARTER = ["datamodule.image_size=[48,64]", "datamodule.samples_per_epoch=4", "datamodule.batch_size=2",
@@ -170,7 +170,7 @@ MISTAKES = {
     "wrong type": (lambda _: "module.width=wide", ["module.width", "int", "wide"]),
     "wrong trainer": (lambda _: "trainer.precision=half", ["trainer.precision", "half"]),
     "no such device": (lambda _: "trainer.accelerator=abacus", ["trainer: ", "abacus"]),
-    "no such checkpoints": (lambda _: "callbacks.checkpoint.save_top_k=-3", ["callbacks.checkpoint: ", "-3"]),
+    "no such checkpoints": (lambda _: "experiment.checkpoint.save_top_k=-3", ["experiment.checkpoint: ", "-3"]),
     "image below the coarsest scale": (lambda _: "datamodule.image_size=[8,8]", ["module", "8"]),
     "epochs for other scales": (lambda _: "module.epochs_per_stage=[1,2]", ["module", "epochs_per_stage", "[1, 2]"]),
     "missing checkpoint": (lambda folder: f"resume={folder}.ckpt", ["data.ckpt", "no such"]),

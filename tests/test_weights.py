@@ -20,8 +20,9 @@ FILE = Path(__file__).with_name("weights.json")
 
 def this_platform() -> dict[str, str]:
     """What the bits of a training depend on beside the program."""
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("model name", "flags"))]
-    model, flags = (next((line.split(":", 1)[1] for line in cpu if line.startswith(key)), "") for key in ("model name", "flags"))
+    rows = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
+    cpu = {key.strip(): value for key, value in reversed(rows)}
+    model, flags = cpu.get("model name", ""), cpu.get("flags", "")
     return {
         "machine": platform.machine(),
         "processor": model.strip(),

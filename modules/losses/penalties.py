@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from core.errors import UserError
+
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], reals: Tensor, fakes: Tensor, norm: str = "pixel") -> Tensor:
     """Mean of (|grad| - 1)^2 at random points between reals and fakes [N, C, H, W] (Gulrajani et al. 2017).
@@ -14,7 +16,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], reals: Tensor, fakes: T
     One mixing factor is drawn for each image.
     """
     if norm not in ("pixel", "image"):
-        raise ValueError(f"gradient penalty norm is {norm!r}; allowed are 'pixel' and 'image'")
+        raise UserError(f"gradient penalty norm is {norm!r}; allowed are 'pixel' and 'image'")
     with torch.autocast(reals.device.type, enabled=False):
         mix = torch.rand(len(reals), 1, 1, 1, device=reals.device)
         between = torch.lerp(fakes.detach().float(), reals.detach().float(), mix).requires_grad_()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.errors import UserError
 from modules.ops.positions import coordinate_map
 
 # Root mean square of tanh(a)·sigmoid(b) for a, b ~ N(0, 1). Weights that read gated features are divided by it, so
@@ -123,7 +124,7 @@ class GatedPixelCNN(nn.Module):
         super().__init__()
         for name, value in (("first_kernel", first_kernel), ("kernel", kernel)):
             if value < 3 or value % 2 == 0:
-                raise ValueError(f"{name}={value}: the side of a causal neighbourhood is an odd number from 3 on")
+                raise UserError(f"{name}={value}: the side of a causal neighbourhood is an odd number from 3 on")
         self.num_codes = num_codes
         self.embedding = nn.Embedding(num_codes, width)
         self.layers = nn.ModuleList(
@@ -182,9 +183,9 @@ class GatedPixelCNN(nn.Module):
         """
         codes, mask = self._canvas(num, size, known, mask)
         if temperature <= 0:
-            raise ValueError(f"temperature={temperature}: must be above 0 (top_k=1 takes the most likely code)")
+            raise UserError(f"temperature={temperature}: must be above 0 (top_k=1 takes the most likely code)")
         if top_k is not None and not 1 <= top_k <= self.num_codes:
-            raise ValueError(f"top_k={top_k}: allowed is 1 … {self.num_codes}, the number of codes, or none")
+            raise UserError(f"top_k={top_k}: allowed is 1 … {self.num_codes}, the number of codes, or none")
         uniform = torch.rand(num, *size).to(codes.device)
         drawn_columns = mask.any(dim=0).tolist()
         with torch.autocast(codes.device.type, enabled=False):
@@ -209,13 +210,13 @@ class GatedPixelCNN(nn.Module):
     def _canvas(self, num: int, size: tuple[int, int], known: Tensor | None, mask: Tensor | None) -> tuple[Tensor, ...]:
         device = self.embedding.weight.device
         if (known is None) != (mask is None):
-            raise ValueError("known codes and the mask of cells to draw go together: give both or none")
+            raise UserError("known codes and the mask of cells to draw go together: give both or none")
         if known is None or mask is None:
             empty = torch.zeros(num, *size, dtype=torch.int64, device=device)
             return empty, torch.ones_like(empty, dtype=torch.bool)
         for name, given in (("known", known), ("mask", mask)):
             if tuple(given.shape) not in {(num, *size), (1, *size)}:
-                raise ValueError(f"{name} has shape {list(given.shape)}; expected {[num, *size]} or {[1, *size]}")
+                raise UserError(f"{name} has shape {list(given.shape)}; expected {[num, *size]} or {[1, *size]}")
         mask = mask.to(device).bool().expand(num, *size)
         return known.to(device).expand(num, *size).masked_fill(mask, 0), mask
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from core.errors import UserError
+
 SLOPE = 0.2
 SQUASH = ("sum", "residual")
 BN_MODES = ("eval", "batch")
@@ -16,7 +18,7 @@ def normalised_stack(inputs: int, width: int, outputs: int, depth: int, bn_mode:
     hand, as a network that is never switched to eval, so that the images of a batch influence each other.
     """
     if bn_mode not in BN_MODES:
-        raise ValueError(f"bn_mode is {bn_mode!r}; allowed are {' and '.join(map(repr, BN_MODES))}")
+        raise UserError(f"bn_mode is {bn_mode!r}; allowed are {' and '.join(map(repr, BN_MODES))}")
     layers: list[nn.Module] = []
     for i in range(depth):
         norm = nn.BatchNorm2d(width, track_running_stats=bn_mode == "eval")
@@ -71,7 +73,7 @@ class RefinementBlock(nn.Module):
     def __init__(self, width: int, depth: int, squash: str = "sum", bn_mode: str = "eval") -> None:
         super().__init__()
         if squash not in SQUASH:
-            raise ValueError(f"squash is {squash!r}; allowed are {' and '.join(map(repr, SQUASH))}")
+            raise UserError(f"squash is {squash!r}; allowed are {' and '.join(map(repr, SQUASH))}")
         self.squash = squash
         self.body = normalised_stack(3, width, 3, depth, bn_mode)
 

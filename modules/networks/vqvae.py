@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from modules.networks.patch import conv_stack
-from modules.ops.clusters import kmeans
-from modules.ops.patches import nearest
+from modules.networks.patch_gan import conv_stack
+from modules.ops.kmeans import kmeans
+from modules.ops.nearest import nearest
 from modules.ops.positions import coordinate_map
 
 

@@ -1,11 +1,13 @@
 """Checks of numbers that a user gives."""
 
+from core.errors import UserError
+
 
 def at_least(minimum: float, **values: float | None) -> None:
     """ValueError for the first named value below `minimum`; None passes."""
     for name, value in values.items():
         if value is not None and not value >= minimum:
-            raise ValueError(f"{name} is {value}; it has to be at least {minimum}")
+            raise UserError(f"{name} is {value}; it has to be at least {minimum}")
 
 
 def check_scale(num_scales: int, lowest: int = 0, **values: int) -> None:
@@ -13,4 +15,4 @@ def check_scale(num_scales: int, lowest: int = 0, **values: int) -> None:
     for name, value in values.items():
         if not lowest <= value < num_scales:
             reason = "; scale 0 makes its image from noise alone" if lowest else ""
-            raise ValueError(f"{name} is {value}; allowed are {lowest} (coarsest) to {num_scales - 1} (finest){reason}")
+            raise UserError(f"{name} is {value}; allowed are {lowest} (coarsest) to {num_scales - 1} (finest){reason}")

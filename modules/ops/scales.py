@@ -2,7 +2,9 @@
 
 import math
 
-MOST_SCALES = 1000
+from core.errors import UserError
+
+MAX_SCALES = 1000
 ROUNDING = 1e-6  # 25 = 188 * (25 / 188) evaluates just above 25; without the correction `ceil` gives 26
 
 
@@ -13,25 +15,25 @@ def scale_sizes(
 
     The shorter side of scale 0 is `min_size`, the longer side of the last scale at most `max_size` (None: the image's own
     size). `scale_factor` < 1 is the nominal ratio of neighbours; the true one is adjusted so that both ends fit.
-    Raises ValueError if the image leaves no room for two scales, or there would be more than MOST_SCALES.
+    Raises ValueError if the image leaves no room for two scales, or there would be more than MAX_SCALES.
     """
     short, long = min(image_size), max(image_size)
     max_size = max_size or long
     if not 0 < scale_factor < 1:
-        raise ValueError(f"scale_factor is {scale_factor}; it has to lie between 0 and 1, for example 0.75")
+        raise UserError(f"scale_factor is {scale_factor}; it has to lie between 0 and 1, for example 0.75")
     shrink = min(max_size / long, 1.0)
     height, width = (math.ceil(shrink * side - ROUNDING) for side in image_size)
     if min(height, width) <= min_size:
         cause = f", shrunk to {height}x{width} because max_size is {max_size}" if shrink < 1 else ""
-        raise ValueError(
+        raise UserError(
             f"image_size [{image_size[0]}, {image_size[1]}]{cause}: the shorter side has to be larger than min_size "
             f"{min_size}, the coarsest scale; enlarge image_size or lower min_size"
         )
     number = math.ceil(math.log(min_size / short) / math.log(scale_factor)) + 1
     cut = math.ceil(math.log(min(max_size, long) / long) / math.log(scale_factor))
     last = max(number - cut, 1)
-    if last >= MOST_SCALES:
-        raise ValueError(f"scale_factor is {scale_factor}, which makes {last + 1} scales; {MOST_SCALES} are the most")
+    if last >= MAX_SCALES:
+        raise UserError(f"scale_factor is {scale_factor}, which makes {last + 1} scales; {MAX_SCALES} are the most")
     ratio = (min_size / min(height, width)) ** (1 / last)
     factors = [ratio ** (last - scale) for scale in range(last + 1)]
     return [(math.ceil(height * f - ROUNDING), math.ceil(width * f - ROUNDING)) for f in factors]

@@ -23,10 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from callbacks.metrics.intervals import student
-from callbacks.metrics.protocol import CODE_VERSION
-from callbacks.run_card import read_card
+from callbacks.run_manifest import read_manifest
 from datamodules.folder import list_images
+from metrics.intervals import student
+from metrics.protocol import CODE_VERSION
 from reports.page import write_whole
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +98,7 @@ def measured(trial: Trial, side: Path, runs: Path, extra: Sequence[str], call: C
     facts = json.loads(card.read_text(encoding="utf-8"))
     kept = {key: facts[key] for key in ("metrics", "intervals", "verdict", "anchors", "diagnostics", "protocol")}
     head = {"set": trial.set_name, "method": trial.method, "seed": trial.seed, "words": list(extra)}
-    commit = (read_card(run).get("git") or {}).get("commit")
+    commit = (read_manifest(run).get("git") or {}).get("commit")
     minutes = json.loads(clock.read_text()) / 60 if clock.is_file() else None
     return {**head, "commit": commit, "cpu_minutes": minutes, **kept}
 

@@ -17,8 +17,8 @@ import modules.gpnn as gpnn
 from datamodules.folder import ImageFolder, list_images
 from modules.gpnn import GPNN
 from modules.ops.images import to_uint8
-from modules.ops.neighbours import nearest_scored
-from modules.ops.patches import extract
+from modules.ops.nearest import extract
+from modules.patches.neighbor_index import nearest_scored
 
 
 def memory_peak(reset: bool = False) -> float:

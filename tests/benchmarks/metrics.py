@@ -13,11 +13,11 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
-from callbacks.metrics.backbones import RandomCNN
-from callbacks.metrics.pairs import PerceptualDiversity
-from callbacks.metrics.perceptual import PerceptualDistance
 from callbacks.sample_metrics import SampleMetrics
 from datamodules.synthetic import SyntheticDataModule
+from metrics.backbones import RandomCNN
+from metrics.perceptual_distance import PerceptualDistance
+from metrics.perceptual_diversity import PerceptualDiversity
 from modules.base import GenerativeModule
 
 

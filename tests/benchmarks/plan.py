@@ -19,9 +19,9 @@ import lightning
 import torch
 
 import train
-from configs.loader import load_config
-from modules.ops.cost import PeakMemory
-from modules.rehearsal import rehearse
+from cli.loader import load_config
+from core.units import PeakMemory
+from experiment.cost import rehearse
 
 METHODS = ("fewgan", "singan", "concat_singan", "consingan", "hpvaegan", "gpnn", "gpdm")
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import train
-from configs.loader import load_config
+from cli.loader import load_config
 from modules.singan import SinGAN
 
 

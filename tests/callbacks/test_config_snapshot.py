@@ -10,7 +10,8 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from omegaconf import OmegaConf
 from torch import nn
 
-from callbacks.config_snapshot import ConfigSnapshot, read_checkpoint
+from callbacks.config_snapshot import ConfigSnapshot
+from experiment.checkpoint import read_checkpoint
 
 CONFIG = {"seed": 3, "module": {"size": [4, 5], "of": {"a": None, "b": True}}, "double": "${seed}"}
 RESOLVED = {**CONFIG, "double": 3}

@@ -9,16 +9,16 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
-from callbacks.metrics.backbones import RandomCNN
-from callbacks.metrics.features import extract_features
-from callbacks.metrics.intervals import subsample_interval
-from callbacks.metrics.kernel import kernel_distance
-from callbacks.metrics.memorization import nearest_psnr
-from callbacks.metrics.perceptual import PerceptualDistance
-from callbacks.metrics.protocol import protocol_hash
-from callbacks.metrics.sifid import single_image_frechet
 from callbacks.sample_metrics import SampleMetrics
 from datamodules.synthetic import SyntheticDataModule
+from metrics.backbones import RandomCNN
+from metrics.features import extract_features
+from metrics.intervals import subsample_interval
+from metrics.kernel import kernel_distance
+from metrics.nearest_psnr import nearest_psnr
+from metrics.perceptual_distance import PerceptualDistance
+from metrics.protocol import protocol_hash
+from metrics.sifid import single_image_frechet
 from modules.base import GenerativeModule
 from modules.ops.images import from_uint8, to_uint8
 

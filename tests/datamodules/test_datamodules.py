@@ -10,8 +10,8 @@ import torch
 from lightning import LightningDataModule
 from PIL import Image
 
-from datamodules.base import ImageDataModule
 from datamodules.fewshot import FewShotDataModule
+from datamodules.image_datamodule import ImageDataModule
 from datamodules.side import SideDataModule, split_heldout
 from datamodules.source import SourceDataModule
 from datamodules.synthetic import SyntheticDataModule
@@ -176,7 +176,7 @@ def test_synthetic_module_stands_in_for_every_other() -> None:
 
 @pytest.mark.parametrize("cls", [FewShotDataModule, SideDataModule, SourceDataModule, SyntheticDataModule])
 def test_constructors_are_schemas(cls: type[ImageDataModule]) -> None:
-    """`configs.build` reads them: all parameters annotated, none open-ended. Nothing is saved twice or written."""
+    """`cli.build` reads them: all parameters annotated, none open-ended. Nothing is saved twice or written."""
     parameters = inspect.signature(cls).parameters
     for parameter in parameters.values():
         assert parameter.annotation is not parameter.empty

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from datamodules.decode import decode, probe
-from modules.ops.decode import to_rgb
+from datamodules.image_files import to_rgb
 
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
 

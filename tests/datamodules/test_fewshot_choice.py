@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from configs.build import build
+from cli.build import build
 from datamodules.fewshot import FewShotDataModule
 from datamodules.synthetic import SyntheticDataModule
 

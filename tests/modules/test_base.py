@@ -90,8 +90,8 @@ def test_seeds_differ_by_epoch_and_rank_and_the_common_one_does_not(monkeypatch)
         common = set()
         for rank in range(3):
             monkeypatch.setattr(Constant, "global_rank", rank)
-            seeds.add(module.seed())
-            common.add(module.seed(common=True))
+            seeds.add(module.epoch_seed())
+            common.add(module.epoch_seed(shared=True))
         assert len(common) == 1
         seeds |= common
     assert len(seeds) == 12

@@ -11,7 +11,7 @@ import modules.consingan as consingan
 from datamodules.fewshot import FewShotDataModule
 from datamodules.synthetic import SyntheticDataModule
 from modules.consingan import ConSinGAN, RepeatedAdam, concurrent_sizes
-from modules.networks.consingan import GrowingGenerator, ValidCritic, degrade, move_tiles, random_walk
+from modules.networks.growing import GrowingGenerator, ValidCritic, degrade, move_tiles, random_walk
 
 TINY = [
     "datamodule.image_size=[16,20]",

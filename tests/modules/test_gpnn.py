@@ -5,9 +5,9 @@ import modules.gpnn as gpnn
 from datamodules.folder import ImageFolder, list_images
 from modules.gpnn import GPNN
 from modules.ops.images import resize, to_uint8
-from modules.ops.mosaic import PatchGrid, centre_weights
-from modules.ops.patches import extract
-from modules.ops.patchsearch import ExactSearch
+from modules.ops.nearest import extract
+from modules.patches.mosaic import PatchGrid, centre_weights
+from modules.patches.search import ExactSearch
 
 TINY = [
     "datamodule.image_size=[16,20]",

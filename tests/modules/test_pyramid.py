@@ -19,7 +19,7 @@ class Layers(PyramidModule):
     """Two stages that learn nothing by themselves: a test sets the weights. Each has a batch norm that sees noise."""
 
     sizes = [(4, 5), (8, 10)]
-    remedy = "module.salt=less"
+    collapse_advice = "module.salt=less"
 
     def __init__(self, epochs_per_stage=2):
         super().__init__(2, epochs_per_stage)

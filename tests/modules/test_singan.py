@@ -10,9 +10,9 @@ from PIL import Image
 
 from datamodules.fewshot import FewShotDataModule
 from datamodules.synthetic import SyntheticDataModule
-from modules.networks.singan import NoiseGenerator, valid_stack
+from modules.networks.noise_pyramid import NoiseGenerator, valid_stack
 from modules.singan import SinGAN
-from modules.tasks.harmonize import Harmonize
+from tasks.harmonize import Harmonize
 
 TINY = [
     "datamodule.num_images=5",

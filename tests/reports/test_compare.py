@@ -18,10 +18,10 @@ from PIL import Image
 
 import evaluate
 import reports.compare_page
-from callbacks.metrics.backbones import load_backbone
-from callbacks.metrics.sifid import single_image_frechet
-from callbacks.wandb_run import WandbRun
 from datamodules.synthetic import SyntheticDataModule
+from experiment.wandb_logger import WandbRun
+from metrics.backbones import load_backbone
+from metrics.sifid import single_image_frechet
 from modules.gpdm import GPDM
 from modules.gpnn import GPNN
 from reports.compare import Compare, log

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.networks.patch import PatchCritic
+from modules.networks.patch_gan import PatchCritic
 from modules.networks.vae import PatchVAE, RefinementBlock
 
 

@@ -1,0 +1,104 @@
+"""The trials of a grid: `key=a,b,c` on the command line of sweep.py. Imports neither torch nor lightning."""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from cli.build import check_all
+from cli.loader import load_config
+from core.errors import UserError
+
+LONGEST_NAME = 100  # characters of a run's name, for file systems and W&B
+
+
+class Trial(NamedTuple):
+    """One training of a grid: what is swept (`module.lr_g=1e-3 seed=0`), the words for train.py, and their configuration."""
+
+    label: str
+    words: list[str]
+    config: DictConfig
+
+    @property
+    def folder(self) -> Path:
+        """The trial's own run folder."""
+        return Path(self.config.run_dir)
+
+
+def trials(arguments: Sequence[str]) -> list[Trial]:
+    """Every combination of the values in `key=a,b,c`, the last such key changing fastest; UserError for any mistake.
+
+    A comma within brackets, braces or quotes does not separate values. A trial's run is called after the run without the
+    sweep and the trial's values, run_name_key-value…, and its folder is run_dir with the same ending: stable however the
+    grid grows, and no two alike.
+    """
+    swept = {word: _values(word) for word in arguments if "=" in word and not word.startswith("-")}
+    swept = {word: values for word, values in swept.items() if len(values) > 1}
+    if not swept:
+        raise UserError("nothing to sweep. Give a key several values: module.lr_g=1e-3,5e-4 seed=0,1,2")
+    fixed = [word for word in arguments if word not in swept]
+    keys = [word.split("=", 1)[0] for word in swept]
+    for key in keys:
+        if key in ("run_name", "run_dir", "resume"):
+            raise UserError(f"{key}: cannot be swept, every training has its own.")
+        if keys.count(key) > 1:
+            raise UserError(f"{key}: swept twice; give all its values at once.")
+    found = [_trial(fixed, dict(zip(keys, values, strict=True))) for values in itertools.product(*swept.values())]
+    for first, second in itertools.combinations(found, 2):
+        if first.folder == second.folder:
+            raise UserError(f"{first.label} and {second.label} are the same trial: give every value once.")
+    return found
+
+
+def is_finished(trial: Trial) -> bool:
+    """True if the trial's folder holds its training, with this very configuration, come to its end."""
+    try:
+        status = json.loads((trial.folder / "run.json").read_text(encoding="utf-8")).get("status")
+        stored = OmegaConf.to_container(OmegaConf.load(trial.folder / "config.yaml"))
+    except (OSError, ValueError, AttributeError):
+        return False
+    now = OmegaConf.to_container(trial.config)
+    return status == "finished" and {**stored, "resume": None} == {**now, "resume": None}
+
+
+def _trial(fixed: list[str], values: dict[str, str]) -> Trial:
+    label = " ".join(f"{key}={text}" for key, text in values.items())
+    words = [*fixed, *(f"{key}={text}" for key, text in values.items())]
+    base = load_config(words)
+    last = [key.rsplit(".", 1)[-1] for key in values]
+    short = [name if last.count(name) == 1 else key.replace(".", "_") for key, name in zip(values, last, strict=True)]
+    ending = "_".join(f"{name}-{_plain(text)}" for name, text in zip(short, values.values(), strict=True))
+    if len(base.run_name) + len(ending) >= LONGEST_NAME:
+        ending = hashlib.sha256(label.encode()).hexdigest()[:12]
+    words += [f"run_name={base.run_name}_{ending}", f"run_dir={base.run_dir}_{ending}", "resume=auto"]
+    config = load_config(words)
+    check_all(config, own_only=True)
+    return Trial(label, words, config)
+
+
+def _plain(text: str) -> str:
+    """A value as part of a name: 0.5 becomes 0_5; what is not made of letters, digits, - and . gets a mark of its own."""
+    name = re.sub(r"[^A-Za-z0-9-]+", "_", text).strip("_")
+    return name if re.fullmatch(r"[A-Za-z0-9.-]+", text) else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:4]}"
+
+
+def _values(word: str) -> list[str]:
+    """The alternatives of `key=a,b`; one if there is no comma outside of brackets and quotes."""
+    text, values, depth, quote = word.split("=", 1)[1], [""], 0, ""
+    for letter in text:
+        if letter in "'\"" and quote in ("", letter):
+            quote = "" if quote else letter
+        elif not quote:
+            depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and not depth and not quote:
+            values.append("")
+        else:
+            values[-1] += letter
+    if len(values) > 1 and not all(value.strip() for value in values):
+        raise UserError(f"{word}: an empty value; write the values as a,b,c, and a list as [1,2].")
+    return [value.strip() for value in values]

@@ -1,0 +1,112 @@
+"""Checkpoint files that are whole or not there."""
+
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from core.errors import UserError
+
+DRAFT = ".draft"  # ends the name of a file that is being written; no checkpoint ends so
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, to the disk, then renames: after a kill or a loss of power there is the old file or the new.
+
+    Lightning's own writes to the system's temporary folder and moves the file, which is a copy where that folder is on
+    another disk: a kill leaves half of it under the final name. It also holds a second copy of the checkpoint in memory.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        if "://" in str(path):  # a remote store, which shows a file only when it is complete
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        with _whole(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+
+def copy_checkpoint(source: str | Path, target: Path) -> None:
+    """Gives `target` the content of `source`, all of it or none."""
+    with open(source, "rb") as original, _whole(target) as file:
+        shutil.copyfileobj(original, file)
+
+
+def remove_leftovers(run_dir: str | Path) -> None:
+    """Removes what a killed run left that is no checkpoint to go on from; before training begins, any process may call it.
+
+    These are drafts of checkpoints and pictures, and the files that Lightning writes within an epoch on SLURM's requeue
+    signal: it would go on from them by itself, with other random numbers than those of the uninterrupted run.
+    """
+    for pattern in (f"checkpoints/*.ckpt{DRAFT}", f"images/*{DRAFT}", "hpc_ckpt_*.ckpt"):
+        for file in Path(run_dir).glob(pattern):
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which becomes `path` when all of it is on the disk; after an error `path` is as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + DRAFT)
+    try:
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Brings the renaming to the disk, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Content of a checkpoint on the CPU, by the safe loader only.
+
+    FileNotFoundError names the nearest file; ValueError for a file that is no checkpoint or that holds code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        close = get_close_matches(path.name, beside, n=1, cutoff=0) or ["no checkpoint at all"]
+        raise FileNotFoundError(f"{path}: no such checkpoint; {path.parent} has {close[0]}.")
+    try:
+        _check_archive(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"Loading it would run code ({wanted[1]})" if wanted else "It is not a checkpoint, or loading it would run code"
+        raise UserError(f"{path}: refused. {what}; a checkpoint holds tensors and plain values only.") from None
+    except Exception:  # torch raises nearly anything for files that are something else
+        raise UserError(f"{path}: not a checkpoint, or a damaged one.") from None
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise UserError(f"{path}: not a checkpoint of this project: it has no state_dict.")
+    return content
+
+
+def _check_archive(path: Path) -> None:
+    """Raises BadZipFile for a zip file whose sums do not agree, which torch does not compare, or that is packed."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)  # torch writes none, but would unpack it
+        if packed or sum(part.file_size for part in parts) > path.stat().st_size or archive.testzip():
+            raise zipfile.BadZipFile

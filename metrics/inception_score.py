@@ -1,0 +1,37 @@
+"""Inception score (Salimans et al., "Improved Techniques for Training GANs", 2016)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from metrics.feature_metric import RowsMetric
+
+SPLITS = 10
+FEWEST = 5000  # samples; the score of fewer is biased low
+
+
+def inception_score(logits: Tensor, splits: int = SPLITS) -> Tensor:
+    """exp of the mean KL divergence between the classes of an image and those of all: mean over random splits of the rows
+    [N, classes], the same on every call; float64 scalar between 1 and the number of classes."""
+    order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0)).to(logits.device)
+    scores = []
+    for part in logits[order].double().log_softmax(1).chunk(splits):
+        mean = part.logsumexp(0, keepdim=True) - math.log(len(part))
+        scores.append((part.exp() * (part - mean)).sum(1).mean().exp())
+    return torch.stack(scores).mean()
+
+
+class InceptionScore(RowsMetric):
+    """`inception_score` of all ranks' samples by the classifier `weights` [classes, d], without its bias as in the code of
+    published numbers, on feature rows; the reference does not count. Refused below 5000 samples."""
+
+    higher_is_better = True
+    fewest = 0, FEWEST
+
+    def __init__(self, reals: Tensor, weights: Tensor) -> None:
+        super().__init__(reals)
+        self.weights = weights.cpu()
+
+    def value(self, reals: Tensor, fakes: Tensor) -> Tensor:
+        return inception_score(fakes @ self.weights.T)

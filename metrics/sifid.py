@@ -1,0 +1,87 @@
+"""Single-image Fréchet distance (Shaham et al., "SinGAN: Learning a Generative Model from a Single Natural Image", 2019)."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from core.errors import UserError
+from metrics.feature_metric import refuse, too_few
+from metrics.frechet import frechet_distance
+
+
+def single_image_frechet(real_maps: Tensor, fake_maps: Tensor) -> Tensor:
+    """Fréchet distance of each fake image's feature map [n, C, h, w] to that of the one real image [1, C, h', w'].
+
+    Each position is one observation of C features, covariances divide by positions - 1: how a texture is spread over the
+    image does not count. Float64 [n], on the CPU. With fewer positions than channels the covariances are singular, which
+    does no harm here. ValueError unless there is one real map, as many channels in both, and two positions in each.
+    """
+    if len(real_maps) != 1 or real_maps.shape[1] != fake_maps.shape[1]:
+        raise UserError(
+            f"one real map and fake maps of as many channels are compared, got {tuple(real_maps.shape)} and "
+            f"{tuple(fake_maps.shape)}"
+        )
+    reals = _rows(real_maps[0])
+    values = [frechet_distance(reals, _rows(fake)).item() for fake in fake_maps]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """[C, h, w] -> [h * w, C]."""
+    return maps.flatten(1).T.cpu().double()
+
+
+class SingleImageFrechet(Metric):
+    """`single_image_frechet` between the training image and all ranks' samples, for every layer that `maps` gives.
+
+    Mean over the samples under the layer's key, and the median under `<key>_median`: one blurred sample can move the mean.
+
+    Args:
+        real: the training image, bytes [1, 3, H, W].
+        maps: bytes [N, 3, H, W] -> {key: feature maps [N, C, h, w]}, as `Backbone.maps`.
+    """
+
+    higher_is_better = False
+    full_state_update = False
+    values: list[Tensor]
+
+    def __init__(self, real: Tensor, maps: Callable[[Tensor], Mapping[str, Tensor]]) -> None:
+        super().__init__()
+        self.maps, self.real_maps = maps, dict(maps(real))
+        self.add_state("values", default=[], dist_reduce_fx="cat")
+
+    def distances(self, fakes: Tensor) -> Tensor:
+        """Of bytes [N, 3, H, W], N may be 0, to the training image: float32 [N, layers]."""
+        rows = []
+        for image in fakes.split(1) if len(fakes) else ():  # one at a time: the maps of a large image are large
+            maps = self.maps(image)
+            rows.append(torch.cat([single_image_frechet(real, maps[key]) for key, real in self.real_maps.items()]))
+        table = torch.stack(rows) if rows else torch.zeros(0, len(self.real_maps))
+        return table.float().to(fakes.device)
+
+    def mean(self, fakes: Tensor) -> dict[str, float]:
+        """Mean over these images by key; of no other rank."""
+        return dict(zip(self.real_maps, self.distances(fakes).cpu().double().mean(0).tolist(), strict=True))
+
+    def update(self, fakes: Tensor) -> None:
+        """Adds bytes [N, 3, H, W], N may be 0; every rank has to update before `compute`."""
+        self.values.append(self.distances(fakes))
+
+    def compute(self) -> dict[str, Tensor]:
+        table = dim_zero_cat(self.values).cpu().double()
+        refuse(self, too_few(len(table), 1))
+        values = dict(zip(self.real_maps, table.mean(0), strict=True))
+        return values | {f"{key}_median": column.quantile(0.5) for key, column in zip(values, table.T, strict=True)}
+
+    def remarks(self, keys: Sequence[str]) -> list[str]:
+        """What has to stand beside the values: positions and channels, and those of all `keys` that there is no map for."""
+        missing = [key for key in keys if key not in self.real_maps]
+        lines = [f"no {key}: on images of this size its layer has fewer than two positions" for key in missing]
+        for key, real in self.real_maps.items():
+            channels, height, width = real.shape[1:]
+            singular = "; the covariances are singular" if height * width <= channels else ""
+            lines.append(f"{key} is over {height}×{width} positions of {channels} features, images not resized{singular}")
+        return lines

@@ -1,0 +1,154 @@
+"""SinGAN's networks (Rott Shaham et al. 2019): patch stacks without padding, and the chain of generators fed by noise."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.errors import UserError
+from modules.networks.patch_gan import SLOPE
+from modules.ops.images import resize
+from modules.ops.nearest import nearest
+from modules.ops.scales import proportional_size
+
+Size = tuple[int, int]
+
+
+def valid_stack(width: int, outputs: int, depth: int, norm: str = "batch") -> nn.Sequential:
+    """`depth` hidden convolutions of `width` channels and a linear one: [N, 3, h, w] to [N, outputs, h - 2m, w - 2m] with
+    m = depth + 1; receptive field 2 * depth + 3.
+
+    `norm: batch` starts as the released code does (weights N(0, 0.02), scales N(1, 0.02)); `norm: none` with He weights,
+    because without normalisation the small ones would let nothing through.
+    """
+    if norm not in ("batch", "none"):
+        raise UserError(f"norm is {norm!r}; allowed are 'batch' and 'none'")
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        normalisation = [nn.BatchNorm2d(width)] if norm == "batch" else []
+        layers += [nn.Conv2d(width if i else 3, width, 3), *normalisation, nn.LeakyReLU(SLOPE, inplace=True)]
+    stack = nn.Sequential(*layers, nn.Conv2d(width, outputs, 3))
+    for layer in stack:
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.weight, 1.0, 0.02)
+        elif isinstance(layer, nn.Conv2d) and norm == "batch":
+            nn.init.normal_(layer.weight, 0.0, 0.02)
+        elif isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+    return stack
+
+
+class NoiseGenerator(nn.Module):
+    """Adds detail to an upsampled image y from noise z: tanh(stack(z + pad(y))) + y.
+
+    y [N, 3, h, w] is padded once, with zeros; z [N, 3, h + 2m, w + 2m] has its amplitude and its margin m = depth + 1
+    already. Any h and w from 1 on; the sum is not clamped.
+    """
+
+    def __init__(self, width: int, depth: int = 4, norm: str = "batch") -> None:
+        super().__init__()
+        self.margin = depth + 1
+        self.body = valid_stack(width, 3, depth, norm)
+
+    def forward(self, noise: Tensor, images: Tensor) -> Tensor:
+        return torch.tanh(self.body(noise + F.pad(images, [self.margin] * 4))) + images
+
+
+class NoisePyramid(nn.Module):
+    """A chain of generators, coarse to fine: each takes noise and the upsampled output of the one below.
+
+    Buffers: `zstar`, the fixed noise of scale 0 that gives the training image; `noise_amplitudes`, one for each scale;
+    `palette`, colours [K, 3] of the input of scale `paint_scale`.
+
+    Args:
+        image_size, sizes: an output's size and its sizes at all scales; `canvas`: the training image's size.
+        widths: channels of each scale's generator; `depth`, `norm`: see `valid_stack`.
+        noisy_margin: noise in the margin around an image, too, in place of zeros.
+    """
+
+    def __init__(
+        self, image_size: Size, sizes: Sequence[Size], canvas: Size, widths: Sequence[int], depth: int, norm: str,
+        noisy_margin: bool, paint_scale: int | None, paint_colors: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.image_size, self.sizes, self.margin, self.noisy_margin = image_size, sizes, depth + 1, noisy_margin
+        self.paint_scale = paint_scale
+        self.canvas_sizes = self.scaled(canvas)
+        self.generators = nn.ModuleList(NoiseGenerator(width, depth, norm) for width in widths)
+        self.register_buffer("zstar", torch.zeros(1, 1, *self._drawn(self.canvas_sizes[0])))
+        self.register_buffer("noise_amplitudes", torch.ones(len(sizes)))
+        self.register_buffer("palette", torch.zeros(paint_colors, 3))
+
+    def scaled(self, size: Size) -> list[Size]:
+        """Sizes of all scales for an output of `size`."""
+        return [proportional_size(size, self.image_size, own) for own in self.sizes]
+
+    def padded(self, size: Size) -> Size:
+        """`size` with the margin that the convolutions use up."""
+        return size[0] + 2 * self.margin, size[1] + 2 * self.margin
+
+    def _drawn(self, size: Size) -> Size:
+        return self.padded(size) if self.noisy_margin else size
+
+    def _with_margin(self, noise: Tensor) -> Tensor:
+        return F.pad(noise, [0 if self.noisy_margin else self.margin] * 4).expand(-1, 3, -1, -1)
+
+    def draw_noise(self, scale: int, number: int, size: Size) -> Tensor:
+        """Unit Gaussian noise [N, 3, h + 2m, w + 2m] for an output of `size`; at scale 0 the three channels are equal."""
+        noise = torch.randn(number, 3 if scale else 1, *self._drawn(size), device=self.zstar.device)
+        return self._with_margin(noise)
+
+    def rest_noise(self, scale: int) -> Tensor:
+        """The noise [1, 3, h + 2m, w + 2m] that gives the training image: z* at scale 0, zeros above."""
+        if scale == 0:
+            return self._with_margin(self.zstar)
+        return self.zstar.new_zeros(1, 3, *self.padded(self.canvas_sizes[scale]))
+
+    def walk(self, num_scales: int, start: int, alpha: float, beta: float) -> Iterator[list[Tensor]]:
+        """Noise maps of the first scales for one frame after the other, without end: a random walk from the resting
+        noise, to which `alpha` pulls back; `beta` is the inertia. Scales below `start` stay at rest."""
+        rest = [self.rest_noise(scale) for scale in range(num_scales)]
+        before, now, moving = rest, list(rest), range(start, num_scales)
+        for scale in moving:
+            now[scale] = 0.95 * rest[scale] + 0.05 * self.draw_noise(scale, 1, self.canvas_sizes[scale])
+        while True:
+            yield before
+            after = list(now)
+            for scale in moving:
+                push = self.draw_noise(scale, 1, self.canvas_sizes[scale])
+                drift = beta * (now[scale] - before[scale]) + (1 - beta) * push
+                after[scale] = alpha * rest[scale] + (1 - alpha) * (now[scale] + drift)
+            before, now = now, after
+
+    def generate(self, scale: int, noise: Tensor, images: Tensor) -> Tensor:
+        """Output of one scale for unit noise and its input."""
+        return self.generators[scale](self.noise_amplitudes[scale] * noise, images)
+
+    def forward(self, noises: Sequence[Tensor], start: int = 0, images: Tensor | None = None) -> Tensor | None:
+        """Scales `start`, `start` + 1, ..., one for each noise map, on top of `images` of the scale below `start`.
+
+        An output has the size of its noise without margin; not clamped. Without noise maps `images` comes back.
+        """
+        for scale, noise in enumerate(noises, start):
+            size = [side - 2 * self.margin for side in noise.shape[-2:]]
+            images = self.generate(scale, noise, self.scale_input(scale, images, (len(noise), 3, *size)))
+        return images
+
+    def reconstruction(self, num_scales: int) -> Tensor | None:
+        """The training image from z* by the first scales, [1, 3, h, w]; None for no scale."""
+        return self([self.rest_noise(scale) for scale in range(num_scales)])
+
+    def scale_input(self, scale: int, images: Tensor | None, shape: Sequence[int]) -> Tensor:
+        """What a scale adds detail to: zeros of `shape` at scale 0, above it the output of the scale below, upsampled."""
+        if images is None:
+            return self.zstar.new_zeros(shape)
+        # Paper's code: 8-bit resizing, enlarged by 1/r and cropped; here: float, straight to the stored size.
+        images = resize(images, tuple(shape[-2:]))
+        return self.quantize(images) if scale == self.paint_scale else images
+
+    def quantize(self, images: Tensor) -> Tensor:
+        """Every pixel gets the nearest colour of the palette."""
+        # Paper's code groups three neighbouring values of one channel; here: the three channels of a pixel.
+        pixels = images.movedim(1, -1)
+        return self.palette[nearest(pixels.reshape(-1, 3), self.palette)[1]].view_as(pixels).movedim(-1, 1)

@@ -1,0 +1,110 @@
+"""Images as mosaics of patches of other images: numbering of patches, painting, and where every pixel came from."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.errors import UserError
+
+
+class PatchGrid:
+    """Numbers all `patch` x `patch` patches of images of some `sizes` (height, width): image by image, row by row.
+
+    The order is that of `torch.cat([extract(image, patch)[0] for image in images])`. ValueError if an image holds no patch.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], patch: int, device: torch.device | str = "cpu") -> None:
+        if min(min(size) for size in sizes) < patch:
+            small = min(sizes, key=min)
+            raise UserError(f"an image of {small[0]}×{small[1]} pixels (height × width) holds no patch of {patch} pixels")
+        self.patch = patch
+        self.sizes = torch.tensor([tuple(size) for size in sizes], device=device)
+        self.rows, self.columns = (self.sizes - patch + 1).T
+        counts = self.rows * self.columns
+        self.starts = counts.cumsum(0) - counts
+        self.number = int(counts.sum())
+
+    def locate(self, indices: Tensor) -> Tensor:
+        """Image, top and left [3, ...] of patches by number [...]."""
+        image = torch.searchsorted(self.starts, indices, right=True) - 1
+        place = indices - self.starts[image]
+        return torch.stack([image, place // self.columns[image], place % self.columns[image]])
+
+    def index(self, places: Tensor) -> Tensor:
+        """The inverse of `locate`; tops and lefts outside of an image mean its nearest patch."""
+        image, top, left = places
+        top = top.clamp(min=0).minimum(self.rows[image] - 1)
+        left = left.clamp(min=0).minimum(self.columns[image] - 1)
+        return self.starts[image] + top * self.columns[image] + left
+
+    def untouched(self, holes: Sequence[Tensor]) -> Tensor:
+        """Numbers of the patches without a pixel in their image's hole; `holes` are [H, W], above 0 in the hole."""
+        whole = [hole.unfold(0, self.patch, 1).unfold(1, self.patch, 1).amax((2, 3)).flatten() <= 0 for hole in holes]
+        return torch.cat(whole).nonzero()[:, 0]
+
+
+def centre_weights(patch: int, spread: float = 1.7) -> Tensor:
+    """Gaussian weights [patch, patch] of a patch's pixels, `spread` in halves of its side (1.7: GPNN's code, corner 0.71)."""
+    axis = torch.linspace(-1, 1, patch) if patch > 1 else torch.zeros(1)
+    return torch.exp(-(axis.square().unsqueeze(1) + axis.square()) / (2 * spread**2))
+
+
+def paint(matches: Tensor, images: Sequence[Tensor], grid: PatchGrid, weights: Tensor) -> Tensor:
+    """The image [3, h + p - 1, w + p - 1] whose patch at (y, x) is patch `matches`[y, x] of the `images` [3, H, W].
+
+    Where patches overlap the mean counts, weighted by `weights` [p, p].
+    """
+    pixels = torch.cat([image.flatten(1) for image in images], 1)
+    image, top, left = grid.locate(matches)
+    areas = grid.sizes.prod(1)
+    width = grid.sizes[:, 1][image]
+    corner = (areas.cumsum(0) - areas)[image] + top * width + left
+    height, breadth = matches.shape
+    canvas = pixels.new_zeros(4, height + grid.patch - 1, breadth + grid.patch - 1)  # colours, and the sum of weights
+    for dy in range(grid.patch):
+        for dx in range(grid.patch):
+            part, weight = canvas[:, dy : dy + height, dx : dx + breadth], float(weights[dy, dx])
+            part[:3].add_(pixels[:, (corner + dy * width + dx).flatten()].view(3, height, breadth), alpha=weight)
+            part[3].add_(weight)
+    return canvas[:3] / canvas[3]
+
+
+def pixel_sources(matches: Tensor, grid: PatchGrid) -> Tensor:
+    """Image, row and column [3, H, W] that every pixel of a mosaic has in the patch most centred on it."""
+    cells = [
+        (torch.arange(cells + grid.patch - 1, device=matches.device) - grid.patch // 2).clamp(0, cells - 1)
+        for cells in matches.shape
+    ]
+    places = grid.locate(matches[cells[0].unsqueeze(1), cells[1]])
+    inside = [torch.arange(len(cell), device=matches.device) - cell for cell in cells]
+    places[1] += inside[0].unsqueeze(1)
+    places[2] += inside[1]
+    return places
+
+
+def source_picture(sources: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """A picture [3, H, W] in [-1, 1] of `pixel_sources`: each image a range of hues, from its left to its right; darker
+    towards its bottom. Parts copied as a whole show as smooth areas, seams as edges."""
+    image, row, column = sources
+    height, width = torch.tensor([tuple(size) for size in sizes], device=sources.device).T
+    hue = (image + 0.8 * column / width[image]) / len(sizes)
+    value = 1 - 0.7 * row / height[image]
+    turns = (torch.tensor([5.0, 3.0, 1.0], device=sources.device).view(3, 1, 1) + 6 * hue) % 6
+    return 2 * value * (1 - 0.85 * torch.minimum(turns, 4 - turns).clamp(0, 1)) - 1
+
+
+def surroundings(image: Tensor, hole: Tensor) -> Tensor:
+    """An image [N, C, H, W] whose hole [N, 1, H, W] (1 = hole) is filled smoothly with the colours around it.
+
+    Pull and push: means of the known pixels at half the size, filled in the same way, give the unknown ones.
+    """
+    known = 1 - hole
+    half = tuple(-(-side // 2) for side in image.shape[-2:])
+    if half == tuple(image.shape[-2:]) or not hole.any():
+        return image * known
+    share = F.adaptive_avg_pool2d(known, half)
+    colours = F.adaptive_avg_pool2d(image * known, half) / share.clamp(min=1e-6)
+    smooth = F.interpolate(surroundings(colours, (share == 0).to(image)), image.shape[-2:], mode="bilinear")
+    return torch.where(hole > 0, smooth, image)

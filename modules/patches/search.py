@@ -1,0 +1,84 @@
+"""For every patch of an image the number of a patch among key images: exactly, or by PatchMatch."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from modules.ops.nearest import extract
+from modules.patches.mosaic import PatchGrid
+from modules.patches.neighbor_index import SMALL, NeighborIndex, Projection, nearest_scored, search_all
+from modules.patches.patchmatch import patchmatch
+
+FAR = 1e4  # a coordinate that keeps a patch from being near any other
+STRIP = 64  # rows of an image whose patches are held at a time
+SPREAD_SAMPLE = 2**16  # patches that suffice for the main axes
+
+
+class ExactSearch:
+    """Nearest key by squared distance, or with `alpha` by distance / (alpha + the key's least distance to any query) (GPNN).
+
+    Args:
+        keys: images [3, H, W] whose patches are numbered by `grid`.
+        allowed: numbers of the patches that may be found, default all.
+        alpha: in units of squared L2 / dim of images in [0, 1], as in the released code; None is infinity.
+    """
+
+    def __init__(
+        self, keys: Sequence[Tensor], grid: PatchGrid, allowed: Tensor | None = None, alpha: float | None = None
+    ) -> None:
+        self.patch, self.alpha = grid.patch, alpha
+        self.allowed = torch.arange(grid.number, device=keys[0].device) if allowed is None else allowed
+        self.keys = torch.cat([extract(key.unsqueeze(0), grid.patch)[0] for key in keys])
+        if allowed is not None:
+            self.keys = self.keys[allowed]
+        self._index: NeighborIndex | None = None
+
+    def __call__(self, image: Tensor, start: Tensor | None = None) -> Tensor:
+        """Numbers [h, w] for the patches of `image` [3, h + p - 1, w + p - 1]; `start` is not needed."""
+        queries = extract(image.unsqueeze(0), self.patch)[0]
+        scale = None
+        if self.alpha is not None:
+            scale = 1 / (4 * queries.shape[1] * self.alpha + search_all(self.keys, queries)[0])
+        if self.keys.is_cuda or len(queries) * len(self.keys) < SMALL:
+            found = nearest_scored(queries, self.keys, scale)[1]
+        else:
+            self._index = self._index or NeighborIndex(self.keys)
+            found = self._index.search(queries, scale)[1]
+        return self.allowed[found].view(image.shape[-2] - self.patch + 1, -1)
+
+
+class PatchMatchSearch:
+    """Nearly nearest keys by PatchMatch on projected patches, 25 numbers each: for large images.
+
+    Arguments as `ExactSearch`, and the number of `sweeps`. Draws from the global generator.
+    """
+
+    def __init__(self, keys: Sequence[Tensor], grid: PatchGrid, allowed: Tensor | None = None, sweeps: int = 4) -> None:
+        self.grid, self.sweeps = grid, sweeps
+        stride = max(1, round((grid.number / SPREAD_SAMPLE) ** 0.5))
+        self.project = Projection(torch.cat([extract(key.unsqueeze(0), grid.patch, stride)[0] for key in keys]))
+        self.keys = torch.cat([self._features(key).flatten(0, 1) for key in keys])
+        self.allowed = None
+        if allowed is not None:
+            self.allowed = torch.zeros(grid.number, dtype=torch.bool, device=allowed.device)
+            self.allowed[allowed] = True
+            self.keys[~self.allowed] = FAR
+
+    def _features(self, image: Tensor) -> Tensor:
+        """Projected patches [h, w, F] of an image [3, h + p - 1, w + p - 1], a strip of rows at a time."""
+        rows, overlap = image.shape[-2] - self.grid.patch + 1, self.grid.patch - 1
+        strips = [image[:, top : min(top + STRIP, rows) + overlap] for top in range(0, rows, STRIP)]
+        features = [self.project(extract(strip.unsqueeze(0), self.grid.patch)[0]) for strip in strips]
+        return torch.cat(features).view(rows, -1, features[0].shape[1])
+
+    def __call__(self, image: Tensor, start: Tensor | None = None) -> Tensor:
+        """As `ExactSearch`; begins with the matches `start` [h, w], or with random ones and twice the sweeps."""
+        queries = self._features(image)
+        sweeps = self.sweeps if start is not None else 2 * self.sweeps
+        chance = torch.randint(self.grid.number, queries.shape[:2], device=image.device)
+        if self.allowed is not None:
+            possible = self.allowed.nonzero()[:, 0]
+            chance = possible[chance % len(possible)]
+            start = chance if start is None else torch.where(self.allowed[start], start, chance)
+        return patchmatch(queries, self.keys, self.grid, chance if start is None else start, sweeps)[1]

@@ -1,0 +1,197 @@
+"""Which checkpoint is meant, and which changes of a configuration are another training. Whole runs: tests/test_resume.py."""
+
+import os
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from experiment.config_changes import changes
+from experiment.resume import check_resume, epochs_done, find_resume
+
+
+def write(file, epochs: int, age: float, ready: int | None = None) -> None:
+    """A checkpoint of so many epochs, written `age` seconds ago."""
+    progress = {"ready": epochs if ready is None else ready, "started": epochs, "processed": epochs, "completed": epochs}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    loops = {"fit_loop": {"epoch_progress": {"current": progress}}}
+    torch.save({"state_dict": {}, "loops": loops, "optimizer_states": []}, file)
+    os.utime(file, (1e9 - age, 1e9 - age))
+
+
+def damage(file) -> None:
+    times = file.stat()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    os.utime(file, (times.st_atime, times.st_mtime))
+
+
+def found(run_dir) -> tuple[str, int]:
+    path, content = find_resume("auto", run_dir)
+    return os.path.basename(path), epochs_done(content)
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """last.ckpt of epoch 5, the same epoch's own file, and two ends of stages."""
+    for name, epochs, age in (("stage_0", 2, 3), ("stage_1", 4, 1), ("epoch_0004", 5, 0.5), ("last", 5, 0)):
+        write(tmp_path / f"checkpoints/{name}.ckpt", epochs, age)
+    return tmp_path
+
+
+def test_nothing_to_find(tmp_path):
+    assert find_resume(None, tmp_path) is None
+    assert find_resume("auto", tmp_path) is None and find_resume("auto", tmp_path / "nowhere") is None
+
+
+def test_last_is_meant(run_dir, capsys):
+    assert found(run_dir) == ("last.ckpt", 5)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_kill_between_the_two_files_of_an_epoch(run_dir):
+    write(run_dir / "checkpoints/epoch_0005.ckpt", 6, age=-1)
+    assert found(run_dir) == ("epoch_0005.ckpt", 6)
+
+
+def test_a_copied_folder_whose_files_got_new_times(run_dir):
+    for age, name in enumerate(("last", "stage_1", "epoch_0004", "stage_0")):
+        os.utime(run_dir / f"checkpoints/{name}.ckpt", (1e9 - age, 1e9 - age))
+    assert found(run_dir) == ("last.ckpt", 5)
+    os.utime(run_dir / "checkpoints/last.ckpt", (1, 1))
+    assert found(run_dir)[1] == 5
+
+
+def test_later_epochs_of_a_past_that_was_taken_back_are_not_meant(run_dir):
+    write(run_dir / "checkpoints/epoch_0009.ckpt", 10, age=100)
+    assert found(run_dir) == ("last.ckpt", 5)
+
+
+def test_damaged_files_are_passed_over_with_a_line_each(run_dir, capsys):
+    damage(run_dir / "checkpoints/last.ckpt")
+    assert found(run_dir) == ("epoch_0004.ckpt", 5)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "last.ckpt: not a checkpoint, or a damaged one" in line and "epoch_0004.ckpt" in line
+    damage(run_dir / "checkpoints/epoch_0004.ckpt")
+    assert found(run_dir) == ("stage_1.ckpt", 4)
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_file_from_within_an_epoch_is_passed_over_or_refused(run_dir, capsys):
+    write(run_dir / "checkpoints/last.ckpt", 5, age=-1, ready=6)
+    assert found(run_dir) == ("epoch_0004.ckpt", 5)
+    assert "within an epoch" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"last\.ckpt: was written within an epoch"):
+        find_resume(str(run_dir / "checkpoints/last.ckpt"), run_dir)
+
+
+def test_a_run_with_damaged_files_only_is_not_begun_anew(run_dir):
+    for file in run_dir.glob("checkpoints/*"):
+        damage(file)
+    with pytest.raises(ValueError, match="no checkpoint to go on from") as error:
+        find_resume("auto", run_dir)
+    assert all(file.name in str(error.value) for file in run_dir.glob("checkpoints/*"))
+
+
+def test_a_given_path_is_that_file_or_an_error(run_dir):
+    path, content = find_resume(str(run_dir / "checkpoints/stage_0.ckpt"), "elsewhere")
+    assert path == str(run_dir / "checkpoints/stage_0.ckpt") and epochs_done(content) == 2
+    with pytest.raises(FileNotFoundError, match=r"stage_7\.ckpt: no such checkpoint"):
+        find_resume(str(run_dir / "checkpoints/stage_7.ckpt"), run_dir)
+    torch.save({"state_dict": {}}, run_dir / "weights.ckpt")
+    with pytest.raises(ValueError, match=r"weights\.ckpt: holds weights only"):
+        find_resume(str(run_dir / "weights.ckpt"), run_dir)
+
+
+class Toy(nn.Linear):
+    def on_load_checkpoint(self, checkpoint):
+        if checkpoint["class_path"] != "toys.Toy":
+            raise ValueError(f"written by {checkpoint['class_path']}")
+
+
+def test_check_resume_accepts_the_same_module_only_and_loads_it():
+    stored, module = Toy(1, 2), Toy(1, 2)
+    content = {"class_path": "toys.Toy", "state_dict": stored.state_dict()}
+    check_resume("a.ckpt", content, module)
+    assert torch.equal(module.weight, stored.weight)
+    with pytest.raises(ValueError, match=r"a\.ckpt.* bias has shape \(2,\) in the file and \(3,\) here"):
+        check_resume("a.ckpt", content, Toy(1, 3))
+    with pytest.raises(ValueError, match=r"a\.ckpt: written by toys\.Other"):
+        check_resume("a.ckpt", {**content, "class_path": "toys.Other"}, Toy(1, 2))
+
+
+# --- changes of the configuration -----------------------------------------------------------------------------------------
+
+CONFIG = {
+    "seed": 0, "run_name": "run", "run_dir": "runs/run", "resume": None,
+    "module": {"class_path": "modules.fewgan.FewGAN", "image_size": [16, 20], "epochs_per_stage": 2},
+    "datamodule": {"class_path": "datamodules.side.SideDataModule", "root": "a", "side_root": "b", "image_size": [16, 20]},
+    "trainer": {"class_path": "lightning.Trainer", "devices": 1, "default_root_dir": "runs/run"},
+    "logger": {"wandb": {"class_path": "experiment.wandb_logger.WandbRun", "name": "run"}}, "callbacks": {},
+}  # fmt: skip
+
+
+def changed(*words: str, free=()):
+    now = OmegaConf.merge(CONFIG, OmegaConf.from_dotlist(list(words)))
+    return changes(CONFIG, now, free)
+
+
+def test_the_same_configuration_has_no_changes():
+    assert changed() == ([], []) and changed("resume=auto") == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("module.epochs_per_stage=3", "module.epochs_per_stage: 2 → 3"),
+        ("module.image_size=[16,24]", "module.image_size: [16, 20] → [16, 24]"),
+        ("module.prior_patience=77", "module.prior_patience: 5 → 77"),
+        ("module.class_path=modules.singan.SinGAN", "module.class_path: modules.fewgan.FewGAN → modules.singan.SinGAN"),
+        ("datamodule.root=c", "datamodule.root: a → c"),
+        ("datamodule.flip=true", "datamodule.flip: False → True"),
+        ("seed=1", "seed: 0 → 1"),
+    ],
+)
+def test_another_training(word, line):
+    refused, allowed = changed(word)
+    assert line in refused and not allowed
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("trainer.devices=2", "trainer.devices: 1 → 2"),
+        ("trainer.max_epochs=9", "trainer.max_epochs: null → 9"),
+        ("logger.wandb=null", "logger.wandb: on → off"),
+        ("callbacks.images.num_images=4", "callbacks.images: off → on"),
+        ("logger.wandb.project=birds", "logger.wandb.project: null → birds"),
+        ("datamodule.num_workers=2", "datamodule.num_workers: 0 → 2"),
+    ],
+)
+def test_the_same_training(word, line):
+    assert changed(word) == ([], [line])
+
+
+def test_a_default_that_is_written_out_is_no_change():
+    assert changed("module.prior_patience=5", "datamodule.flip=false", "datamodule.num_workers=0") == ([], [])
+
+
+def test_free_keys_are_allowed():
+    assert changed("datamodule.root=c", free=["datamodule.root"]) == ([], ["datamodule.root: a → c"])
+
+
+def test_a_moved_run_is_one_line():
+    words = ("run_dir=other/place", "trainer.default_root_dir=other/place")
+    assert changed(*words) == ([], ["run_dir: runs/run → other/place"])
+    assert changed(*words, "trainer.devices=2")[1] == ["run_dir: runs/run → other/place", "trainer.devices: 1 → 2"]
+
+
+def test_another_class_is_one_line():
+    old = {**CONFIG, "module": {"class_path": "modules.gone.Gone", "width": 3}}
+    assert changes(old, OmegaConf.create(CONFIG)) == (["module.class_path: modules.gone.Gone → modules.fewgan.FewGAN"], [])
+
+
+def test_a_class_whose_keys_are_others_now_is_compared_as_written():
+    old = {**CONFIG, "module": {**CONFIG["module"], "lr": 3}}
+    refused, _ = changes(old, OmegaConf.create(CONFIG))
+    assert "module.lr: 3 → null" in refused

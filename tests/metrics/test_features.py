@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from metrics.backbones import RandomCNN
+from metrics.features import Features, distances, extract_features, random_crops
+from metrics.frechet import frechet_distance
+from metrics.kernel import kernel_distance
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_crops_are_windows_that_depend_on_seed_and_index_alone() -> None:
+    images = torch.arange(9 * 11).view(1, 1, 9, 11).expand(4, 3, -1, -1)  # a pixel's value tells its place
+    crops = random_crops(images, [0, 1, 2, 3], 6, seed=5)
+    assert crops.shape == (4, 6, 3, 4, 5)
+    corner = crops[..., :1, :1]
+    window = (torch.arange(4)[:, None] * 11 + torch.arange(5)).expand(4, 6, 3, -1, -1)
+    assert torch.equal(crops - corner, window) and int((corner % 11).max()) <= 6
+    assert len(corner[:, :, 0].unique()) > 10
+    assert torch.equal(random_crops(images[2:], [2, 3], 6, seed=5), crops[2:])
+    assert not torch.equal(random_crops(images, [0, 1, 2, 3], 6, seed=6), crops)
+    places = {(int(v) // 11, int(v) % 11) for v in random_crops(images, range(4), 200, seed=0)[:, :, 0, 0, 0].flatten()}
+    assert places == {(y, x) for y in range(6) for x in range(7)}  # every place, borders included
+
+
+def test_no_images_no_crops() -> None:
+    assert random_crops(noise(0, 3, 8, 8), [], 3, seed=0).shape == (0, 3, 3, 4, 4)
+    features = extract_features(RandomCNN(), noise(0, 3, 8, 8), [], 3, seed=0)
+    assert features.whole.shape == (0, 480) and features.crops.shape == (0, 3, 480)
+
+
+def test_features_of_whole_images_and_crops_at_one_scale() -> None:
+    backbone, images = RandomCNN(), noise(2, 3, 24, 32)
+    features = extract_features(backbone, images, [0, 1], 3, seed=1)
+    crops = random_crops(images, [0, 1], 3, seed=1)
+    assert torch.equal(features.whole, backbone(images))
+    assert torch.allclose(features.crops[1], backbone(crops[1], size=64), atol=1e-6)
+    assert extract_features(backbone, images, [0, 1], 0, seed=1).crops.shape == (2, 0, 480)
+
+
+def test_distances_leave_out_what_cannot_be_estimated() -> None:
+    torch.manual_seed(0)
+    reals, fakes = (Features(torch.randn(n, 4), torch.randn(n, 3, 4)) for n in (5, 6))
+    values = distances(reals, fakes, ["kd_crops", "fd", "kd"])
+    assert values == {
+        "fd": frechet_distance(reals.whole, fakes.whole).item(),
+        "kd": kernel_distance(reals.whole, fakes.whole).item(),
+        "kd_crops": kernel_distance(reals.crops.view(15, 4), fakes.crops.view(18, 4)).item(),
+    }
+    assert list(distances(reals.take(slice(1)), fakes, ["kd", "fd", "kd_crops"])) == ["kd_crops"]
+    assert distances(reals, fakes, ["kd", "source_share"]) == {"kd": pytest.approx(values["kd"])}

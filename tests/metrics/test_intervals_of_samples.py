@@ -1,0 +1,103 @@
+"""Intervals as a measurement gives them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metrics import intervals_of_samples as trust
+from metrics import perceptual_diversity as pairs
+from metrics.features import Features
+from metrics.intervals_of_samples import sample_intervals
+from metrics.suite import Images, new_suite
+
+TRIALS = 400  # with fewer the upper bound of the coverage says nothing
+
+
+class Pixels:
+    key = "pd_pixels"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.flatten(1).float() / 255
+
+
+def without_features(images: Tensor) -> Images:
+    nothing = torch.zeros(len(images), 0)
+    return Images(images, Features(nothing, nothing[:, :, None]))
+
+
+def measured(metrics: list[str], reals: Tensor, samples: Tensor) -> tuple[dict[str, float], dict[str, list[float]], list[str]]:
+    """Values, intervals and notes."""
+    notes: list[str] = []
+    reference, drawn = without_features(reals), without_features(samples)
+    suite = new_suite(metrics, reference, None, Pixels(), len(samples), 0, True, notes)
+    suite.update(samples, None, 0)
+    values = suite.compute(None)
+    return values, sample_intervals(suite, drawn, reference, values, None, notes), notes
+
+
+def smooth(number: int) -> Tensor:
+    return F.interpolate(torch.rand(number, 3, 4, 4) * 255, (14, 14), mode="bilinear")
+
+
+@pytest.fixture(scope="module")
+def trials() -> list[tuple]:
+    """Sets of 30 samples, each a mix of one of three training images, not equally likely, with another picture."""
+    torch.manual_seed(0)
+    reals, found = smooth(3), []
+    for _ in range(TRIALS):
+        which, share = torch.multinomial(torch.tensor([0.6, 0.3, 0.1]), 30, replacement=True), torch.rand(30, 1, 1, 1)
+        samples = (share * reals[which] + (1 - share) * smooth(30)).to(torch.uint8)
+        found.append(measured(["pixel_diversity", "nearest_psnr", "source_share"], reals.to(torch.uint8), samples))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "key",
+    [
+        "pixel_diversity",
+        "pixel_diversity_pooled",
+        "pixel_diversity_raw",
+        "nearest_psnr_mean",
+        "source_share_0",
+        "source_share_2",
+    ],
+)
+def test_coverage(trials: list[tuple], key: str) -> None:
+    """Of the value that as many samples have on average; 93 to 97 % give or take two deviations of the number of trials."""
+    truth = sum(values[key] for values, _, _ in trials) / TRIALS
+    covered = sum(intervals[key][0] <= truth <= intervals[key][1] for _, intervals, _ in trials) / TRIALS
+    noise = 2 * (0.05 * 0.95 / TRIALS) ** 0.5
+    assert 0.93 - noise <= covered <= 0.97 + noise
+
+
+def pictures(number: int, seed: int) -> Tensor:
+    return torch.randint(0, 256, (number, 3, 7, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_no_interval_of_pairs_above_the_table_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (pairs, trust):
+        monkeypatch.setattr(module, "MAX_IN_TABLE", 39)
+    values, intervals, notes = measured(["perceptual"], pictures(2, 0), pictures(40, 1))
+    assert {"pd_pixels_pairs", "pd_pixels_ratio", "pd_pixels_intra"} <= values.keys()
+    assert intervals.keys() == {"pd_pixels_intra"}
+    assert len(notes) == 1 and notes[0].startswith("no interval of pd_pixels_pairs and pd_pixels_ratio: above 39 samples")
+    values, intervals, notes = measured(["perceptual"], pictures(1, 0), pictures(40, 1))
+    assert not intervals and notes[0].startswith("no interval of pd_pixels_pairs: above 39 samples")
+
+
+def test_intervals_of_diversity_stand_without_a_note() -> None:
+    values, intervals, notes = measured(["perceptual"], pictures(2, 0), pictures(40, 1))
+    assert intervals.keys() == {"pd_pixels_pairs", "pd_pixels_ratio", "pd_pixels_intra"} and notes == []
+    for key, (low, high) in intervals.items():
+        assert low < values[key] < high
+
+
+def test_too_few_samples_around_a_training_image_are_a_note() -> None:
+    reals = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 7, 7)
+    samples = torch.cat([pictures(20, 0) // 4, 255 - pictures(3, 1) // 4])
+    values, intervals, notes = measured(["perceptual"], reals, samples)
+    assert (values["pd_pixels_cluster_0"], values["pd_pixels_cluster_1"]) == (20, 3)
+    assert notes == ["no interval of pd_pixels_intra: it needs 4 samples around each training image"]
+    assert "pd_pixels_intra" not in intervals

@@ -1,0 +1,50 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from metrics.results import finite, format_card, versions, write_card
+
+PROTOCOL = {"backbone": "rand_cnn", "num_real": 3, "num_generated": 8, "resize": "bicubic", "notes": ["a word"]}
+
+
+def card() -> dict:
+    return {
+        "metrics": {"kd_rand_cnn": 0.0123456, "nearest_psnr_max": 17.25},
+        "anchors": {"split_half": {}, "copies": {"kd_rand_cnn": -0.5}},
+        "diagnostics": {"codes_used": None},
+        "protocol": dict(PROTOCOL),
+    }
+
+
+def test_card_is_sorted_json(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "metrics.json"
+    write_card(path, card())
+    assert json.loads(path.read_text()) == card()
+    assert path.read_text().index('"anchors"') < path.read_text().index('"diagnostics"')
+
+
+@pytest.mark.parametrize("key", ["backbone", "num_real", "num_generated", "resize"])
+def test_incomplete_protocol_is_not_written(tmp_path: Path, key: str) -> None:
+    incomplete = card()
+    del incomplete["protocol"][key]
+    with pytest.raises(ValueError, match=key):
+        write_card(tmp_path / "metrics.json", incomplete)
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_that_are_not_finite_become_none_with_a_reason() -> None:
+    notes: list[str] = []
+    assert finite({"a": 1, "b": math.inf, "c": math.nan}, notes) == {"a": 1.0, "b": None, "c": None}
+    assert [note.split()[0] for note in notes] == ["b", "c"]
+
+
+def test_table_shows_every_number() -> None:
+    table = format_card(card())
+    for text in ("kd_rand_cnn", "0.01235", "-0.5", "nearest_psnr_max", "17.25", "split_half", "codes_used", "a word"):
+        assert text in table
+
+
+def test_versions_name_the_packages() -> None:
+    assert {"python", "torch", "lightning", "torchmetrics", "torchvision"} <= versions().keys()

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modules.gpdm import GPDM
+from modules.gpnn import GPNN
+from tasks.generate import Generate
+from tasks.output import write_pictures
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Three images [3, 3, 24, 30] of one colour channel each, with noise, so that a pixel tells its image."""
+    torch.manual_seed(0)
+    return torch.eye(3).view(3, 3, 1, 1) * (0.4 + 0.6 * torch.rand(3, 1, 24, 30)) * 2 - 1
+
+
+def fitted(method, photographs, **settings):
+    module = method([24, 30], min_size=10, **settings)
+    module.store(photographs)
+    return module.eval()
+
+
+def test_every_sample_comes_with_the_places_its_pixels_were_copied_from(photographs, tmp_path):
+    module = fitted(GPNN, photographs, noise=0.1, iterations=2)
+    made = dict(Generate(num_images=5, size=[20, 34], batch_size=2)(module))
+    names = [f"{kind}_{i:03d}" for kind in ("sample", "sources") for i in range(5)]
+    assert list(made) == [*names[:5], "sources", *names[5:]] == sorted(made)
+    image, row, column = made["sources"].unbind(1)
+    assert made["sources"].shape == (5, 3, 20, 34) and len({int(i.flatten().mode()[0]) for i in image}) > 1
+    copied = photographs[image, :, row, column].permute(0, 3, 1, 2)
+    samples = torch.stack([made[name] for name in names[:5]])
+    errors = (samples.unsqueeze(1) - copied).square().mean((2, 3, 4))  # of each sample by the sources of each
+    assert (errors.diagonal() < 0.1).all() and (errors.argmin(1) == torch.arange(5)).all()
+    hue = torch.stack([made[name] for name in names[5:]]).argmax(1)  # image 0 is red to yellow, 1 is green, 2 is blue
+    assert (hue[image == 2] != 1).float().mean() > 0.95 and all(made[name].shape == (3, 20, 34) for name in names[5:])
+
+    told = write_pictures(tmp_path, made)
+    assert told.split(", ") == [f"{name}.{'npz' if name == 'sources' else 'png'}" for name in made]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(told.split(", "))
+    assert np.array_equal(np.load(tmp_path / "sources.npz")["sources"], made["sources"].numpy())
+    assert Image.open(tmp_path / "sources_004.png").size == (34, 20)
+
+
+def test_methods_that_copy_nothing_give_samples_alone(photographs):
+    module = fitted(GPDM, photographs, steps=1, projections=2)
+    assert [name for name, _ in Generate(num_images=2)(module)] == ["sample_000", "sample_001"]

@@ -1,0 +1,175 @@
+"""Every task with every method: on a model that was fitted for a moment it runs, or is refused by an error that helps.
+
+CAPABLE is written by hand: a method that gains or loses a capability, and a new one, have to be entered here.
+"""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+import train
+from cli.build import build
+from cli.loader import load_config
+from modules.ops.images import to_uint8
+from tests.test_contract import YAMLS as METHODS
+from tests.test_contract import tiny
+
+ROOT = Path(__file__).parents[2]
+TASKS = [  # of one model; others, in rooms of their own, are about runs
+    path.stem
+    for path in sorted(ROOT.glob("configs/tasks/*.yaml"))
+    if OmegaConf.load(path).task.class_path.startswith("tasks.")
+]
+# Nothing is learnt in one iteration, and methods say so.
+pytestmark = pytest.mark.filterwarnings("ignore:.*(nearly constant|almost one colour)")
+METHODS_BY_ID = pytest.mark.parametrize("path", METHODS, ids=[path.stem for path in METHODS])
+QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.metrics=null",
+         "callbacks.images=null", "callbacks.stage_progress=null", "experiment.checkpoint=null"]  # fmt: skip
+
+EVERY = {"FewGAN", "SinGAN", "ConSinGAN", "HPVAEGAN", "GPNN", "GPDM"}
+CAPABLE = {
+    "sample": EVERY,
+    "inject": EVERY,
+    "reconstruct": EVERY,
+    "fill": {"FewGAN", "GPNN"},
+    "walk": {"SinGAN", "ConSinGAN"},
+    "enlarge": {"SinGAN"},
+    "latents": {"HPVAEGAN"},
+}
+NEEDS = {
+    "generate": "sample",
+    "conditional": "inject",
+    "edit": "inject",
+    "harmonize": "inject",
+    "paint": "inject",
+    "retarget": "inject",
+    "inpaint": "fill",
+    "animate": "walk",
+    "superresolve": "enlarge",
+    "interpolate": "latents",
+}
+# Where a default is for larger models.
+KEYS = {
+    "generate": {"num_images": 2, "size": [18, 30]},
+    "retarget": {"size": [16, 34]},
+    "inpaint": {"num_images": 2},
+    "superresolve": {"factor": 1.6},
+    "animate": {"num_frames": 3},
+    "interpolate": {"num_points": 2, "num_frames": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """Model and files of a YAML: `fitted(path)` gives (module, {"image", "mask", "empty": file name})."""
+    models = {}
+
+    def get(path: Path):
+        if path not in models:
+            models[path] = fit(path, tmp_path_factory.mktemp(path.stem))
+        return models[path]
+
+    return get
+
+
+def fit(path: Path, folder: Path, iterations: int = 1):
+    """A few iterations in every stage of the method's own tiny sizes, on drawn images; the first of them becomes a file."""
+    synthetic = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
+    epochs = ["module.epochs_per_stage=1"] if "epochs_per_stage" in OmegaConf.load(path).module else []
+    length = [f"trainer.limit_train_batches={iterations}", f"datamodule.samples_per_epoch={4 * iterations}"]
+    config = load_config([str(path), synthetic, *tiny(path), *epochs, *QUIET, *length, f"run_dir={folder}"])
+    trainer, module, datamodule, _ = train.prepare(config, dry_run=False)
+    trainer.fit(module, datamodule)
+    image = datamodule.sets()["image"][0]
+    Image.fromarray(to_uint8(image).permute(1, 2, 0).numpy()).save(folder / "image.png")
+    mask = Image.new("L", tuple(image.shape[:0:-1]))
+    mask.save(folder / "empty.png")
+    mask.paste(255, (5, 5, 8, 8))
+    mask.save(folder / "mask.png")
+    return module.eval(), {name: str(folder / f"{name}.png") for name in ("image", "mask", "empty")}
+
+
+def task(name: str, files: dict[str, str], mask: str = "mask", **keys):
+    """A task with the keys that it needs, and which of the files it takes."""
+    node = OmegaConf.load(ROOT / f"configs/tasks/{name}.yaml").task
+    given = {key: file for key, file in {"image": files["image"], "mask": files[mask]}.items() if key in list(node)}
+    return build(OmegaConf.merge(node, KEYS.get(name, {}), given, keys))
+
+
+def pictures(made) -> dict[str, torch.Tensor]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "task.mask=")
+        warnings.filterwarnings("ignore", "task.image=")
+        return dict(made)
+
+
+def test_the_table_is_complete():
+    methods = {OmegaConf.load(path).module.class_path.split(".")[-1] for path in METHODS}
+    assert methods == EVERY and set(TASKS) == set(NEEDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+@METHODS_BY_ID
+def test_it_runs_or_is_refused(path, name, fitted):
+    module, files = fitted(path)
+    capability, method = NEEDS[name], type(module).__name__
+    if method not in CAPABLE[capability]:
+        able = re.escape(", ".join(sorted(CAPABLE[capability])))
+        words = rf"^task {name} needs {capability}\(\), which {method} does not have; methods that have it: {able}$"
+        with pytest.raises(ValueError, match=words):
+            pictures(task(name, files)(module))
+        return
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    made = pictures(task(name, files)(module))
+    assert len(made) > 1 and list(made) == sorted(made)
+    numbers = [stem for stem, values in made.items() if not values.is_floating_point()]
+    assert numbers == (["sources"] if (name, method) == ("generate", "GPNN") else [])
+    for image in (values for stem, values in made.items() if stem not in numbers):
+        assert image.ndim == 3 and image.shape[0] == 3 and image.isfinite().all() and image.abs().max() <= 1
+        assert image.dtype == torch.float32 and image.device.type == "cpu" and not image.requires_grad
+    assert next(reversed(made.values())).std() > 0
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    again = pictures(task(name, files)(module))
+    assert all(torch.equal(image, again[stem]) for stem, image in made.items())
+
+
+@pytest.mark.slow
+@METHODS_BY_ID
+def test_identities(path, fitted):
+    """An empty mask changes nothing, a mask nothing far from it; at the training size retargeting reconstructs."""
+    module, files = fitted(path)
+    for name in ("edit", "harmonize"):
+        made = pictures(task(name, files, "empty")(module))
+        assert torch.equal(next(reversed(made.values())), made["00_input"])
+        made = pictures(task(name, files)(module))
+        changed, mask = next(reversed(made.values())) != made["00_input"], made["01_mask"] > -1
+        assert changed.any() and not (changed & ~mask).any() and not mask.all()
+    made = pictures(task("retarget", files, size=None)(module))
+    image = made["00_input"][None]
+    assert torch.equal(image, made["01_stretched"][None])
+    torch.manual_seed(0)  # the task's own seed
+    assert torch.equal(made["02_retargeted"], module.reconstruct(image)[0])
+
+
+# RMSE over the picture's contrast, of which a picture of its mean colour has 1: at the training size by retargeting, and from
+# the finest scale. Measured after 40 iterations a stage at 16 × 20 pixels: fewgan 0.69, 0.40; hpvaegan 0.67, 0.46; consingan
+# 0.73, 0.73; gpdm 0.38, 0.07 (its patches are distributed as the picture's, which need not mean the same places). SinGAN and
+# GPNN have photographs in test_more_tasks.py.
+ERRORS = {"fewgan": (0.85, 0.55), "hpvaegan": (0.85, 0.6), "consingan": (0.88, 0.88), "gpdm": (0.5, 0.15)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ERRORS)
+def test_a_training_image_comes_back(name, tmp_path):
+    module, files = fit(ROOT / f"configs/{name}.yaml", tmp_path, iterations=40)
+    finest = task("conditional", files, scale=module.num_scales - 1)
+    for instance, bound in zip((task("retarget", files, size=None), finest), ERRORS[name], strict=True):
+        made = pictures(instance(module))
+        image, result = made["00_input"], next(reversed(made.values()))
+        assert (result - image).square().mean().sqrt() < bound * image.std()
