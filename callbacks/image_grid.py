@@ -15,7 +15,7 @@ from torch import Tensor
 
 from callbacks.stages import ends_stage
 from core.errors import UserError
-from experiment.checkpoint import DRAFT
+from core.files import DRAFT
 from modules.base import sampling_mode
 from modules.ops.images import image_grid, to_uint8
 

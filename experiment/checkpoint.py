@@ -1,22 +1,18 @@
 """Checkpoint files that are whole or not there."""
 
-import os
 import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from core.errors import UserError
-
-DRAFT = ".draft"  # ends the name of a file that is being written; no checkpoint ends so
+from core.files import DRAFT, atomic_write
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,13 +25,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         if "://" in str(path):  # a remote store, which shows a file only when it is complete
             return super().save_checkpoint(checkpoint, path, storage_options)
-        with _whole(Path(path)) as file:
+        with atomic_write(Path(path)) as file:
             torch.save(checkpoint, file)
 
 
 def copy_checkpoint(source: str | Path, target: Path) -> None:
     """Gives `target` the content of `source`, all of it or none."""
-    with open(source, "rb") as original, _whole(target) as file:
+    with open(source, "rb") as original, atomic_write(target) as file:
         shutil.copyfileobj(original, file)
 
 
@@ -48,33 +44,6 @@ def remove_leftovers(run_dir: str | Path) -> None:
     for pattern in (f"checkpoints/*.ckpt{DRAFT}", f"images/*{DRAFT}", "hpc_ckpt_*.ckpt"):
         for file in Path(run_dir).glob(pattern):
             file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which becomes `path` when all of it is on the disk; after an error `path` is as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + DRAFT)
-    try:
-        with draft.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Brings the renaming to the disk, where the system can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

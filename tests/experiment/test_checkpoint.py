@@ -35,8 +35,8 @@ def test_the_file_is_on_disk_before_it_gets_its_name_in_its_own_folder(tmp_path,
         assert os.path.dirname(draft) == str(tmp_path)
         replace(draft, path)
 
-    monkeypatch.setattr(experiment.checkpoint.os, "fsync", synced)
-    monkeypatch.setattr(experiment.checkpoint.os, "replace", replaced)
+    monkeypatch.setattr(core.files.os, "fsync", synced)
+    monkeypatch.setattr(core.files.os, "replace", replaced)
     AtomicCheckpointIO().save_checkpoint(NEW, tmp_path / "last.ckpt")
     size = (tmp_path / "last.ckpt").stat().st_size
     assert calls == [size, size, "folder"]
@@ -60,7 +60,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
 def test_a_copy_is_whole_or_not_there(tmp_path, monkeypatch):
     AtomicCheckpointIO().save_checkpoint(NEW, tmp_path / "epoch.ckpt")
-    monkeypatch.setattr(experiment.checkpoint.os, "fsync", lambda descriptor: 1 / 0)
+    monkeypatch.setattr(core.files.os, "fsync", lambda descriptor: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         copy_checkpoint(tmp_path / "epoch.ckpt", tmp_path / "stage.ckpt")
     assert [file.name for file in tmp_path.iterdir()] == ["epoch.ckpt"]
