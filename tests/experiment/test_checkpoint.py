@@ -4,7 +4,7 @@ import stat
 import pytest
 import torch
 
-import experiment.checkpoint
+import core.files
 from experiment.checkpoint import AtomicCheckpointIO, copy_checkpoint, remove_leftovers
 
 OLD, NEW = {"state_dict": {"w": torch.zeros(3)}}, {"state_dict": {"w": torch.ones(3)}}
