@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import core.files
+import experiment.checkpoint
 from experiment.checkpoint import AtomicCheckpointIO, copy_checkpoint, remove_leftovers
 
 OLD, NEW = {"state_dict": {"w": torch.zeros(3)}}, {"state_dict": {"w": torch.ones(3)}}
