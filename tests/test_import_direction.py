@@ -20,6 +20,7 @@ ROOMS = {
     "sweep": ("cli core", ""),
     "cli": ("cli core", "omegaconf yaml pydantic"),
     "core": ("core", ""),
+    "core.types": ("core", "pydantic"),
     "experiment": ("experiment core modules.base metrics.results", "torch lightning omegaconf numpy"),
     "experiment.wandb_logger": ("core", "lightning numpy wandb"),  # nothing else knows W&B; a logger object is enough
     "datamodules": ("datamodules core modules.ops", "torch torchvision kornia lightning PIL numpy imagehash"),

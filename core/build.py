@@ -1,0 +1,63 @@
+"""From a plain mapping `{class_path: …, keyword: value}` to the object that it describes. Standard library only."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, get_args, get_origin
+
+from core.errors import UserError, nearest_hint
+
+
+def is_node(value: Any) -> bool:
+    return isinstance(value, Mapping) and "class_path" in value
+
+
+def build_node(node: Mapping[str, Any], /, allowed: Sequence[str] = ("modules.",), **objects: Any) -> Any:
+    """The object that `node` describes; nodes in its keywords, also in lists and mappings, are built first.
+
+    A keyword whose parameter is annotated as a mapping is passed as it is: a module keeps plain hyper-parameters and calls
+    this function itself.
+
+    Args:
+        allowed: what a class path may begin with.
+        objects: keywords that a mapping cannot hold.
+    """
+    class_ = find_class(node.get("class_path"), allowed)
+    parameters = inspect.signature(class_).parameters
+    keywords = {name: value for name, value in node.items() if name != "class_path"}
+    for name, value in keywords.items():
+        if name not in parameters or not takes_mapping(parameters[name].annotation):
+            keywords[name] = _with_objects(value, allowed)
+    return class_(**keywords, **objects)
+
+
+def find_class(class_path: Any, allowed: Sequence[str]) -> type:
+    """The class of that name, which its module or another one of the same package defines: no import of an import."""
+    if not isinstance(class_path, str) or not class_path.startswith(tuple(allowed)):
+        raise UserError(f"class_path: {class_path!r} does not begin with one of {' '.join(allowed)}")
+    module_path, _, name = class_path.rpartition(".")
+    try:
+        module = import_module(module_path)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module_path}.".startswith(f"{error.name}."):
+            raise UserError(f"class_path: there is no module {error.name}.") from None
+        raise
+    package = f"{module_path.split('.')[0]}."
+    classes = {key: item for key, item in vars(module).items() if isinstance(item, type) and item.__module__.startswith(package)}
+    if name not in classes:
+        raise UserError(f"class_path: {module_path} has no class {name}.{nearest_hint(name, classes)}")
+    return classes[name]
+
+
+def takes_mapping(annotation: Any) -> bool:
+    """True for a parameter of a type such as `Mapping[str, Any]`, `dict | None` or `list[dict[str, Any]]`."""
+    kind = get_origin(annotation) or annotation
+    return (isinstance(kind, type) and issubclass(kind, Mapping)) or any(map(takes_mapping, get_args(annotation)))
+
+
+def _with_objects(value: Any, allowed: Sequence[str]) -> Any:
+    if is_node(value):
+        return build_node(value, allowed)
+    if isinstance(value, Mapping):
+        return {key: _with_objects(child, allowed) for key, child in value.items()}
+    return [_with_objects(child, allowed) for child in value] if isinstance(value, list) else value

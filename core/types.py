@@ -1,0 +1,23 @@
+"""Types of parameters with the range of their values, for constructors that a configuration describes. Imports pydantic only.
+
+`cli.schema` checks a configuration against them; Python itself does not.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]  # neither none nor all
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running average, such as Adam's betas
+Betas = tuple[Decay, Decay]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy accepts
+ImageSize = Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]  # height, width
+PathStr = Annotated[str, AfterValidator(os.path.expanduser)]  # ~ is expanded when the configuration is loaded
+Node = Mapping[str, Any]  # {class_path: …, keyword: value}, built by `core.build.build_node`
