@@ -43,7 +43,8 @@ def find_class(class_path: Any, allowed: Sequence[str]) -> type:
             raise UserError(f"class_path: there is no module {error.name}.") from None
         raise
     package = f"{module_path.split('.')[0]}."
-    classes = {key: item for key, item in vars(module).items() if isinstance(item, type) and item.__module__.startswith(package)}
+    types = {key: item for key, item in vars(module).items() if isinstance(item, type)}
+    classes = {key: item for key, item in types.items() if item.__module__.startswith(package)}
     if name not in classes:
         raise UserError(f"class_path: {module_path} has no class {name}.{nearest_hint(name, classes)}")
     return classes[name]
