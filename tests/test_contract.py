@@ -20,7 +20,7 @@ from experiment.config_changes import Finished
 ROOT = Path(__file__).parent.parent
 YAMLS = [path for path in sorted(ROOT.glob("configs/*.yaml")) if path.name != "base.yaml"]
 QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.metrics=null", "callbacks.images=null",
-         "callbacks.stage_progress=null", "experiment.checkpoint.save_top_k=-1"]  # fmt: skip
+         "callbacks.progress=null", "callbacks.checkpoint.save_top_k=-1"]  # fmt: skip
 
 pytestmark = pytest.mark.parametrize("path", YAMLS, ids=[path.stem for path in YAMLS])
 

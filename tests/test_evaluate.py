@@ -46,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "module.depth=2",
         "module.prior_width=8",
     ]
-    words += ["logger.wandb=null", "callbacks.images=null", "experiment.checkpoint.save_top_k=-1", "run_name=drawn"]
+    words += ["logger.wandb=null", "callbacks.images=null", "callbacks.checkpoint.save_top_k=-1", "run_name=drawn"]
     words += [f"run_dir={folder}", CPU]
     before = os.getcwd()
     os.chdir(ROOT)

@@ -20,7 +20,7 @@ from tests.test_contract import YAMLS, tiny
 ROOT = Path(__file__).parent.parent
 ONE_IMAGE = ("singan", "singan_250", "consingan", "consingan_250")
 QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.metrics=null", "callbacks.images=null",
-         "callbacks.stage_progress=null"]  # fmt: skip
+         "callbacks.progress=null"]  # fmt: skip
 # Mode, value left, value right, the two RGB colours that they mean. Half transparent black on white is 204 for alpha 51.
 PICTURES = {
     "bilevel.png": ("1", 0, 255, (0, 0, 0), (255, 255, 255)),

@@ -27,7 +27,7 @@ TINY = [
     "configs/singan.yaml", "datamodule.class_path=datamodules.synthetic.SyntheticDataModule", "datamodule.num_images=5",
     "datamodule.image_size=[16,20]", "datamodule.batch_size=1", "datamodule.samples_per_epoch=8", "module.min_size=8",
     "module.scale_factor=0.45", "module.epochs_per_stage=2", "module.width=8", "module.depth=2", "callbacks.metrics=null",
-    "callbacks.images=null", "callbacks.stage_progress=null", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
+    "callbacks.images=null", "callbacks.progress=null", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
 ]  # fmt: skip
 QUIET = ["logger.wandb=null"]
 

@@ -37,7 +37,7 @@ TRAINABLE = [name for name in CONFIGS if not issubclass(CLASSES[name], BankModul
 METHODS = {"singan", *{CLASSES[name]: name for name in reversed(TRAINABLE)}.values()}  # and the first YAML of each class
 DRAWN = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
 PATIENCE = 240  # seconds for what takes a few on an idle machine
-QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.stage_progress=null", "trainer.enable_progress_bar=false",
+QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.progress=null", "trainer.enable_progress_bar=false",
          "callbacks.images.num_images=4"]  # fmt: skip
 MEASURED = {"fewgan": ["callbacks.metrics.num_images=4", "callbacks.metrics.metrics=[pixel_diversity]"]}
 TWO = ["trainer.devices=2", "trainer.strategy=ddp_fork", "datamodule.batch_size=1"]

@@ -27,7 +27,7 @@ TINY = ["configs/singan.yaml", "datamodule.class_path=datamodules.synthetic.Synt
         "datamodule.image_size=[12,16]",
         "datamodule.samples_per_epoch=2", "module.depth=1", "module.min_size=6", "module.scale_factor=0.5", "module.width=4",
         "module.epochs_per_stage=10", "module.d_steps=1", "module.g_steps=1", "trainer.accelerator=cpu", "trainer.devices=1",
-        "logger.wandb=null", "callbacks.images=null", "callbacks.metrics=null", "callbacks.stage_progress=null"]  # fmt: skip
+        "logger.wandb=null", "callbacks.images=null", "callbacks.metrics=null", "callbacks.progress=null"]  # fmt: skip
 EPOCHS = 3 * 10  # of three scales
 PATIENCE = 1800  # seconds, for a machine that does much else
 

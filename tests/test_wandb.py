@@ -92,8 +92,8 @@ def logs(sources, folder, tmp_path_factory):
     words = ["configs/fewgan.yaml", *SIZES, f"datamodule.root={sources[0]}", f"datamodule.side_root={side}",
              f"datamodule.image_size=[{HEIGHT},{WIDTH}]", f"run_dir={folder}", "trainer.accelerator=cpu", "resume=auto",
              "callbacks.metrics.num_images=6", "callbacks.metrics.crops=2", "callbacks.metrics.sample_crops=2",
-             "callbacks.metrics.backbone=rand_cnn", "callbacks.stage_progress=null", "callbacks.images.num_images=6",
-             "callbacks.images.log_growth=4", "experiment.checkpoint.upload=[stages,last]"]  # fmt: skip
+             "callbacks.metrics.backbone=rand_cnn", "callbacks.progress=null", "callbacks.images.num_images=6",
+             "callbacks.images.log_growth=4", "callbacks.checkpoint.upload=[stages,last]"]  # fmt: skip
     with offline(tmp_path_factory.mktemp("caches")):
         for more in ([f"trainer.max_epochs={BREAK}"], []):
             assert train.main([*words, *more]) == 0
@@ -158,7 +158,7 @@ def test_a_run_that_is_killed_within_an_epoch_repeats_it_with_the_same_numbers(t
     run, log = tmp_path / "run", tmp_path / "log"
     words = ["configs/fewgan.yaml", *SIZES, resume.DRAWN, f"datamodule.image_size=[{HEIGHT},{WIDTH}]", f"run_dir={run}",
              "trainer.accelerator=cpu", "resume=auto", "callbacks.metrics=null", "callbacks.images=null",
-             "callbacks.stage_progress=null"]  # fmt: skip
+             "callbacks.progress=null"]  # fmt: skip
 
     def is_written() -> bool:
         try:

@@ -68,7 +68,7 @@ def test_base_yaml_is_the_start_unless_another_is_given():
     [
         ("trainer.devices=2", "trainer.devices", 2),
         ("datamodule.image_size=[48,64]", "datamodule.image_size", [48, 64]),
-        ("experiment.checkpoint=null", "experiment.checkpoint", None),
+        ("callbacks.checkpoint=null", "callbacks.checkpoint", None),
         ("logger=null", "logger", None),
         ("module.lr_g=1e-4", "module.lr_g", 0.0001),
         ("resume=runs/a/checkpoints/epoch=3.ckpt", "resume", "runs/a/checkpoints/epoch=3.ckpt"),
@@ -232,7 +232,7 @@ def test_every_shipped_configuration_fits_its_classes(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config([str(path)])
     found = dict(nodes(config))
-    assert {"module", "datamodule", "trainer", "logger.csv", "experiment.checkpoint"} <= found.keys()
+    assert {"module", "datamodule", "trainer", "logger.csv", "callbacks.checkpoint"} <= found.keys()
     for key, node in found.items():
         check(node, key)
     assert config.run_name == path.stem, "run folders of different methods would be the same"

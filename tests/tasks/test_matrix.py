@@ -29,7 +29,7 @@ TASKS = [  # of one model; others, in rooms of their own, are about runs
 pytestmark = pytest.mark.filterwarnings("ignore:.*(nearly constant|almost one colour)")
 METHODS_BY_ID = pytest.mark.parametrize("path", METHODS, ids=[path.stem for path in METHODS])
 QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.metrics=null",
-         "callbacks.images=null", "callbacks.stage_progress=null", "experiment.checkpoint=null"]  # fmt: skip
+         "callbacks.images=null", "callbacks.progress=null", "callbacks.checkpoint=null"]  # fmt: skip
 
 EVERY = {"FewGAN", "SinGAN", "ConSinGAN", "HPVAEGAN", "GPNN", "GPDM"}
 CAPABLE = {
