@@ -48,7 +48,9 @@ def main(arguments: list[str]) -> int:
             print("# the plan follows in 10 to 20 seconds: a few iterations of each stage are trained", flush=True)
         trainer, module, datamodule, checkpoint = prepare(config, dry_run)
         if dry_run:
-            print("\n".join(f"# {line}" for line in module.plan(datamodule, trainer).splitlines()))  # as a whole YAML, too
+            from experiment.cost import plan
+
+            print("\n".join(f"# {line}" for line in plan(module, datamodule, trainer).splitlines()))  # as a whole YAML, too
             return 0
         if "Wandb" in str(config.logger) and (notice := choose_wandb_mode()) and trainer.is_global_zero:
             print(notice)

@@ -1,9 +1,6 @@
 """Checkpoint files that are whole or not there."""
 
-import pickle
-import re
 import shutil
-import zipfile
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from core.errors import UserError
 from core.files import DRAFT, atomic_write
+from modules.ops.weights import read_tensors
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -56,26 +54,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         beside = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
         close = get_close_matches(path.name, beside, n=1, cutoff=0) or ["no checkpoint at all"]
         raise FileNotFoundError(f"{path}: no such checkpoint; {path.parent} has {close[0]}.")
-    try:
-        _check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"Loading it would run code ({wanted[1]})" if wanted else "It is not a checkpoint, or loading it would run code"
-        raise UserError(f"{path}: refused. {what}; a checkpoint holds tensors and plain values only.") from None
-    except Exception:  # torch raises nearly anything for files that are something else
-        raise UserError(f"{path}: not a checkpoint, or a damaged one.") from None
+    content = read_tensors(path)
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UserError(f"{path}: not a checkpoint of this project: it has no state_dict.")
     return content
-
-
-def _check_archive(path: Path) -> None:
-    """Raises BadZipFile for a zip file whose sums do not agree, which torch does not compare, or that is packed."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        parts = archive.infolist()
-        packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)  # torch writes none, but would unpack it
-        if packed or sum(part.file_size for part in parts) > path.stat().st_size or archive.testzip():
-            raise zipfile.BadZipFile

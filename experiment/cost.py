@@ -1,4 +1,4 @@
-"""What a training will cost, measured: a copy of the module trains a few iterations of each stage on its images."""
+"""What a training or a sample will cost, measured before it begins: a copy of the module works for a few seconds."""
 
 import copy
 import logging
@@ -8,13 +8,19 @@ import warnings
 from typing import Any, NamedTuple
 
 import torch
-from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, Trainer
+
+from core.units import human_bytes, human_time
+from modules.bank import BankModule
+from modules.base import GenerativeModule
+from modules.staged import StagedModule
 
 ITERATIONS = 3  # of a stage, of which the quickest counts; fewer where they take long
 STAGE_SECONDS = 1.5  # after which a stage ends before its last iteration
+SAMPLE_SECONDS = 6.0  # about how long the trial of a sample may take
 
 
-class Cost(NamedTuple):
+class CostEstimate(NamedTuple):
     """Seconds of one iteration of each stage; bytes at the peak, weights included; number of stages measured. The others
     follow from the last one measured by the number of parameters times pixels."""
 
@@ -23,63 +29,97 @@ class Cost(NamedTuple):
     measured: int
 
 
-def rehearse(module: LightningModule, datamodule: LightningDataModule, trainer: Trainer, budget: float = 12.0) -> Cost:
-    """Trains a copy of a `PyramidModule` on one device of `trainer`, until no next stage fits into `budget` seconds.
+def plan(module: GenerativeModule, datamodule: LightningDataModule, trainer: Trainer) -> str:
+    """Table for people of what `fit` will do on `trainer`'s devices, with time and memory."""
+    if isinstance(module, BankModule):
+        return _bank_plan(module, datamodule, trainer)
+    return _staged_plan(module, datamodule, trainer)
 
-    Nothing is written, and module, data module and random state stay as they are.
+
+def _staged_plan(module: StagedModule, datamodule: LightningDataModule, trainer: Trainer) -> str:
+    cost = estimate_cost(module, datamodule, trainer)
+    batch = datamodule.batch_size * module.reals_per_iteration
+    iterations = max(1, datamodule.samples_per_epoch // (batch * trainer.world_size))
+    rows, total = [("stage", "", "size", "parameters", "iterations", "time")], 0.0
+    for stage, seconds in enumerate(cost.seconds):
+        parameters, (height, width) = _trained_parameters(module, stage), module.stage_size(stage)
+        steps = iterations * module.stage_epochs(stage)
+        total += steps * seconds
+        size = f"{height}×{width}"
+        rows.append((str(stage), module.stage_label(stage), size, f"{parameters:,}", f"{steps:,}", human_time(steps * seconds)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    parameters = f"{sum(p.numel() for p in module.parameters()):,} parameters"
+    lines.append(f"{parameters}; about {human_time(total)} of training here and {human_bytes(cost.memory)} of memory")
+    lines.append("from a few iterations of each stage; without libraries, images, pictures and metrics")
+    if cost.measured < module.num_stages:
+        lines.append(f"stages from {cost.measured} on inferred from the one before, by parameters and pixels")
+    return "\n".join(lines)
+
+
+def estimate_cost(
+    module: StagedModule, datamodule: LightningDataModule, trainer: Trainer, budget: float = 12.0
+) -> CostEstimate:
+    """Trains a copy of a module on one device of `trainer`, until no next stage fits into `budget` seconds.
+
+    Nothing is written, and module, data module and random state stay as they are. The copy has random weights: source
+    weights are not read.
     """
-    data, watch = copy.copy(datamodule), Stopwatch(budget)
+    data, timer = copy.copy(datamodule), StageTimer(budget)
     data.num_workers = 0  # processes cost more than a few batches
+    level = logging.root.manager.disable
     logging.disable(logging.INFO)  # what Lightning says at the beginning and end of a fit
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(range(torch.cuda.device_count())):
             warnings.simplefilter("ignore")  # that a stage of three iterations has not learned much
-            trial = type(module)(**module.hparams | {"epochs_per_stage": 1})
+            trial = type(module)(**module.hparams | dict.fromkeys(module.duration_settings, 1))
+            trial.hparams.pop("source_checkpoint", None)
             Trainer(
                 accelerator=trainer.accelerator, devices=1, precision=trainer.precision, max_epochs=-1, min_epochs=0,
                 limit_train_batches=ITERATIONS, limit_val_batches=0, log_every_n_steps=ITERATIONS, logger=False,
-                callbacks=[watch], enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+                callbacks=[timer], enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             ).fit(trial, data)  # fmt: skip
     finally:
-        logging.disable(logging.NOTSET)
-    return watch.cost(module)
+        logging.disable(level)
+    return timer.cost(module)
 
 
-class Stopwatch(Callback):
+class StageTimer(Callback):
     """Measures the iterations of a fit with one epoch a stage, and ends it when the next stage would exceed the budget."""
 
     def __init__(self, budget: float) -> None:
         self.budget, self.seconds, self.growths = budget, [], []
 
-    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, module: StagedModule) -> None:
         self.begin, self.memory = time.perf_counter(), PeakMemory(module.device)
 
-    def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, module: StagedModule) -> None:
         self.times: list[float] = []
 
-    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, module: StagedModule, batch: Any, batch_idx: int) -> None:
         self.since = self._now()
 
-    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: StagedModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.times.append(self._now() - self.since)
         if sum(self.times) > STAGE_SECONDS:
             trainer.should_stop = True  # ends the epoch; the fit goes on, as the next method takes it back
 
-    def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: StagedModule) -> None:
         self.seconds.append(min(self.times))
         self.growths.append(self.memory.growth())
         following, spent = self.cost(module).seconds[len(self.seconds) :], time.perf_counter() - self.begin
         trainer.should_stop = bool(following) and spent + following[0] > self.budget
 
-    def cost(self, module: Any) -> Cost:
-        """What is known so far, and for the stages to come extrapolated."""
+    def cost(self, module: StagedModule) -> CostEstimate:
+        """What was measured, and for later stages extrapolated."""
         last, seconds, growths = len(self.seconds) - 1, list(self.seconds), list(self.growths)
         for stage in range(last + 1, module.num_stages):
-            parameters, pixels = (new / old for new, old in zip(_extent(module, stage), _extent(module, last), strict=True))
+            parameters = _trained_parameters(module, stage) / _trained_parameters(module, last)
+            pixels = math.prod(module.stage_size(stage)) / math.prod(module.stage_size(last))
             seconds.append(seconds[last] * parameters * pixels)
             growths.append(growths[last] * parameters**0.5 * pixels)  # features: as wide as the root of the weights
         weights = sum(tensor.nbytes for tensor in module.state_dict().values())
-        return Cost(seconds, weights + max(growths), last + 1)
+        return CostEstimate(seconds, weights + max(growths), last + 1)
 
     @staticmethod
     def _now() -> float:
@@ -88,10 +128,43 @@ class Stopwatch(Callback):
         return time.perf_counter()
 
 
-def _extent(module: Any, stage: int) -> tuple[int, int]:
-    """Parameters in training and pixels of an image."""
-    height, width = module.sizes[stage % len(module.sizes)]
-    return sum(p.numel() for part in module.stage_modules(stage) for p in part.parameters()), height * width
+def _trained_parameters(module: StagedModule, stage: int) -> int:
+    return sum(p.numel() for part in module.stage_modules(stage) for p in part.parameters())
+
+
+def _bank_plan(module: BankModule, datamodule: LightningDataModule, trainer: Trainer) -> str:
+    reals = datamodule.sets()["image"]
+    seconds, memory = sample_cost(module.to(trainer.strategy.root_device), reals)
+    lines = [f"scale {scale}  {height}×{width}" for scale, (height, width) in enumerate(getattr(module, "sizes", []))]
+    cost = f"about {human_time(seconds)} here and {human_bytes(memory)} of memory"
+    lines += ["no training: fit stores the images", f"a sample of {len(reals)} image(s): {cost}"]
+    return "\n".join([*lines, "from shorter trials; without libraries"])
+
+
+def sample_cost(module: BankModule, images: Any) -> tuple[float, float]:
+    """Seconds and bytes that `sample(1)` takes with an image set stored, on the module's device.
+
+    Measured by samples of a copy with a small value of the setting that `cost_setting` names, on which the time depends
+    linearly, and with a larger one, if possible the setting's own. The random state stays as it is.
+    """
+    (name, few), memory = module.cost_setting, PeakMemory(module.device)
+    target = module.hparams[name]
+    stacked = torch.stack([images[i] for i in range(len(images))])
+
+    def seconds(value: int) -> float:
+        trial = type(module)(**module.hparams | {name: value, "max_images": len(images)}).to(module.device)
+        trial.store(stacked)
+        torch.manual_seed(0)
+        start = time.perf_counter()
+        trial.sample(1)
+        return time.perf_counter() - start
+
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        first = seconds(few)  # takes longer than the same again
+        many = max(2 * few, min(target, int(few * SAMPLE_SECONDS / first)))
+        short, long = seconds(few), seconds(many)
+    slope = max(0.0, long - short) / (many - few)
+    return short + (target - few) * slope, memory.growth() + module.bank.values.nbytes
 
 
 class PeakMemory:
@@ -104,17 +177,17 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             self.before = torch.cuda.memory_allocated(device)
         else:
-            _forget_peak()
-            self.before = _status("VmRSS")
+            _reset_peak()
+            self.before = _process_status("VmRSS")
 
     def growth(self) -> float:
         """Bytes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) - self.before
-        return _status("VmHWM") - self.before
+        return _process_status("VmHWM") - self.before
 
 
-def _forget_peak() -> None:
+def _reset_peak() -> None:
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
@@ -122,8 +195,8 @@ def _forget_peak() -> None:
         pass  # the peak is that of the process since its start then
 
 
-def _status(key: str) -> float:
-    """A number of bytes that Linux notes about this process."""
+def _process_status(key: str) -> float:
+    """A number of bytes from Linux's status of this process."""
     try:
         with open("/proc/self/status") as file:
             return 1024 * float(file.read().split(f"{key}:")[1].split()[0])

@@ -1,9 +1,11 @@
-"""What every generative method shares: optimisation over ranks, two clocks, exact resume, safe rebuild from a file."""
+"""What every generative method shares: optimization over ranks, seeds, averages, sampling, and rebuilding from a checkpoint."""
 
+import copy
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from lightning import LightningModule
@@ -11,18 +13,23 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from core.errors import UserError
-from modules.ops.allowance import Allowance
+from modules.ops.noise import image_generators
+from modules.ops.weights import file_sha256, read_tensors
 
 if not torch.cuda.is_available():  # Lightning makes torch look for GPUs anew in each optimizer step: here 0.2 ms in vain
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
 
 @contextmanager
-def sampling_mode(module: nn.Module, seed: int) -> Iterator[None]:
+def sampling_mode(module: nn.Module, seed: int, images: Iterable[int] | None = None) -> Iterator[None]:
     """Inside: eval mode, no gradients, random state from `seed`. After it every submodule is in the mode that it had, and
-    the random state is as if nothing had been drawn, so that training gives the same with and without looking at it."""
+    the random state is as if nothing had been drawn, so that training gives the same with and without looking at it.
+
+    With `images`, the indices of the images to be made, image i depends on (seed, i) alone: `modules.ops.noise`.
+    """
     modes = [(part, part.training) for part in module.modules()]
-    with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad():
+    rows = nullcontext() if images is None else image_generators(seed, images)
+    with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad(), rows:
         torch.manual_seed(seed)
         module.eval()
         try:
@@ -32,33 +39,69 @@ def sampling_mode(module: nn.Module, seed: int) -> Iterator[None]:
                 part.training = mode
 
 
+class Average(NamedTuple):
+    """An exponential moving average of a submodule's weights; buffers are copied.
+
+    Either `half_life`, in images, or `decay`, the constant weight of the old values in an iteration. With `ramp_up` the
+    half-life is at most that share of the images seen (StyleGAN2: 0.05).
+    """
+
+    source: str
+    half_life: float | None = None
+    decay: float | None = None
+    ramp_up: float | None = None
+
+    def weight(self, batch_images: int, images_seen: int) -> float:
+        """Weight of the old values after an iteration with `batch_images` images."""
+        if self.decay is not None:
+            return self.decay
+        half_life = self.half_life if self.ramp_up is None else min(self.half_life, self.ramp_up * images_seen)
+        return 0.5 ** (batch_images / max(half_life, 1e-8))
+
+
 class GenerativeModule(LightningModule):
     """Base of every method.
 
     A method writes its constructor (keywords with types and defaults, `save_hyperparameters()`, no file access),
-    `configure_optimizers`, `training_step` and `sample`. Optional capabilities are found by name: `reconstruct(images)`,
-    `inject(images, scale)`, `fill(image, mask, num_images)`, `diagnostics(sets)`, `baselines(num_images)`.
+    `configure_optimizers`, `training_step` and `sample`; what else it can do it says by the methods of
+    `modules.capabilities`.
 
     Two clocks: Lightning's epoch, and `iteration`, one for each `training_step`. `global_step` counts optimizer steps and is
     not used (P 1.1).
+
+    Attributes:
+        image_size: height and width of samples.
+        duration_settings: hyper-parameters that say how long training takes; they may change when a run is resumed.
+        reals_per_iteration: batches of fresh training images that one iteration needs, such as one for each critic step.
+            The data module delivers them as one batch, `split_reals` takes it apart.
+        averages: by name of a submodule what it is the average of; `add_average` makes one.
     """
 
     image_size: tuple[int, int]
-    duration_settings: tuple[str, ...] = ()  # settings that say how long training takes: they may change when a run goes on
+    duration_settings: tuple[str, ...] = ()
+    reals_per_iteration = 1
 
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.iteration = 0
         self.images_seen = 0
+        self.averages: dict[str, Average] = {}
+        self.source_sha256: str | None = None
+        self._streams: dict[str, torch.Generator] = {}
         self._stored_optimizers: int | None = None
 
-    def optimize(self, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float | None = None) -> None:
+    # --- optimization -------------------------------------------------------------------------------------------------
+
+    def optimize(
+        self, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float | None = None, scrub: bool = False
+    ) -> None:
         """Backward of `loss`, mean of the gradients over ranks, clipping, step: the only place where weights change.
 
         Only the stepped optimizer's gradients are reduced, in one flat tensor. This replaces DDP's reducer, which misses
         parameters that were frozen when it was built and fails on alternating losses (P 3.1, 3.5, 3.9). All ranks have to
-        take the same branch, so that the same parameters have gradients.
+        take the same branch, so that the same parameters have gradients. `scrub` replaces NaN by 0 and infinity by ±1e5
+        (StyleGAN2).
         """
         optimizer.zero_grad()
         strategy, scaler = self.trainer.strategy, getattr(self.trainer.precision_plugin, "scaler", None)
@@ -66,42 +109,34 @@ class GenerativeModule(LightningModule):
         with getattr(strategy, "block_backward_sync", nullcontext)():
             strategy.pre_backward(loss)
             (loss if scaler is None else scaler.scale(loss)).backward()
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if self.trainer.world_size > 1:
-            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
-            flat = self.trainer.strategy.reduce(flat, reduce_op="mean")
+            flat = self.mean_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
             for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(mean.view_as(gradient))
+        if scrub:
+            for gradient in gradients:
+                torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
         if clip_norm is not None:
             self.clip_gradients(optimizer, clip_norm, "norm")
         optimizer.step()
 
-    def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
-        """`num_images` new images [N, 3, H, W] in [-1, 1]; `size` (height, width), default the training size.
+    def mean_over_ranks(self, values: Tensor) -> Tensor:
+        """The mean of a tensor over the processes; all of them have to call this."""
+        return values if self.trainer.world_size == 1 else self.trainer.strategy.reduce(values, reduce_op="mean")
 
-        Draws from the global generator; the caller seeds and isolates it.
-        """
-        raise TypeError(f"{type(self).__name__} does not define sample()")
+    def every(self, iterations: int) -> bool:
+        """True in one of so many iterations, the first one included: for lazily computed terms; see `lazy_adam`."""
+        return self.iteration % iterations == 0
 
-    @property
-    def samples_ready(self) -> bool:
-        """False while unconditional samples mean nothing yet, so that nobody draws or measures them."""
-        return True
+    @staticmethod
+    def lazy_adam(lr: float, betas: tuple[float, float], interval: int) -> tuple[float, tuple[float, float]]:
+        """Adam's settings for an optimizer that also steps for a term of every `interval`-th iteration, with its gradient
+        scaled by `interval` (Karras et al. 2020, arXiv 1912.04958, appendix B)."""
+        share = interval / (interval + 1)
+        return lr * share, (betas[0] ** share, betas[1] ** share)
 
-    def finished(self, epochs: int) -> bool:
-        """True if nothing is left to train after `epochs` whole epochs; asked with the weights of that moment."""
-        return False
-
-    def frozen(self) -> Iterable[nn.Module]:
-        """Submodules that stay in eval mode while the rest trains: batch statistics and spectral vectors of frozen parts
-        would move otherwise (P 4.4)."""
-        return ()
-
-    def train(self, mode: bool = True) -> "GenerativeModule":
-        super().train(mode)
-        for module in self.frozen():
-            module.eval()
-        return self
+    # --- random numbers -----------------------------------------------------------------------------------------------
 
     def epoch_seed(self, *, shared: bool = False) -> int:
         """A seed from the run's seed and the epoch, different on every rank unless `shared`.
@@ -116,6 +151,104 @@ class GenerativeModule(LightningModule):
         """A CPU generator that is equal on all ranks and after a resume in the same epoch."""
         return torch.Generator().manual_seed(self.epoch_seed(shared=True))
 
+    def random_stream(self, name: str, *, shared: bool = False) -> torch.Generator:
+        """The CPU generator of a purpose: (seed, epoch, name, rank unless `shared`) determine its draws, so that a term
+        that is switched off does not shift the draws of others. Begins anew in each epoch, which makes resume exact."""
+        if name not in self._streams:
+            digest = hashlib.sha256(f"{self.epoch_seed(shared=shared)} {name}".encode()).digest()
+            self._streams[name] = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return self._streams[name]
+
+    # --- sampling -----------------------------------------------------------------------------------------------------
+
+    def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
+        """`num_images` new images [N, 3, H, W] in [-1, 1]; `size` (height, width), default the training size.
+
+        Draws by `modules.ops.noise`; the caller seeds and isolates the random state by `sampling_mode`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define sample()")
+
+    @property
+    def samples_ready(self) -> bool:
+        """False while unconditional samples mean nothing yet, so that nobody draws or measures them."""
+        return True
+
+    def finished(self, epochs: int) -> bool:
+        """True if nothing is left to train after `epochs` whole epochs; asked with the weights of that moment."""
+        return False
+
+    # --- averages, frozen parts, source weights -----------------------------------------------------------------------
+
+    def add_average(
+        self, name: str, source: str, half_life: float | None = None, decay: float | None = None, ramp_up: float | None = None
+    ) -> None:
+        """Adds the submodule `name`, the moving average of the submodule `source`, updated after each iteration, always in
+        eval mode and part of checkpoints; see `Average`."""
+        if (half_life is None) == (decay is None):
+            raise ValueError(f"{name}: give either half_life or decay")
+        self.averages[name] = Average(source, half_life, decay, ramp_up)
+        setattr(self, name, copy.deepcopy(getattr(self, source)).requires_grad_(False).eval())
+
+    @torch.no_grad()
+    def update_averages(self, batch_images: int) -> None:
+        """One update after an iteration with `batch_images` images over all ranks."""
+        for name, average in self.averages.items():
+            target, source = getattr(self, name), getattr(self, average.source)
+            weight = average.weight(batch_images, self.images_seen)
+            for mean, value in zip(target.parameters(), source.parameters(), strict=True):
+                mean.lerp_(value.to(mean.dtype), 1 - weight)
+            for mean, value in zip(target.buffers(), source.buffers(), strict=True):
+                mean.copy_(value)
+
+    def frozen(self) -> Iterable[nn.Module]:
+        """Submodules that never train: in eval mode, without gradients, left out of the check for finite weights. Batch
+        statistics and spectral vectors of frozen parts would move otherwise (P 4.4)."""
+        return ()
+
+    def _untrained(self) -> list[nn.Module]:
+        return [*self.frozen(), *(getattr(self, name) for name in self.averages)]
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self._untrained():
+            module.eval().requires_grad_(False)
+        return self
+
+    def load_source(self, checkpoint: Mapping[str, Any]) -> None:
+        """Takes the weights of a source model; `checkpoint` is the content of the file `source_checkpoint`.
+
+        Called once, at a fresh start, never on resume. By default everything that `convert` returns is loaded, and has to
+        fill this module completely. UserError lists what is missing and what is left over.
+        """
+        state = self.convert(checkpoint)
+        expected = self.state_dict()
+        problems = [f"missing {key}" for key in sorted(expected.keys() - state.keys())]
+        problems += [f"left over {key}" for key in sorted(state.keys() - expected.keys())]
+        problems += [
+            f"{key} has shape {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
+            for key in sorted(state.keys() & expected.keys())
+            if state[key].shape != expected[key].shape
+        ]
+        if problems:
+            more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+            raise UserError(f"the source checkpoint does not fit {type(self).__name__}: {'; '.join(problems[:8])}{more}")
+        self.load_state_dict(state)
+
+    def convert(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
+        """This module's state dict from the content of a source file; methods overwrite it for foreign files."""
+        return checkpoint.get("state_dict", checkpoint)
+
+    # --- hooks --------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        path = self.hparams.get("source_checkpoint")
+        if stage == "fit" and path and self._stored_optimizers is None and self.trainer.ckpt_path is None:
+            try:
+                self.load_source(read_tensors(path))
+            except UserError as error:
+                raise UserError(f"module.source_checkpoint={path}: {error}") from None
+            self.source_sha256 = file_sha256(path)
+
     def on_fit_start(self) -> None:
         if self._stored_optimizers not in (None, len(self.trainer.optimizers)):
             raise UserError(
@@ -125,11 +258,19 @@ class GenerativeModule(LightningModule):
         self.train()  # a module left in eval would be trained in eval mode (P 9.9)
 
     def on_train_epoch_start(self) -> None:
+        self._streams.clear()
         torch.manual_seed(self.epoch_seed())  # with the sampler's order: an exact resume without stored RNG state (P 6.5)
 
     def on_train_batch_end(self, outputs: Any, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        images = len(batch["image"]) * self.trainer.world_size
         self.iteration += 1
-        self.images_seen += len(batch["image"]) * self.trainer.world_size
+        self.images_seen += images
+        self.update_averages(images)
+
+    def split_reals(self, batch: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """The batch as `reals_per_iteration` batches of equal length."""
+        parts = {key: values.chunk(self.reals_per_iteration) for key, values in batch.items()}
+        return [dict(zip(parts, rows, strict=True)) for rows in zip(*parts.values(), strict=True)]
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Empty: Lightning runs validation hooks only for modules that have this method (P 9.1)."""
@@ -137,8 +278,15 @@ class GenerativeModule(LightningModule):
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Empty, as `validation_step`."""
 
+    # --- data and diagnostics -----------------------------------------------------------------------------------------
+
+    @property
+    def training_sets(self) -> Mapping[str, Dataset]:
+        """The data module's image sets by name (image, side, source, …), for what needs more than a batch."""
+        return self.trainer.datamodule.sets()
+
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
-        """ValueError if the method cannot train on these sets; asked before anything is written."""
+        """UserError if the method cannot train on these sets; asked before anything is written."""
 
     @staticmethod
     def errors_by_image(errors: Tensor) -> dict[str, float]:
@@ -154,24 +302,26 @@ class GenerativeModule(LightningModule):
         """Named sets of images that mark what this method gives by chance."""
         return {}
 
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
     @classmethod
-    def from_checkpoint(cls, content: Mapping[str, Any]) -> Self:
-        """The module of a checkpoint with this `content`, in eval mode; as `load_from_checkpoint`, but RuntimeError if it
-        would take more memory than the weights in there could fill."""
-        with Allowance(content["state_dict"]):
-            module = cls(**content.get("hyper_parameters", {}))
-        module.on_load_checkpoint(content)
-        module.load_state_dict(content["state_dict"])
+    def from_checkpoint(cls, checkpoint: Mapping[str, Any]) -> Self:
+        """The module of a checkpoint with this content, in eval mode; as `load_from_checkpoint` without the file."""
+        module = cls(**checkpoint.get("hyper_parameters", {}))
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
         return module.eval()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["iteration"], checkpoint["images_seen"] = self.iteration, self.images_seen
+        checkpoint["source_sha256"] = self.source_sha256
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        own = f"{type(self).__module__}.{type(self).__qualname__}"
-        if checkpoint.get("class_path") != own:
-            raise UserError(f"the checkpoint was written by {checkpoint.get('class_path')}, not by {own}")
+        expected = f"{type(self).__module__}.{type(self).__qualname__}"
+        if checkpoint.get("class_path") != expected:
+            raise UserError(f"the checkpoint was written by {checkpoint.get('class_path')}, not by {expected}")
         self.iteration, self.images_seen = checkpoint["iteration"], checkpoint["images_seen"]
+        self.source_sha256 = checkpoint.get("source_sha256")
         if "optimizer_states" in checkpoint:
             self._stored_optimizers = len(checkpoint["optimizer_states"])

@@ -15,13 +15,14 @@ from torch.utils.data import Dataset
 from core.errors import UserError
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
-from modules.networks.growing import CHANGES, GrowingGenerator, ValidCritic, random_walk
+from modules.networks.growing import INPUT_AUGMENTATIONS, GrowingGenerator, ValidCritic, random_walk
+from modules.ops import noise
 from modules.ops.checks import at_least, check_scale
 from modules.ops.images import resize
 from modules.ops.scales import MAX_SCALES, ROUNDING, proportional_size
 from modules.pyramid import PyramidModule
 
-MODES = ("generation", "retarget", "animation", *CHANGES)
+MODES = ("generation", "retarget", "animation", *INPUT_AUGMENTATIONS)
 LR_DROP, LR_DROP_AT = 0.1, 0.8  # both rates, after this share of a stage
 Step = Callable[[Optimizer, Tensor], None]
 
@@ -44,7 +45,7 @@ class ConSinGAN(PyramidModule):
             editing: the image with tiles moved, and noise of 0.1 (code: batch_norm). Both: 1000 iterations a stage.
         num_scales, min_size: see `concurrent_sizes`. `lr_scale`: 0.5 for complex or large images.
         width, num_layers: channels and layers of a stage; the critic has as many hidden layers.
-        slope: of all LeakyReLUs. `batch_norm`: in the generator's stages, a collapse_advice when samples turn black.
+        slope: of all LeakyReLUs. `batch_norm`: in the generator's stages, a remedy when samples turn black.
         noise_factor: noise amplitude of a stage as a share of its reconstruction error when it begins.
         d_steps, g_steps: critic's steps, and the generator's steps on one gradient, in an iteration.
     """
@@ -94,9 +95,6 @@ class ConSinGAN(PyramidModule):
         if len(names := sets["image"].originals().names) > 1:
             rank_zero_warn(f"ConSinGAN learns one image: the first, {names[0]}; datamodule.image chooses another")
 
-    def stage_label(self, stage: int) -> tuple[str, str]:
-        return f"scale {stage}", "{}×{}".format(*self.sizes[stage])
-
     def generator_rates(self, stage: int) -> list[tuple[nn.Module, float]]:
         """The generator's parts in training with their rates: newest stage first, then image layer and input layer."""
         hp, net = self.hparams, self.generator
@@ -116,12 +114,12 @@ class ConSinGAN(PyramidModule):
         """A new stage begins as a copy of the last; its amplitude follows from what it reconstructs without noise."""
         net, fixed = self.generator, self.get_buffer(f"fixed_{stage}")
         if stage == 0:
-            self.image.copy_(self.trainer.datamodule.sets()["image"][0])
+            self.image.copy_(self.training_sets["image"][0])
         else:
             net.blocks[stage].load_state_dict(net.blocks[stage - 1].state_dict())
         self.cache_stage(stage)
-        noise = torch.randn(fixed.shape, generator=self.shared_generator())
-        fixed.copy_(self._real if stage == 0 and self.hparams.mode != "animation" else noise)
+        drawn = torch.randn(fixed.shape, generator=self.shared_generator())
+        fixed.copy_(self._real if stage == 0 and self.hparams.mode != "animation" else drawn)
         net.eval()
         with torch.no_grad():
             error = F.mse_loss(self._reconstruction(), self._real).sqrt()
@@ -143,14 +141,19 @@ class ConSinGAN(PyramidModule):
     def draw(self, num_images: int, sizes: Sequence[tuple[int, int]], images: Tensor | None = None) -> list[Tensor]:
         """Random inputs of the stages with these sizes; `images` of the first size are taken for changed training images."""
         shapes = self.generator.input_shapes(sizes)
-        inputs = [torch.randn(num_images, *shape, device=self.device) for shape in shapes]
-        if self.hparams.mode in CHANGES:
-            change, noise = CHANGES[self.hparams.mode]
+        inputs = [noise.randn(num_images, *shape, device=self.device) for shape in shapes]
+        if self.hparams.mode in INPUT_AUGMENTATIONS:
+            augment, strength = INPUT_AUGMENTATIONS[self.hparams.mode]
             if images is None:
                 image = resize(self.fixed_0, sizes[0])[0]
-                images = torch.stack([change(image) for _ in range(num_images)])
-            inputs[0] = images + noise * inputs[0]
+                images = torch.stack([self._augmented(augment, image, i) for i in range(num_images)])
+            inputs[0] = images + strength * inputs[0]
         return inputs
+
+    @staticmethod
+    def _augmented(augment: Callable[[Tensor], Tensor], image: Tensor, index: int) -> Tensor:
+        with noise.single_image(index):
+            return augment(image)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -195,8 +198,8 @@ class ConSinGAN(PyramidModule):
         Released code: all else is as in that stage's training, the reconstruction of the training image included, with
         new optimizers and the rates' drop. Composites are brought to the training size. For harmonization and editing.
         """
-        if self.hparams.mode not in CHANGES:
-            raise UserError(f"finetune: for mode {' or '.join(CHANGES)}; this model's mode is {self.hparams.mode}")
+        if self.hparams.mode not in INPUT_AUGMENTATIONS:
+            raise UserError(f"finetune: for mode {' or '.join(INPUT_AUGMENTATIONS)}; this model's mode is {self.hparams.mode}")
         with torch.inference_mode(False), torch.enable_grad():  # callers run without gradients
             tuned = type(self)(**self.hparams).to(self.device)
             tuned.load_state_dict(self.state_dict())
@@ -235,9 +238,9 @@ class ConSinGAN(PyramidModule):
             return self.finetuned(images, finetune).inject(images, scale)
         sizes = self._sizes(images.shape[-2:])
         stage = min(scale, len(sizes) - 1)
-        fixed, noise = self.fixed_inputs(sizes)[1 : stage + 1], self.draw(len(images), sizes)[stage + 1 :]
+        fixed, drawn = self.fixed_inputs(sizes)[1 : stage + 1], self.draw(len(images), sizes)[stage + 1 :]
         coarse, detailed = resize(images, sizes[0]), resize(images, sizes[stage]) if stage else None
-        out = self.generator([coarse, *fixed, *noise], sizes, self.amplitudes, detailed, stage)
+        out = self.generator([coarse, *fixed, *drawn], sizes, self.amplitudes, detailed, stage)
         return resize(out, images.shape[-2:])
 
     @torch.no_grad()
@@ -252,7 +255,7 @@ class ConSinGAN(PyramidModule):
         return resize(self.generator(inputs, sizes, self.amplitudes), images.shape[-2:])
 
     @torch.no_grad()
-    def walk(self, num_frames: int, alpha: float = 0.1, beta: float = 0.9, start_scale: int = 0) -> Tensor:
+    def animate(self, num_frames: int, alpha: float = 0.1, beta: float = 0.9, start_scale: int = 0) -> Tensor:
         """Frames [num_frames, 3, H, W] of an animation: a random walk of the inputs that begins at the training image.
 
         `alpha` pulls back to the image, `beta` near 1 makes the motion smooth; scales below `start_scale` stay at rest.
@@ -267,8 +270,8 @@ class ConSinGAN(PyramidModule):
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
         """Reconstruction RMSE of the training image in [-1, 1] at the size of the stage in training; amplitudes."""
         stage = max(self.stage, 0)
-        made, image = (resize(images, self.sizes[stage]) for images in (self.reconstruct(self.image), self.image))
-        numbers = {f"reconstruction_rmse_scale{stage}": float(F.mse_loss(made, image).sqrt())}
+        output, image = (resize(images, self.sizes[stage]) for images in (self.reconstruct(self.image), self.image))
+        numbers = {f"reconstruction_rmse_scale{stage}": float(F.mse_loss(output, image).sqrt())}
         return numbers | {f"noise_amplitude_scale{n}": float(a) for n, a in enumerate(self.amplitudes[: stage + 1])}
 
 

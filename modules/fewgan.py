@@ -19,6 +19,7 @@ from modules.networks.vqvae import VQGenerator
 from modules.ops.checks import at_least, check_scale
 from modules.ops.codes import code_usage, order0_bits
 from modules.ops.images import resize, rmse_by_image
+from modules.ops.noise import randint
 from modules.ops.scales import proportional_size, scale_sizes
 from modules.pyramid import PyramidModule
 
@@ -110,9 +111,8 @@ class FewGAN(PyramidModule):
     def samples_ready(self) -> bool:
         return bool(self.prior_best_bits.isfinite())
 
-    def stage_label(self, stage: int) -> tuple[str, str]:
-        height, width = self.sizes[stage % self.num_scales]
-        return "prior" if stage == self.prior_stage else f"scale {stage}", f"{height}×{width}"
+    def stage_label(self, stage: int) -> str:
+        return "prior" if stage == self.prior_stage else super().stage_label(stage)
 
     def stage_modules(self, stage: int) -> list[nn.Module]:
         return [self.prior] if stage == self.prior_stage else [self.generators[stage], self.discriminators[stage]]
@@ -134,20 +134,21 @@ class FewGAN(PyramidModule):
 
     def enter_stage(self, stage: int) -> None:
         if stage == 0:
-            self._reseed(self.vq.quantizer.initialise)
+            self._reseed(self.vq.quantizer.initialize)
         elif 1 < stage < self.prior_stage:
             for networks in (self.generators, self.discriminators):
                 networks[stage].load_state_dict(networks[stage - 1].state_dict())
 
     def cache_stage(self, stage: int) -> None:
         """Inputs of the stage's generator for every image, or the codes of every side image."""
-        sets = self.trainer.datamodule.sets()
+        sets = self.training_sets
         self._inputs = {}
         if stage == self.prior_stage:
             self._inputs = {name: self._each(sets[name], self._codes) for name in ("side", "side_heldout") if name in sets}
         elif stage > 0:
             for name in ("image", "side"):
-                self._inputs[name] = self._each(sets[name], lambda x: resize(self.chain(x, stage - 1), self.sizes[stage]))
+                size = self.sizes[stage]
+                self._inputs[name] = self._each(sets[name], lambda x: resize(self.reconstruct_at(x, stage - 1), size))
 
     @torch.no_grad()
     def _each(self, images: Dataset, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -159,8 +160,8 @@ class FewGAN(PyramidModule):
         """Sets codes from the encoder's features of all training images, on every rank to what rank 0 computes: the sums of
         k-means are not deterministic on GPUs."""
         quantizer = self.vq.quantizer
-        features = self._each(self.trainer.datamodule.sets()["image"], lambda x: self.vq.encode(self._coarse(x)))
-        method(quantizer.place(features), self.shared_generator())
+        features = self._each(self.training_sets["image"], lambda x: self.vq.encode(self._coarse(x)))
+        method(quantizer.add_coordinates(features), self.shared_generator())
         quantizer.codebook.copy_(self.trainer.strategy.broadcast(quantizer.codebook.detach().cpu()))
 
     @property
@@ -180,21 +181,21 @@ class FewGAN(PyramidModule):
             images = self.generators[scale](images)
         return images
 
-    def chain(self, images: Tensor, scale: int) -> Tensor:
+    def reconstruct_at(self, images: Tensor, scale: int) -> Tensor:
         """Output of scale `scale` for images at the finest size: G_scale(... G_0(image))."""
         return self.refine(self.vq(self._coarse(images)), 1, scale, images.shape[-2:])
 
     @torch.no_grad()
-    def render(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def decode(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Images of codes [N, h, w] at `size`, in [-1, 1]."""
-        return self.refine(self.vq.render(codes), 1, self.num_scales - 1, size or self.image_size).clamp(-1, 1)
+        return self.refine(self.vq.decode_codes(codes), 1, self.num_scales - 1, size or self.image_size).clamp(-1, 1)
 
     @torch.no_grad()
     def sample(
         self, num_images: int, size: tuple[int, int] | None = None, temperature: float = 1.0, top_k: int | None = None
     ) -> Tensor:
         grid = proportional_size(size or self.image_size, self.image_size, self.sizes[0])
-        return self.render(self.prior_best.sample(num_images, grid, temperature, top_k), size)
+        return self.decode(self.prior_best.sample(num_images, grid, temperature, top_k), size)
 
     @torch.no_grad()
     def inject(self, images: Tensor, scale: int = 0) -> Tensor:
@@ -203,7 +204,7 @@ class FewGAN(PyramidModule):
         check_scale(self.num_scales, scale=scale)
         size = images.shape[-2:]
         if scale == 0:
-            return self.chain(images, self.num_scales - 1).clamp(-1, 1)
+            return self.reconstruct_at(images, self.num_scales - 1).clamp(-1, 1)
         below = resize(images, proportional_size(size, self.image_size, self.sizes[scale - 1]))
         return self.refine(below, scale, self.num_scales - 1, size).clamp(-1, 1)
 
@@ -211,7 +212,7 @@ class FewGAN(PyramidModule):
         return self.inject(images)
 
     @torch.no_grad()
-    def fill(
+    def inpaint(
         self, image: Tensor, mask: Tensor, num_images: int, temperature: float = 1.0, top_k: int | None = None,
         dilation: int | None = None, candidates: int = 1,
     ) -> Tensor:  # fmt: skip
@@ -230,7 +231,7 @@ class FewGAN(PyramidModule):
         filled = self.prior_best.sample(number, codes.shape[-2:], temperature, top_k, known=known, mask=hole)
         best = self.prior_best.log_prob(filled).view(num_images, candidates).argmax(1)
         filled = filled.view(num_images, candidates, *codes.shape[-2:])[torch.arange(num_images), best]
-        return self.render(filled, image.shape[-2:])
+        return self.decode(filled, image.shape[-2:])
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         if self.stage == self.prior_stage:
@@ -272,7 +273,7 @@ class FewGAN(PyramidModule):
         """Outputs of scale 0 for training and side images, and the terms of Eq. 3 that act on codes."""
         vq = self.vq
         features = vq.encode(torch.cat([reals, sides]))
-        placed = vq.quantizer.place(features)
+        placed = vq.quantizer.add_coordinates(features)
         entries = vq.quantizer.lookup(vq.quantizer.indices(placed))
         train = slice(len(reals))
         terms = {
@@ -326,8 +327,8 @@ class FewGAN(PyramidModule):
         images = sets["image"].stack().to(self.device)
         numbers = {}
         for scale, size in enumerate(self.sizes):
-            made, wanted = self.chain(images, scale), resize(images, size)
-            errors = rmse_by_image(made, wanted)
+            outputs, targets = self.reconstruct_at(images, scale), resize(images, size)
+            errors = rmse_by_image(outputs, targets)
             numbers[f"reconstruction_rmse_scale{scale}"] = float(errors.mean())
         numbers |= self.errors_by_image(errors)
         codes = self._codes(images)
@@ -342,6 +343,6 @@ class FewGAN(PyramidModule):
     @torch.no_grad()
     def baselines(self, num_images: int) -> dict[str, Tensor]:
         """Images of uniformly random codes: what the decoder alone gives without a prior."""
-        codes = torch.randint(self.hparams.num_codes, (num_images, *self.sizes[0]))
-        return {"random_codes": self.render(codes.to(self.device))}
+        codes = randint(0, self.hparams.num_codes, (num_images, *self.sizes[0]))
+        return {"random_codes": self.decode(codes.to(self.device))}
 

@@ -8,13 +8,14 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.utils.data import Dataset
 
-from modules.bank import BankModule
+from modules.bank import PatchBankModule
 from modules.losses.sliced import patch_directions, sliced_wasserstein
 from modules.ops.images import resize
+from modules.ops.noise import randn, randn_like
 
 
-class GPDM(BankModule):
-    """Coarse to fine, the pixels of each output are optimised until its patches are distributed as the training images'.
+class GPDM(PatchBankModule):
+    """Coarse to fine, the pixels of each output are optimized until its patches are distributed as the training images'.
 
     Distance: sliced Wasserstein along `projections` directions, new ones in each step. With several training images an output
     is matched to all of them together.
@@ -30,7 +31,7 @@ class GPDM(BankModule):
     Defaults: released code.
     """
 
-    trial = ("steps", 5)
+    cost_setting = ("steps", 5)
 
     def __init__(
         self,
@@ -48,11 +49,11 @@ class GPDM(BankModule):
         self.save_hyperparameters()
 
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
-        """New images from noise; every image is optimised by itself, all at the same time."""
+        """New images from noise; every image is optimized by itself, all at the same time."""
         size = tuple(size or self.image_size)
         self.check_output(size)
-        noise = torch.randn(num_images, 3, *self.size_at(0, size), device=self.device)
-        return self.optimise(2 * self.hparams.noise * noise, size)
+        noise = randn(num_images, 3, *self.size_at(0, size), device=self.device)
+        return self.optimize_pixels(2 * self.hparams.noise * noise, size)
 
     def inject(self, images: Tensor, scale: int = 0, noise: float = 0.0) -> Tensor:
         """The images [N, 3, H, W], any size, with the patches of the training images, entering at `scale`.
@@ -63,13 +64,13 @@ class GPDM(BankModule):
         size = tuple(images.shape[-2:])
         self.check_output(size, scale)
         start = resize(images, self.size_at(scale, size))
-        return self.optimise(start + 2 * noise * torch.randn_like(start), size, scale)
+        return self.optimize_pixels(start + 2 * noise * randn_like(start), size, scale)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """The images through all scales."""
         return self.inject(images)
 
-    def optimise(self, start: Tensor, size: tuple[int, int], scale: int = 0) -> Tensor:
+    def optimize_pixels(self, start: Tensor, size: tuple[int, int], scale: int = 0) -> Tensor:
         """Images [N, 3, *size] in [-1, 1] from `start` [N, 3, h, w], the pixels to begin with at `scale`."""
         scales = range(scale, self.num_scales)
         bar = Tqdm(total=len(scales) * self.hparams.steps, desc="GPDM", leave=False, delay=3, disable=None)

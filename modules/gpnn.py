@@ -10,14 +10,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from core.errors import UserError
-from modules.bank import BankModule
+from modules.bank import PatchBankModule
 from modules.ops.images import resize, rmse_by_image
+from modules.ops.noise import randint, randn_like, single_image
 from modules.patches.mosaic import PatchGrid, centre_weights, paint, pixel_sources, source_picture, surroundings
 from modules.patches.patchmatch import carry_over
 from modules.patches.search import ExactSearch, PatchMatchSearch
 
 BACKENDS = ("exact", "patchmatch")
-SAME_PHOTOGRAPH = 0.02  # mean difference up to which an image equals a training image, for fill()
+SAME_PHOTOGRAPH = 0.02  # mean difference up to which an image equals a training image, for inpaint()
 
 
 class Level(NamedTuple):
@@ -28,7 +29,7 @@ class Level(NamedTuple):
     search: ExactSearch | PatchMatchSearch
 
 
-class GPNN(BankModule):
+class GPNN(PatchBankModule):
     """Coarse to fine, every patch of a guess is replaced by its nearest training patch, `iterations` times a scale.
 
     Keys at a scale are patches of the coarser image enlarged, because the guess is as blurred; the values copied are those of
@@ -56,7 +57,7 @@ class GPNN(BankModule):
     Defaults: released code.
     """
 
-    trial = ("iterations", 1)
+    cost_setting = ("iterations", 1)
 
     def __init__(
         self,
@@ -91,10 +92,10 @@ class GPNN(BankModule):
         """New images: a training image drawn at random, coarse and with `noise`, re-made of patches of all of them."""
         size = tuple(size or self.image_size)
         self.check_output(size)
-        layouts = self.images[torch.randint(int(self.stored), (num_images,))]
+        layouts = self.images[randint(0, len(self.bank), (num_images,))]
         guess = resize(layouts, self.size_at(0, size))
-        noise = self.hparams.noise if noise is None else noise
-        return self.synthesise(guess + 2 * noise * torch.randn_like(guess), size)
+        strength = self.hparams.noise if noise is None else noise
+        return self.synthesize(guess + 2 * strength * randn_like(guess), size)
 
     @torch.no_grad()
     def inject(
@@ -107,14 +108,14 @@ class GPNN(BankModule):
         size = tuple(images.shape[-2:])
         self.check_output(size, scale)
         guess = resize(images, self.size_at(scale, size))
-        return self.synthesise(guess, size, scale, alpha=alpha, iterations_coarsest=iterations_coarsest)
+        return self.synthesize(guess, size, scale, alpha=alpha, iterations_coarsest=iterations_coarsest)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """The images through all scales; training images come back nearly unchanged."""
         return self.inject(images)
 
     @torch.no_grad()
-    def fill(self, image: Tensor, mask: Tensor, num_images: int, guided: bool = False, noise: float = 0.2) -> Tensor:
+    def inpaint(self, image: Tensor, mask: Tensor, num_images: int, guided: bool = False, noise: float = 0.2) -> Tensor:
         """`num_images` ways to fill the hole (mask 1) of an image [1, 3, H, W] with patches that touch no hole: of the image
         itself, and of the training images except one that it equals around the hole.
 
@@ -130,8 +131,8 @@ class GPNN(BankModule):
         guess = resize(image if guided else known, self.size_at(start, size)).expand(num_images, -1, -1, -1)
         if not guided:
             hole = F.adaptive_max_pool2d(mask, guess.shape[-2:])
-            guess = guess + 2 * noise * hole * torch.randn_like(guess)
-        return self.synthesise(guess, size, start, [known, *self._others(image, mask)], hole=mask)
+            guess = guess + 2 * noise * hole * randn_like(guess)
+        return self.synthesize(guess, size, start, [known, *self._others(image, mask)], hole=mask)
 
     def _scale_of_hole(self, mask: Tensor) -> int:
         """The finest scale at which the hole's longer side is no longer than a patch."""
@@ -147,7 +148,7 @@ class GPNN(BankModule):
         same = difference < 3 * SAME_PHOTOGRAPH * known.sum()
         return [other.unsqueeze(0) for other in self.images[~same]]
 
-    def synthesise(
+    def synthesize(
         self, guess: Tensor, size: tuple[int, int], start: int = 0, sources: Sequence[Tensor] | None = None,
         hole: Tensor | None = None, alpha: float | None = None, iterations_coarsest: int | None = None,
     ) -> Tensor:  # fmt: skip
@@ -169,10 +170,11 @@ class GPNN(BankModule):
             for i, image in enumerate(images):
                 shape = tuple(side - self.patch + 1 for side in image.shape[-2:])
                 match = None if coarser is None else carry_over(self.matches[i], coarser, level.grid, shape)
-                for _ in range(rounds[scale]):
-                    match = level.search(image, match)
-                    image = paint(match, level.values, level.grid, weights)
-                    bar.update()
+                with single_image(i):
+                    for _ in range(rounds[scale]):
+                        match = level.search(image, match)
+                        image = paint(match, level.values, level.grid, weights)
+                        bar.update()
                 results.append((image, match))
             guess, self.matches = (torch.stack(parts) for parts in zip(*results, strict=True))
             self.grid = coarser = level.grid

@@ -15,6 +15,7 @@ from modules.networks.patch_gan import PatchCritic
 from modules.networks.vae import PatchVAE, RefinementBlock
 from modules.ops.checks import at_least, check_scale
 from modules.ops.images import resize, rmse_by_image
+from modules.ops.noise import randn, randn_like
 from modules.ops.scales import proportional_size, scale_sizes
 from modules.pyramid import PyramidModule
 
@@ -103,23 +104,20 @@ class HPVAEGAN(PyramidModule):
         """The finest scale that has been trained, or is in training; the scales above it are left out of all images."""
         return max(self.stage, 0)
 
-    def stage_label(self, stage: int) -> tuple[str, str]:
-        return f"scale {stage}", "{}×{}".format(*self.sizes[stage])
-
     def stage_modules(self, stage: int) -> list[nn.Module]:
         if stage < self.hparams.vae_levels:  # the blocks between stay as they are, as in the released code
             return [self.vae, self.generators[stage]] if stage else [self.vae]
         return [self.generators[stage], self.discriminators[stage]]
 
     def stage_optimizers(self, stage: int) -> list[torch.optim.Optimizer]:
-        hp, own = self.hparams, self.generators[stage].parameters()
+        hp, parameters = self.hparams, self.generators[stage].parameters()
         betas = tuple(hp.betas)
         if stage == 0:
-            return [Adam(own, hp.lr_vae, betas)]
+            return [Adam(parameters, hp.lr_vae, betas)]
         if stage < hp.vae_levels:
             vae = {"params": self.vae.parameters(), "lr": hp.lr_vae * hp.lr_scale**stage}
-            return [Adam([vae, {"params": own}], hp.lr_vae, betas)]
-        return [Adam(own, hp.lr_g, betas), Adam(self.discriminators[stage].parameters(), hp.lr_d, betas)]
+            return [Adam([vae, {"params": parameters}], hp.lr_vae, betas)]
+        return [Adam(parameters, hp.lr_g, betas), Adam(self.discriminators[stage].parameters(), hp.lr_d, betas)]
 
     def enter_stage(self, stage: int) -> None:
         self.eval()  # the stage before may still be in train mode, and its statistics must not move any more
@@ -136,10 +134,10 @@ class HPVAEGAN(PyramidModule):
 
         Image by image, so that it does not depend on how they are batched.
         """
-        images, size, errors = self.trainer.datamodule.sets()["image"], self.sizes[stage], []
+        images, size, errors = self.training_sets["image"], self.sizes[stage], []
         for i in range(len(images)):
             image = images[i].unsqueeze(0).to(self.device, self.dtype)
-            errors.append(F.mse_loss(resize(self.chain(image, stage - 1), size), resize(image, size)))
+            errors.append(F.mse_loss(resize(self.reconstruct_at(image, stage - 1), size), resize(image, size)))
         # Reduced, because sums on GPUs may differ in the last bit between ranks.
         return self.trainer.strategy.reduce(torch.stack(errors).mean().sqrt(), reduce_op="mean")
 
@@ -151,20 +149,20 @@ class HPVAEGAN(PyramidModule):
         return images
 
     def _noise(self, images: Tensor, scale: int) -> Tensor:
-        return self.noise_amplitudes[scale] * torch.randn_like(images)
+        return self.noise_amplitudes[scale] * randn_like(images)
 
     def _coarse_size(self, size: tuple[int, int]) -> tuple[int, int]:
         return proportional_size(size, self.image_size, self.sizes[0])
 
-    def chain(self, images: Tensor, scale: int) -> Tensor:
+    def reconstruct_at(self, images: Tensor, scale: int) -> Tensor:
         """Reconstruction at scale `scale` of images at any size: through the latent's mean, without noise."""
         size = images.shape[-2:]
         return self.refine(self.vae(resize(images, self._coarse_size(size))), 1, scale, size)
 
-    def latents(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
+    def sample_latents(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
         """New latents [N, latent_dim, h, w] for images of `size`, from their prior N(0, 1)."""
         grid = self._coarse_size(size or self.image_size)
-        return torch.randn(num_images, self.hparams.latent_dim, *grid, device=self.device)
+        return randn(num_images, self.hparams.latent_dim, *grid, device=self.device)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -172,13 +170,13 @@ class HPVAEGAN(PyramidModule):
         return self.vae.encoder(resize(images, self._coarse_size(images.shape[-2:])))[0]
 
     @torch.no_grad()
-    def render(self, latents: Tensor, size: tuple[int, int] | None = None, noise: bool = False) -> Tensor:
+    def decode(self, latents: Tensor, size: tuple[int, int] | None = None, noise: bool = False) -> Tensor:
         """Images of latents at `size`, in [-1, 1]; without noise a continuous function of them."""
         size = size or self.image_size
         return resize(self.refine(self.vae.decode(latents), 1, self.top, size, noise), size).clamp(-1, 1)
 
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
-        return self.render(self.latents(num_images, size), size, noise=True)
+        return self.decode(self.sample_latents(num_images, size), size, noise=True)
 
     @torch.no_grad()
     def inject(self, images: Tensor, scale: int = 0) -> Tensor:
@@ -187,7 +185,7 @@ class HPVAEGAN(PyramidModule):
         check_scale(self.num_scales, scale=scale)
         size = tuple(images.shape[-2:])
         if scale == 0:
-            return self.render(self.encode(images), size)
+            return self.decode(self.encode(images), size)
         below = resize(images, proportional_size(size, self.image_size, self.sizes[scale - 1]))
         return resize(self.refine(below, scale, self.top, size), size).clamp(-1, 1)
 
@@ -243,7 +241,7 @@ class HPVAEGAN(PyramidModule):
         n, size = self.stage, self.sizes[self.stage]
         with torch.no_grad():
             known = self.refine(self.vae.decode(draw_latents(*self.vae.encoder(coarse))), 1, n - 1, self.image_size)
-            drawn = self.refine(self.vae.decode(self.latents(len(coarse))), 1, n - 1, self.image_size, noise=True)
+            drawn = self.refine(self.vae.decode(self.sample_latents(len(coarse))), 1, n - 1, self.image_size, noise=True)
             known, drawn = resize(known, size), resize(drawn, size)
             noise = self._noise(drawn, n)
         block = self.generators[n]
@@ -259,8 +257,8 @@ class HPVAEGAN(PyramidModule):
         images = sets["image"].stack().to(self.device)
         numbers = {}
         for scale, size in enumerate(self.sizes[: self.top + 1]):
-            made, wanted = self.chain(images, scale), resize(images, size)
-            errors = rmse_by_image(made, wanted)
+            outputs, targets = self.reconstruct_at(images, scale), resize(images, size)
+            errors = rmse_by_image(outputs, targets)
             numbers[f"reconstruction_rmse_scale{scale}"] = float(errors.mean())
         numbers |= self.errors_by_image(errors)
         numbers["reconstruction_rmse_worst_to_best"] = float(errors.max() / errors.min())

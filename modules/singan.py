@@ -89,7 +89,7 @@ class SinGAN(PyramidModule):
         pyramid = (self.image_size, sizes, self.canvas, self.widths, depth, norm, noisy, paint_scale, paint_colors)
         self.pyramid = NoisePyramid(*pyramid)
         self.discriminators = nn.ModuleList(valid_stack(width, 1, depth, norm) for width in self.widths)
-        self._real = self._rest_input = torch.empty(0)
+        self._real = self._reconstruction_input = torch.empty(0)
 
     def _check_settings(self) -> None:
         hp, field = self.hparams, 2 * self.hparams.depth + 3
@@ -119,9 +119,8 @@ class SinGAN(PyramidModule):
                 f"datamodule gives {size[0]}×{size[1]}: set module.tiles=[{rows},{columns}] or change datamodule.tile"
             )
 
-    def stage_label(self, stage: int) -> tuple[str, str]:
-        height, width = self.pyramid.canvas_sizes[stage]
-        return f"scale {stage}", f"{height}×{width}"
+    def stage_size(self, stage: int) -> tuple[int, int]:
+        return self.pyramid.canvas_sizes[stage]
 
     def stage_modules(self, stage: int) -> list[nn.Module]:
         return [self.pyramid.generators[stage], self.discriminators[stage]]
@@ -136,10 +135,10 @@ class SinGAN(PyramidModule):
         """Number of scales trained or in training; until its turn comes, a scale only upsamples."""
         return max(self.stage, 0) + 1
 
-    def _render(self, number: int, size: tuple[int, int], start: int = 0, images: Tensor | None = None) -> Tensor:
+    def _decode(self, batch_size: int, size: tuple[int, int], start: int = 0, images: Tensor | None = None) -> Tensor:
         """Images of `size` by the scales from `start` on, with fresh noise, on top of `images` of the scale below."""
         sizes = list(enumerate(self.pyramid.scaled(size)))[start : self._trained]
-        noises = [self.pyramid.draw_noise(scale, number, own) for scale, own in sizes]
+        noises = [self.pyramid.draw_noise(scale, batch_size, own) for scale, own in sizes]
         return resize(self.pyramid(noises, start, images), size).clamp(-1, 1)
 
     @torch.no_grad()
@@ -148,9 +147,9 @@ class SinGAN(PyramidModule):
         training image's layout; such samples have the training image's size by default."""
         check_scale(self.num_scales, start_scale=start_scale)
         if start_scale == 0:
-            return self._render(num_images, size or self.image_size)
+            return self._decode(num_images, size or self.image_size)
         below = self.pyramid.reconstruction(min(start_scale, self._trained)).expand(num_images, -1, -1, -1)
-        return self._render(num_images, size or self.canvas, start_scale, below)
+        return self._decode(num_images, size or self.canvas, start_scale, below)
 
     @torch.no_grad()
     def inject(self, images: Tensor, scale: int = 1) -> Tensor:
@@ -161,7 +160,7 @@ class SinGAN(PyramidModule):
         check_scale(self.num_scales, lowest=1, scale=scale)
         size = tuple(images.shape[-2:])
         below = resize(images, self.pyramid.scaled(size)[scale - 1])  # a generator has learnt from upsampled inputs
-        return self._render(len(images), size, scale, below)
+        return self._decode(len(images), size, scale, below)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -180,7 +179,7 @@ class SinGAN(PyramidModule):
         return tiles[nearest(images.flatten(1), tiles.flatten(1))[1]]
 
     @torch.no_grad()
-    def enlarge(self, images: Tensor, factor: float) -> Tensor:
+    def super_resolve(self, images: Tensor, factor: float) -> Tensor:
         """Super-resolution: [N, 3, h, w] to [N, 3, int(factor h), int(factor w)] by the finest generator, in steps of about
         2^(1/3). Made for models trained on the small image itself with `scale_factor` 2^(-1/3)."""
         if not 1 < factor < math.inf:
@@ -195,18 +194,18 @@ class SinGAN(PyramidModule):
         return images.clamp(-1, 1)
 
     @torch.no_grad()
-    def walk(self, num_frames: int, alpha: float = 0.1, beta: float = 0.9, start_scale: int = 0) -> Tensor:
+    def animate(self, num_frames: int, alpha: float = 0.1, beta: float = 0.9, start_scale: int = 0) -> Tensor:
         """Frames [F, 3, H, W] of an animation: a random walk in the noise of all scales, from the training image on.
 
         `alpha` pulls back to the image, `beta` near 1 makes the motion smooth; scales below `start_scale` stay at rest.
         """
         check_scale(self.num_scales, start_scale=start_scale)
-        steps = self.pyramid.walk(self._trained, start_scale, alpha, beta)
+        steps = self.pyramid.random_walk(self._trained, start_scale, alpha, beta)
         frames = [resize(self.pyramid(next(steps)), self.canvas) for _ in range(num_frames)]
         return torch.cat(frames).clamp(-1, 1)
 
     def _training_image(self, size: tuple[int, int]) -> Tensor:
-        return resize(self.trainer.datamodule.sets()["image"][0].unsqueeze(0).to(self.device), size)
+        return resize(self.training_sets["image"][0].unsqueeze(0).to(self.device), size)
 
     @torch.no_grad()
     def enter_stage(self, stage: int) -> None:
@@ -226,32 +225,32 @@ class SinGAN(PyramidModule):
     def cache_stage(self, stage: int) -> None:
         """The training image at the stage's size, and what the stage gets of the reconstruction below."""
         self._real = self._training_image(self.pyramid.canvas_sizes[stage])
-        self._rest_input = self.pyramid.scale_input(stage, self.pyramid.reconstruction(stage), self._real.shape)
+        self._reconstruction_input = self.pyramid.scale_input(stage, self.pyramid.reconstruction(stage), self._real.shape)
 
-    def _draw_zstar(self, number: int = 0) -> None:
-        """z* number so-and-so of this epoch, equal on all ranks."""
-        generator = torch.Generator().manual_seed((self.epoch_seed(shared=True) + number) % 2**63)
+    def _draw_zstar(self, index: int = 0) -> None:
+        """Draws z*, the one with this index in the epoch, equal on all ranks."""
+        generator = torch.Generator().manual_seed((self.epoch_seed(shared=True) + index) % 2**63)
         self.pyramid.zstar.copy_(torch.randn(self.pyramid.zstar.shape, generator=generator))
 
     @torch.no_grad()
-    def _draw_inputs(self, number: int) -> tuple[Tensor, ...]:
+    def _draw_inputs(self, batch_size: int) -> tuple[Tensor, ...]:
         """Random inputs [N, 3, h, w] of the stage's scale, one for each critic step, by one pass through the chain."""
-        number_all, sizes = self.hparams.d_steps * number, self.pyramid.canvas_sizes[: self.stage]
-        chain = self.pyramid([self.pyramid.draw_noise(scale, number_all, size) for scale, size in enumerate(sizes)])
-        return self.pyramid.scale_input(self.stage, chain, (number_all, *self._real.shape[1:])).split(number)
+        total, sizes = self.hparams.d_steps * batch_size, self.pyramid.canvas_sizes[: self.stage]
+        chain = self.pyramid([self.pyramid.draw_noise(scale, total, size) for scale, size in enumerate(sizes)])
+        return self.pyramid.scale_input(self.stage, chain, (total, *self._real.shape[1:])).split(batch_size)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Of the batch only its length counts, as the number of noise maps: the image is known."""
-        n, hp, number = self.stage, self.hparams, len(batch["image"])
+        n, hp, batch_size = self.stage, self.hparams, len(batch["image"])
         g_opt, d_opt = self.current_optimizers()
         critic = self.discriminators[n]
         self._set_rates(batch_idx)
         if n == 0 and hp.resample_zstar:
             self._draw_zstar(batch_idx + 1)
         generator, amplitude = self.pyramid.generators[n], self.pyramid.noise_amplitudes[n]
-        noise = amplitude * self.pyramid.draw_noise(n, number, self.pyramid.canvas_sizes[n])
-        rest = amplitude * self.pyramid.rest_noise(n)
-        inputs = self._draw_inputs(number)
+        noise = amplitude * self.pyramid.draw_noise(n, batch_size, self.pyramid.canvas_sizes[n])
+        fixed_noise = amplitude * self.pyramid.reconstruction_noise(n)
+        inputs = self._draw_inputs(batch_size)
 
         with self.toggled_optimizer(d_opt):
             for images in inputs:
@@ -266,14 +265,14 @@ class SinGAN(PyramidModule):
                 # Paper's code: one fake for all steps, which fails since torch 1.5; here: made anew from the same noise.
                 fakes = generator(noise, inputs[-1])
                 loss_adversarial = wasserstein_g(critic(fakes))
-                loss_reconstruction = F.mse_loss(generator(rest, self._rest_input), self._real)
+                loss_reconstruction = F.mse_loss(generator(fixed_noise, self._reconstruction_input), self._real)
                 loss = loss_adversarial + hp.weight_reconstruction * loss_reconstruction
                 self.optimize(g_opt, loss)
 
         if (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch:
             terms = {"adversarial": loss_adversarial, "reconstruction": loss_reconstruction, "gp": loss_gp}
             clocks = {"stage": float(n), "iteration": float(self.iteration)}
-            self._log({"g_loss": loss, "d_loss": loss_critic} | terms | clocks, number)
+            self._log({"g_loss": loss, "d_loss": loss_critic} | terms | clocks, batch_size)
 
     def _log(self, values: Mapping[str, Tensor | float], batch_size: int) -> None:
         """Called only where values are written: Lightning's bookkeeping of each step took a tenth of it at 25 pixels."""
@@ -290,10 +289,10 @@ class SinGAN(PyramidModule):
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
         """Reconstruction RMSE of the training image and noise amplitude of each trained scale."""
-        image, made, numbers = sets["image"][0].unsqueeze(0).to(self.device), None, {}
+        image, output, numbers = sets["image"][0].unsqueeze(0).to(self.device), None, {}
         for scale, size in enumerate(self.pyramid.canvas_sizes[: self._trained]):
-            made = self.pyramid([self.pyramid.rest_noise(scale)], scale, made)
-            numbers[f"reconstruction_rmse_scale{scale}"] = float(rmse(made, resize(image, size)))
+            output = self.pyramid([self.pyramid.reconstruction_noise(scale)], scale, output)
+            numbers[f"reconstruction_rmse_scale{scale}"] = float(rmse(output, resize(image, size)))
             numbers[f"noise_amplitude_scale{scale}"] = float(self.pyramid.noise_amplitudes[scale])
         return numbers
 

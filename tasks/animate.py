@@ -40,7 +40,7 @@ class Animate:
         self.options = {"alpha": alpha, "beta": beta, "start_scale": start_scale}
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        walk = require(module, "walk", "animate")
+        walk = require(module, "animate", "animate")
         options = accepted(walk, "animate", **self.options)
         with sampling_mode(module, self.seed):
             frames = walk(self.num_frames, **options).cpu()

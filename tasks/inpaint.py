@@ -53,7 +53,7 @@ class Inpaint:
         self.options = {"temperature": temperature, "top_k": top_k, "candidates": candidates}
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        fill = require(module, "fill", "inpaint")
+        fill = require(module, "inpaint", "inpaint")
         require_trained_sampler(module, "inpaint")
         options = accepted(fill, "inpaint", **self.options)
         image, mask = read_masked(self.image, self.mask, module, self.size)

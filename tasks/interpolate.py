@@ -46,7 +46,7 @@ class Interpolate:
         self.frames_per_second, self.seed = frames_per_second, seed
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        latents, render = (require(module, name, "interpolate") for name in ("latents", "render"))
+        latents, render = (require(module, name, "interpolate") for name in ("sample_latents", "decode"))
         size = self.size or tuple(module.image_size)
         with sampling_mode(module, self.seed):
             if self.images is None:

@@ -36,7 +36,7 @@ class Superresolve:
         self.image, self.factor, self.consistent, self.reference, self.seed = image, factor, consistent, reference, seed
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        enlarge = require(module, "enlarge", "superresolve")
+        enlarge = require(module, "super_resolve", "superresolve")
         image = read_image(self.image)
         height, width = image.shape[-2:]
         if (height, width) != tuple(module.image_size):

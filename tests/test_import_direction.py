@@ -21,18 +21,21 @@ ROOMS = {
     "cli": ("cli core", "omegaconf yaml pydantic"),
     "core": ("core", ""),
     "core.types": ("core", "pydantic"),
-    "experiment": ("experiment core modules.base metrics.results", "torch lightning omegaconf numpy"),
+    "experiment": (
+        "experiment core modules.base modules.staged modules.bank modules.ops metrics.results",
+        "torch lightning omegaconf numpy",
+    ),
     "experiment.wandb_logger": ("core", "lightning numpy wandb"),  # nothing else knows W&B; a logger object is enough
     "datamodules": ("datamodules core modules.ops", "torch torchvision kornia lightning PIL numpy imagehash"),
     "metrics": ("metrics core modules.ops", "torch torchvision torchmetrics lpips scipy"),
     "callbacks": (
-        "callbacks experiment metrics core modules.base modules.ops",
+        "callbacks experiment metrics core modules.base modules.staged modules.capabilities modules.ops",
         "torch lightning torchmetrics omegaconf PIL numpy",
     ),
-    "tasks": ("tasks datamodules core modules.base modules.ops", "torch torchvision kornia PIL numpy"),
+    "tasks": ("tasks datamodules core modules.base modules.capabilities modules.ops", "torch torchvision kornia PIL numpy"),
     "tasks.output": ("core modules.ops", "torch PIL numpy av"),
     "reports": (
-        "reports tasks callbacks metrics experiment core modules.base modules.ops modules.patches",
+        "reports tasks callbacks metrics experiment core modules.base modules.capabilities modules.ops modules.patches",
         "torch PIL numpy jinja2",
     ),
     "modules": (

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.ops import noise
 from modules.ops.images import luma
 
 
@@ -124,38 +125,39 @@ def degrade(image: Tensor) -> Tensor:
 
     Paper: transforms of a library with these chances; here: the like of them. Cut-outs become one random colour each.
     """
-    chance = torch.rand(5).tolist()
+    chance = noise.rand(5).tolist()
     if chance[0] < 0.25:
-        image = image * float(0.5 + torch.rand(())) + float(0.8 * torch.rand(()) - 0.4)
+        image = image * float(0.5 + noise.rand(1)) + float(0.8 * noise.rand(1) - 0.4)
     if chance[1] < 0.25:
-        image = image + (0.8 * torch.rand(3, 1, 1) - 0.4).to(image)
+        image = image + (0.8 * noise.rand(3, 1, 1) - 0.4).to(image)
     if chance[2] < 0.25:
         image = luma(image.unsqueeze(0))[0].expand(3, -1, -1)
     if chance[3] < 0.25:
-        image = image + float(0.3 * torch.rand(())) * torch.randn_like(image)
+        image = image + float(0.3 * noise.rand(1)) * noise.randn_like(image)
     image = image.clamp(-1, 1)
-    for _ in range(int(torch.randint(1, 6, ())) if chance[4] < 0.9 else 0):
-        image[_random_place(image, _random_sides(image))] = (2 * torch.rand(3, 1, 1) - 1).to(image)
+    for _ in range(int(noise.randint(1, 6, (1,))) if chance[4] < 0.9 else 0):
+        image[_random_region(image, _random_sides(image))] = (2 * noise.rand(3, 1, 1) - 1).to(image)
     return image
 
 
 def move_tiles(image: Tensor) -> Tensor:
     """An image [3, H, W] with one to five of its rectangles copied to other places."""
     moved = image.clone()
-    for _ in range(int(torch.randint(1, 6, ()))):
+    for _ in range(int(noise.randint(1, 6, (1,)))):
         sides = _random_sides(image)
-        moved[_random_place(image, sides)] = image[_random_place(image, sides)]
+        moved[_random_region(image, sides)] = image[_random_region(image, sides)]
     return moved
 
 
 def _random_sides(image: Tensor) -> list[int]:
     """Height and width from an eighth to a third of an image's [3, H, W]."""
-    return [int(torch.randint(max(1, side // 8), max(1, side // 3) + 1, ())) for side in image.shape[-2:]]
+    return [int(noise.randint(max(1, side // 8), max(1, side // 3) + 1, (1,))) for side in image.shape[-2:]]
 
 
-def _random_place(image: Tensor, sides: Sequence[int]) -> tuple[slice, ...]:
-    starts = [int(torch.randint(full - side + 1, ())) for full, side in zip(image.shape[-2:], sides, strict=True)]
+def _random_region(image: Tensor, sides: Sequence[int]) -> tuple[slice, ...]:
+    starts = [int(noise.randint(0, full - side + 1, (1,))) for full, side in zip(image.shape[-2:], sides, strict=True)]
     return slice(None), *(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
 
 
-CHANGES = {"harmonization": (degrade, 0.0), "editing": (move_tiles, 0.1)}  # modes with images as inputs; noise on them
+# Modes with images as inputs: how these are changed, and the standard deviation of the noise on them.
+INPUT_AUGMENTATIONS = {"harmonization": (degrade, 0.0), "editing": (move_tiles, 0.1)}

@@ -10,6 +10,7 @@ from core.errors import UserError
 from modules.networks.patch_gan import SLOPE
 from modules.ops.images import resize
 from modules.ops.nearest import nearest
+from modules.ops.noise import randn
 from modules.ops.scales import proportional_size
 
 Size = tuple[int, int]
@@ -94,21 +95,21 @@ class NoisePyramid(nn.Module):
     def _with_margin(self, noise: Tensor) -> Tensor:
         return F.pad(noise, [0 if self.noisy_margin else self.margin] * 4).expand(-1, 3, -1, -1)
 
-    def draw_noise(self, scale: int, number: int, size: Size) -> Tensor:
+    def draw_noise(self, scale: int, batch_size: int, size: Size) -> Tensor:
         """Unit Gaussian noise [N, 3, h + 2m, w + 2m] for an output of `size`; at scale 0 the three channels are equal."""
-        noise = torch.randn(number, 3 if scale else 1, *self._drawn(size), device=self.zstar.device)
+        noise = randn(batch_size, 3 if scale else 1, *self._drawn(size), device=self.zstar.device)
         return self._with_margin(noise)
 
-    def rest_noise(self, scale: int) -> Tensor:
+    def reconstruction_noise(self, scale: int) -> Tensor:
         """The noise [1, 3, h + 2m, w + 2m] that gives the training image: z* at scale 0, zeros above."""
         if scale == 0:
             return self._with_margin(self.zstar)
         return self.zstar.new_zeros(1, 3, *self.padded(self.canvas_sizes[scale]))
 
-    def walk(self, num_scales: int, start: int, alpha: float, beta: float) -> Iterator[list[Tensor]]:
+    def random_walk(self, num_scales: int, start: int, alpha: float, beta: float) -> Iterator[list[Tensor]]:
         """Noise maps of the first scales for one frame after the other, without end: a random walk from the resting
         noise, to which `alpha` pulls back; `beta` is the inertia. Scales below `start` stay at rest."""
-        rest = [self.rest_noise(scale) for scale in range(num_scales)]
+        rest = [self.reconstruction_noise(scale) for scale in range(num_scales)]
         before, now, moving = rest, list(rest), range(start, num_scales)
         for scale in moving:
             now[scale] = 0.95 * rest[scale] + 0.05 * self.draw_noise(scale, 1, self.canvas_sizes[scale])
@@ -137,7 +138,7 @@ class NoisePyramid(nn.Module):
 
     def reconstruction(self, num_scales: int) -> Tensor | None:
         """The training image from z* by the first scales, [1, 3, h, w]; None for no scale."""
-        return self([self.rest_noise(scale) for scale in range(num_scales)])
+        return self([self.reconstruction_noise(scale) for scale in range(num_scales)])
 
     def scale_input(self, scale: int, images: Tensor | None, shape: Sequence[int]) -> Tensor:
         """What a scale adds detail to: zeros of `shape` at scale 0, above it the output of the scale below, upsampled."""

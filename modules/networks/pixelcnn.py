@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import UserError
+from modules.ops.noise import rand
 from modules.ops.positions import coordinate_map
 
 # Root mean square of tanh(a)·sigmoid(b) for a, b ~ N(0, 1). Weights that read gated features are divided by it, so
@@ -176,7 +177,7 @@ class GatedPixelCNN(nn.Module):
 
         With `known` (int64 [num or 1, h, w]) and `mask` (bool, the same shape, True = draw this cell) the other cells
         keep their known codes and are context for the cells after them. One call consumes exactly
-        `torch.rand(num, h, w)` of the global CPU generator, so a map depends neither on the device nor on `mask`.
+        `torch.rand(num, h, w)` (see `modules.ops.noise`), so a map depends neither on the device nor on `mask`.
 
         Raises:
             ValueError: temperature ≤ 0, top_k outside 1 … K, `known` without `mask` or of another shape.
@@ -186,7 +187,7 @@ class GatedPixelCNN(nn.Module):
             raise UserError(f"temperature={temperature}: must be above 0 (top_k=1 takes the most likely code)")
         if top_k is not None and not 1 <= top_k <= self.num_codes:
             raise UserError(f"top_k={top_k}: allowed is 1 … {self.num_codes}, the number of codes, or none")
-        uniform = torch.rand(num, *size).to(codes.device)
+        uniform = rand(num, *size).to(codes.device)
         drawn_columns = mask.any(dim=0).tolist()
         with torch.autocast(codes.device.type, enabled=False):
             scan = RasterScan(self, num, size)

@@ -23,7 +23,7 @@ class VectorQuantizer(nn.Module):
         self.position_scale = math.sqrt(position_weight)
         self.codebook = nn.Parameter(torch.randn(num_codes, code_dim + 2))
 
-    def place(self, features: Tensor) -> Tensor:
+    def add_coordinates(self, features: Tensor) -> Tensor:
         """Features [N, C, h, w] with the scaled coordinates of their grid appended: [N, C + 2, h, w]."""
         number, _, height, width = features.shape
         positions = self.position_scale * coordinate_map(height, width, features)
@@ -40,7 +40,7 @@ class VectorQuantizer(nn.Module):
         return self.codebook[codes].permute(0, 3, 1, 2)
 
     @torch.no_grad()
-    def initialise(self, placed: Tensor, generator: torch.Generator) -> None:
+    def initialize(self, placed: Tensor, generator: torch.Generator) -> None:
         """Sets the code book to the k-means centres of placed features [N, C + 2, h, w]."""
         rows = placed.permute(0, 2, 3, 1).flatten(0, 2)
         self.codebook.copy_(kmeans(rows, len(self.codebook), generator))
@@ -79,15 +79,15 @@ class VQGenerator(nn.Module):
 
     def codes(self, images: Tensor) -> Tensor:
         """Code indices [N, h, w]."""
-        return self.quantizer.indices(self.quantizer.place(self.encode(images)))
+        return self.quantizer.indices(self.quantizer.add_coordinates(self.encode(images)))
 
     def decode(self, entries: Tensor) -> Tensor:
         """Images in [-1, 1] of code book entries [N, code_dim + 2, h, w]."""
         return torch.tanh(self.decoder(entries))
 
-    def render(self, codes: Tensor) -> Tensor:
+    def decode_codes(self, codes: Tensor) -> Tensor:
         """Images of code indices [N, h, w]."""
         return self.decode(self.quantizer.lookup(codes))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.render(self.codes(images))
+        return self.decode_codes(self.codes(images))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from modules.ops.noise import randint
 from modules.patches.mosaic import PatchGrid
 
 STRIDES = (1, 4)  # distances of the neighbours whose match is tried; the longer one stands in for the serial scan
@@ -26,9 +27,9 @@ def patchmatch(queries: Tensor, keys: Tensor, grid: PatchGrid, matches: Tensor, 
                 distances, matches = _try(queries, keys, distances, matches, _from_neighbour(grid, matches, shift))
         for window in windows:
             places = grid.locate(matches)
-            places[1:] += torch.randint(-window, window + 1, places[1:].shape, device=places.device)
+            places[1:] += randint(-window, window + 1, tuple(places[1:].shape), device=places.device)
             distances, matches = _try(queries, keys, distances, matches, grid.index(places))
-        anywhere = torch.randint(grid.number, matches.shape, device=matches.device)
+        anywhere = randint(0, grid.number, tuple(matches.shape), device=matches.device)
         distances, matches = _try(queries, keys, distances, matches, anywhere)
     return distances, matches
 

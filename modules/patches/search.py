@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from modules.ops.nearest import extract
+from modules.ops.noise import randint
 from modules.patches.mosaic import PatchGrid
 from modules.patches.neighbor_index import SMALL, NeighborIndex, Projection, nearest_scored, search_all
 from modules.patches.patchmatch import patchmatch
@@ -76,7 +77,7 @@ class PatchMatchSearch:
         """As `ExactSearch`; begins with the matches `start` [h, w], or with random ones and twice the sweeps."""
         queries = self._features(image)
         sweeps = self.sweeps if start is not None else 2 * self.sweeps
-        chance = torch.randint(self.grid.number, queries.shape[:2], device=image.device)
+        chance = randint(0, self.grid.number, tuple(queries.shape[:2]), device=image.device)
         if self.allowed is not None:
             possible = self.allowed.nonzero()[:, 0]
             chance = possible[chance % len(possible)]

@@ -1,0 +1,65 @@
+"""Conditions: what a conditional generator is told about an image, as one vector for each image.
+
+A method takes `condition: {class_path: …, …}` or null, and builds it by `core.build.build_node`. A condition is a part of
+the module: its buffers are in checkpoints.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from core.errors import UserError
+from core.types import PositiveInt
+from modules.ops import noise
+
+
+class Condition(nn.Module):
+    """Base of conditions; `dim` is the length of the vectors."""
+
+    dim: int
+
+    def check_data(self, sets: Mapping[str, Dataset]) -> None:
+        """UserError if these image sets do not give what the condition needs."""
+
+    def prepare(self, module: nn.Module, sets: Mapping[str, Dataset]) -> None:
+        """Called when training begins, not on resume: computes what the condition keeps of the images, equal on all ranks."""
+
+    def of_batch(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Vectors [N, dim] of a training batch."""
+        raise NotImplementedError
+
+    def draw(self, num_images: int, device: torch.device | None = None) -> Tensor:
+        """Vectors [N, dim] to sample with."""
+        raise NotImplementedError
+
+
+class Labels(Condition):
+    """Class labels as one-hot vectors; sampling draws classes with equal chances.
+
+    Args:
+        num_classes: number of classes of `datamodule.labels`.
+    """
+
+    def __init__(self, num_classes: PositiveInt) -> None:
+        super().__init__()
+        self.dim = num_classes
+
+    def check_data(self, sets: Mapping[str, Dataset]) -> None:
+        names = getattr(sets["image"], "label_names", None)
+        if not names:
+            raise UserError("module.condition needs class labels: set datamodule.labels (folder, or FILE.csv:COLUMN)")
+        if len(names) > self.dim:
+            raise UserError(f"module.condition.num_classes is {self.dim}, and the images have {len(names)} classes")
+
+    def of_batch(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return self.of_labels(batch["label"])
+
+    def of_labels(self, labels: Tensor) -> Tensor:
+        """One-hot vectors [N, num_classes] of class indices [N]."""
+        return F.one_hot(labels, self.dim).float()
+
+    def draw(self, num_images: int, device: torch.device | None = None) -> Tensor:
+        return self.of_labels(noise.randint(0, self.dim, (num_images,), device))

@@ -1,0 +1,72 @@
+"""Random draws of sampling, so that image i depends on (seed, i) alone: on no other image, batch size, rank or device.
+
+Code that draws for images in `sample` and the other capabilities takes `randn`, `rand` and `randint` from here. In training,
+and wherever `image_generators` is not active, they are torch's own functions on the global generator.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_active: ContextVar[list[torch.Generator] | None] = ContextVar("image_generators", default=None)
+
+
+@contextmanager
+def image_generators(seed: int, images: Iterable[int]) -> Iterator[None]:
+    """Inside, row i of what is drawn comes from a CPU generator of its own, which (seed, images[i]) determines."""
+    generators = [torch.Generator().manual_seed(_mixed(seed, image)) for image in images]
+    token = _active.set(generators)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+@contextmanager
+def single_image(index: int) -> Iterator[None]:
+    """Inside, all draws are for image `index` of the batch: for methods that compute one image after the other."""
+    generators = _active.get()
+    token = _active.set(None if generators is None else [generators[index]])
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def randn(*shape: int, device: torch.device | None = None) -> Tensor:
+    """Standard normal values; the first dimension is the number of images, or a multiple of it in the images' order."""
+    return _draw(torch.randn, shape, device)
+
+
+def randn_like(images: Tensor) -> Tensor:
+    """Standard normal values of the shape, type and device of `images` [N, ...]."""
+    return randn(*images.shape, device=images.device).to(images.dtype) if _active.get() else torch.randn_like(images)
+
+
+def rand(*shape: int, device: torch.device | None = None) -> Tensor:
+    """Uniform values in [0, 1); see `randn`."""
+    return _draw(torch.rand, shape, device)
+
+
+def randint(low: int, high: int, shape: tuple[int, ...], device: torch.device | None = None) -> Tensor:
+    """Integers from `low` to `high` - 1; see `randn`."""
+    return _draw(lambda size, **options: torch.randint(low, high, size, **options), shape, device)
+
+
+def _draw(function: Callable[..., Tensor], shape: tuple[int, ...], device: torch.device | None, **options: Any) -> Tensor:
+    generators = _active.get()
+    if generators is None:
+        return function(shape, device=device, **options)
+    rows, rest = divmod(shape[0], len(generators))
+    if rest:
+        raise ValueError(f"{shape[0]} rows cannot be shared out among {len(generators)} images")
+    return torch.cat([function((rows, *shape[1:]), generator=generator, **options) for generator in generators]).to(device)
+
+
+def _mixed(seed: int, image: int) -> int:
+    """A seed whose neighbors are far apart (a step of Knuth's MMIX generator)."""
+    return ((seed * 2_654_435_761 + image + 1) * 6_364_136_223_846_793_005 + 1_442_695_040_888_963_407) % 2**63

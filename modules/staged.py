@@ -1,0 +1,243 @@
+"""Training in stages inside one fit: a stage is a block of epochs that trains some parts while all others are frozen."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any, Self
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+
+from core.errors import NonFiniteError, UserError
+from modules.base import GenerativeModule, sampling_mode
+from modules.ops.images import resize
+
+COLLAPSE_CONTRAST = 0.05  # a stage's images count as collapsed below this share of the training images' contrast
+
+
+class StagedModule(GenerativeModule):
+    """Base of every trained method; a plain GAN has one stage.
+
+    All parts and optimizers exist from the start, so that any checkpoint of a run fits any stage (P 6.1); an optimizer that
+    never stepped costs no memory. The training ends after the last stage's epochs.
+
+    A method writes `stage_optimizers`; with several stages also `stage_modules`, and where needed `enter_stage`,
+    `cache_stage`, `stage_label` and `stage_images`.
+
+    A stage that ends with images of one color gives a warning. Weights that are not finite after an epoch end the training
+    with a NonFiniteError, before anything uses them; the checkpoints are those of the epochs before.
+
+    Args:
+        epochs: of all stages, or a list with the number of each.
+        num_stages: number of stages.
+    """
+
+    duration_settings: tuple[str, ...] = ("epochs",)
+    collapse_advice = "another seed, smaller learning rates, more training images"  # against stages that end in one color
+
+    def __init__(self, epochs: int | list[int], num_stages: int = 1) -> None:
+        super().__init__()
+        blocks = [epochs] * num_stages if isinstance(epochs, int) else list(epochs)
+        if len(blocks) != num_stages or min(blocks) < 1:
+            raise UserError(f"{self.duration_settings[0]} is {epochs}; expected {num_stages} number(s) of at least 1")
+        self.num_stages = num_stages
+        self.stage = -1
+        self._stage_ends = list(accumulate(blocks))
+        self._cached_stage = -1
+
+    # --- what a method writes -----------------------------------------------------------------------------------------
+
+    def stage_modules(self, stage: int) -> list[nn.Module]:
+        """The parts that train in a stage; every other part is frozen: no gradient, eval mode. By default all submodules
+        but those of `frozen` and the averages."""
+        untrained = {id(module) for module in self._untrained()}
+        return [module for module in self.children() if id(module) not in untrained]
+
+    def stage_optimizers(self, stage: int) -> list[torch.optim.Optimizer]:
+        """New optimizers of a stage, always equally many and in the same order."""
+        raise NotImplementedError(f"{type(self).__name__} does not define stage_optimizers()")
+
+    def enter_stage(self, stage: int) -> None:
+        """Changes the state once, when the stage begins: weights from the scale below, noise amplitude, code book.
+
+        Has to give the same on all ranks: draw from `shared_generator()`.
+        """
+
+    def cache_stage(self, stage: int) -> None:
+        """Computes what a stage needs and a checkpoint does not hold; runs at the stage's beginning and after a resume."""
+
+    def stage_label(self, stage: int) -> str:
+        """Name of a stage for people."""
+        return f"stage {stage}" if self.num_stages > 1 else "training"
+
+    def stage_size(self, stage: int) -> tuple[int, int]:
+        """Height and width of the images that a stage makes."""
+        return self.image_size
+
+    def stage_images(self, images: Tensor) -> Tensor:
+        """A few images by the stages so far, by which one that has just ended is judged: samples, or while samples mean
+        nothing yet reconstructions of the training `images` [N, 3, H, W]."""
+        return self.sample(2) if self.samples_ready else self.reconstruct(images)
+
+    # --- stages and epochs --------------------------------------------------------------------------------------------
+
+    @property
+    def stage_name(self) -> str:
+        """The stage in training with its size, for progress bars and grids: "scale 1 35×47"."""
+        stage = max(self.stage, 0)
+        return "{} {}×{}".format(self.stage_label(stage), *self.stage_size(stage))
+
+    def stage_at(self, epoch: int) -> int:
+        """The stage that an epoch belongs to; the last one for later epochs."""
+        return next((s for s, end in enumerate(self._stage_ends) if epoch < end), self.num_stages - 1)
+
+    def stage_epochs(self, stage: int) -> int:
+        """Number of epochs of a stage."""
+        return self._stage_ends[stage] - (self._stage_ends[stage - 1] if stage else 0)
+
+    def ends_stage(self, epoch: int) -> bool:
+        """True if `epoch` is the last one of a stage."""
+        return self.stage_at(epoch) != self.stage_at(epoch + 1) or self.finished(epoch + 1)
+
+    @property
+    def stage_progress(self) -> float:
+        """Share of the current stage's epochs that are done, 0 in its first epoch; for schedules within a stage."""
+        return 1 - (self._stage_ends[self.stage] - self.current_epoch) / self.stage_epochs(self.stage)
+
+    def finished(self, epochs: int) -> bool:
+        """See `GenerativeModule.finished`."""
+        return epochs >= self._stage_ends[-1]
+
+    # --- optimizers and frozen parts ----------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        stages = [self.stage_optimizers(stage) for stage in range(self.num_stages)]
+        ends = accumulate(map(len, stages))
+        self._optimizer_slices = [(end - len(opts), end) for opts, end in zip(stages, ends, strict=True)]
+        return [optimizer for optimizers in stages for optimizer in optimizers]
+
+    def current_optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers of the stage in training, as `stage_optimizers` listed them."""
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        return optimizers[slice(*self._optimizer_slices[self.stage])]
+
+    @contextmanager
+    def toggled_optimizer(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Inside: no gradients for what the stage's other optimizers step. Lightning's own goes through all stages."""
+        others = [other for other in self.current_optimizers() if other is not optimizer]
+        parameters = [p for other in others for group in other.param_groups for p in group["params"]]
+        trained = [p for p in parameters if p.requires_grad]
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> Self:
+        """Only the parts of the current stage follow `mode`; everything else stays in eval."""
+        if self.stage < 0:
+            return super().train(mode)
+        super().train(False)
+        self.training = mode
+        for module in self.stage_modules(self.stage):
+            module.train(mode)
+        for module in self._untrained():
+            module.eval().requires_grad_(False)
+        return self
+
+    def _sync_stage(self) -> None:
+        """Brings stage, freezing and caches in line with the epoch; does nothing when they agree already (P 6.6)."""
+        stage = self.stage_at(self.current_epoch)
+        while self.stage < stage:
+            self.stage += 1
+            self.enter_stage(self.stage)
+        self.requires_grad_(False)
+        for module in self.stage_modules(stage):
+            module.requires_grad_(True)
+        self.train()
+        if self._cached_stage != stage:
+            self.cache_stage(stage)
+            self._cached_stage = stage
+
+    # --- hooks --------------------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        if self.finished(self.current_epoch):  # a finished run that is resumed would train one epoch more (P 6.12)
+            self.trainer.should_stop = True
+        else:
+            self._sync_stage()
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._sync_stage()
+
+    def on_train_batch_end(self, outputs: Any, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.trainer.is_last_batch:  # before validation and checkpoints look at the weights
+            self._average_statistics()
+            self._require_finite_weights()
+
+    def on_train_epoch_end(self) -> None:
+        if self.ends_stage(self.current_epoch):
+            self._warn_if_constant()
+        if self.finished(self.current_epoch + 1):
+            self.trainer.should_stop = True
+
+    def _average_statistics(self) -> None:
+        """Batch norm's running statistics are those of each rank's own batches; all ranks get their mean (P 4.1).
+
+        Once an epoch: they are moving averages, so that the mean at the end is that of averaging after each step.
+        """
+        if self.trainer.world_size == 1:
+            return
+        norms = [m for part in self.stage_modules(self.stage) for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
+        statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None]
+        if statistics:
+            means = self.mean_over_ranks(torch.cat(statistics))
+            for values, mean in zip(statistics, means.split([s.numel() for s in statistics]), strict=True):
+                values.copy_(mean)
+
+    def _require_finite_weights(self) -> None:
+        frozen = {id(tensor) for part in self.frozen() for tensor in part.state_dict(keep_vars=True).values()}
+        states = [t for part in self.stage_modules(self.stage) for t in part.state_dict(keep_vars=True).values()]
+        states = [tensor for tensor in states if id(tensor) not in frozen]
+        if not torch.stack([tensor.isfinite().all() for tensor in states]).all():
+            for callback in self.trainer.checkpoint_callbacks:
+                callback.save_on_exception = False  # the last checkpoint is one that a run can be resumed from
+            raise NonFiniteError(
+                f"{self.stage_name}: weights are infinite or NaN after epoch {self.current_epoch}. Possible remedies: smaller "
+                f"learning rates, trainer.precision=32-true, {self.collapse_advice}"
+            )
+
+    def _warn_if_constant(self) -> None:
+        """The stages above cannot repair one that has collapsed. Draws nothing from the training's random state."""
+        reals = self.training_sets["image"]
+        images = torch.stack([reals[i] for i in range(min(len(reals), 8))]).to(self.device)
+        with sampling_mode(self, 0):
+            compared = self.stage_images(images), resize(images, self.stage_size(self.stage))
+        contrast, expected = (float(pictures.std((2, 3)).mean()) for pictures in compared)
+        if not contrast >= COLLAPSE_CONTRAST * expected:
+            rank_zero_warn(
+                f"{self.stage_name} gives nearly constant images (contrast {contrast:.3f}, training images {expected:.3f}). "
+                f"Possible remedies: {self.collapse_advice}"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["stage"] = self.stage
+        checkpoint["stage_ends"] = self._stage_ends
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.stage = checkpoint["stage"]
+        ended = checkpoint.get("stage_ends", self._stage_ends)[: self.stage]
+        if ended != self._stage_ends[: self.stage] or self.stage_at(checkpoint["epoch"]) != self.stage:
+            raise UserError(
+                f"module.{self.duration_settings[0]} changes stages that are already trained: the checkpoint is of stage "
+                f"{self.stage} in epoch {checkpoint['epoch']}, the stages before it ended after {ended} epochs; as configured, "
+                f"stages end after {self._stage_ends}"
+            )
