@@ -146,8 +146,8 @@ class FewGAN(PyramidModule):
         if stage == self.prior_stage:
             self._inputs = {name: self._each(sets[name], self._codes) for name in ("side", "side_heldout") if name in sets}
         elif stage > 0:
+            size = self.sizes[stage]
             for name in ("image", "side"):
-                size = self.sizes[stage]
                 self._inputs[name] = self._each(sets[name], lambda x: resize(self.reconstruct_at(x, stage - 1), size))
 
     @torch.no_grad()
