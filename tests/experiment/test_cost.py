@@ -17,7 +17,7 @@ import train
 from cli.loader import load_config
 from core.units import human_bytes, human_time
 from datamodules.synthetic import SyntheticDataModule
-from experiment.cost import Cost, PeakMemory, Stopwatch, rehearse
+from experiment.cost import CostEstimate, PeakMemory, StageTimer, estimate_cost, plan
 from modules.gpdm import GPDM
 from modules.gpnn import GPNN
 from modules.singan import SinGAN
@@ -41,7 +41,7 @@ def test_a_plan_changes_nothing_and_writes_nothing(path, tmp_path, monkeypatch, 
     recwarn.clear()
     before = {key: value.clone() for key, value in module.state_dict().items()}
     settings, numbers, workers = vars(datamodule).copy(), torch.get_rng_state(), datamodule.num_workers
-    plan = module.plan(datamodule, trainer)
+    plan = plan(module, datamodule, trainer)
     assert torch.equal(torch.get_rng_state(), numbers)
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
     assert vars(datamodule) == settings and datamodule.num_workers == workers and datamodule.trainer is None
@@ -52,7 +52,7 @@ def test_a_plan_changes_nothing_and_writes_nothing(path, tmp_path, monkeypatch, 
 @every_yaml
 def test_a_plan_lists_every_stage_or_scale_with_its_size(path, tmp_path):
     trainer, module, datamodule = prepared(path, tmp_path / "run")
-    rows = module.plan(datamodule, trainer).splitlines()
+    rows = plan(module, datamodule, trainer).splitlines()
     if isinstance(module, GPNN | GPDM):
         assert rows[: module.num_scales] == [f"scale {n}  {h}×{w}" for n, (h, w) in enumerate(module.sizes)]
         assert "a sample of 3 image(s): about" in "\n".join(rows) and "MB" in "\n".join(rows)
@@ -73,7 +73,7 @@ def singan(size, budget=60.0, **settings):
     data.setup()
     module = SinGAN([size, size], min_size=12, scale_factor=0.5, **settings)
     trainer = lightning.Trainer(accelerator="cpu", logger=False)
-    return module, data, trainer, rehearse(module, data, trainer, budget)
+    return module, data, trainer, estimate_cost(module, data, trainer, budget)
 
 
 def test_every_stage_is_measured_and_cost_grows_with_size():
@@ -94,7 +94,7 @@ def test_every_stage_is_measured_and_cost_grows_with_size():
 
 def test_a_spent_budget_leaves_the_finer_stages_to_parameters_and_pixels():
     module = SinGAN([64, 64], min_size=12, width=8, max_width=16, scales_per_width=2, scale_factor=0.5)
-    watch = Stopwatch(budget=0.0)
+    watch = StageTimer(budget=0.0)
     watch.seconds, watch.growths = [1.0, 2.0], [10.0**9, 2 * 10.0**9]
     cost = watch.cost(module)
     assert cost.measured == 2 and len(cost.seconds) == module.num_stages > 3
@@ -110,8 +110,8 @@ def test_a_spent_budget_leaves_the_finer_stages_to_parameters_and_pixels():
 def test_a_rehearsal_stops_where_the_next_stage_does_not_fit_and_the_plan_says_so(monkeypatch):
     module, data, trainer, cost = singan(16, budget=0.0, width=8, epochs_per_stage=3)
     assert cost.measured == 1 and len(cost.seconds) == module.num_stages > 1
-    monkeypatch.setattr("modules.pyramid.rehearse", lambda *_: Cost([5.0, 10.0], 3e9, 1))
-    rows = module.plan(data, trainer).splitlines()
+    monkeypatch.setattr("modules.pyramid.estimate_cost", lambda *_: CostEstimate([5.0, 10.0], 3e9, 1))
+    rows = plan(module, data, trainer).splitlines()
     assert rows[1].endswith("2 min") and rows[2].endswith("4 min")  # 8 x 3 iterations each
     assert "about 6 min of training here and 3.0 GB of memory" in rows[3] and "stages from 1 on" in rows[-1]
 
