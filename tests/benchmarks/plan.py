@@ -21,7 +21,7 @@ import torch
 import train
 from cli.loader import load_config
 from core.units import PeakMemory
-from experiment.cost import rehearse
+from experiment.cost import estimate_cost
 
 METHODS = ("fewgan", "singan", "concat_singan", "consingan", "hpvaegan", "gpnn", "gpdm")
 
@@ -52,7 +52,7 @@ def estimate(words: list[str], folder: str) -> tuple[float, float]:
     trainer, module, data = prepared(words, folder)
     if hasattr(module, "sample_cost"):
         return module.sample_cost(data.sets()["image"].stack())
-    cost = rehearse(module, data, trainer)
+    cost = estimate_cost(module, data, trainer)
     return sum(cost.seconds), cost.memory
 
 

@@ -41,12 +41,12 @@ def test_a_plan_changes_nothing_and_writes_nothing(path, tmp_path, monkeypatch, 
     recwarn.clear()
     before = {key: value.clone() for key, value in module.state_dict().items()}
     settings, numbers, workers = vars(datamodule).copy(), torch.get_rng_state(), datamodule.num_workers
-    plan = plan(module, datamodule, trainer)
+    text = plan(module, datamodule, trainer)
     assert torch.equal(torch.get_rng_state(), numbers)
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
     assert vars(datamodule) == settings and datamodule.num_workers == workers and datamodule.trainer is None
     assert module._trainer is None and not list(tmp_path.iterdir()) and not recwarn.list
-    assert "memory" in plan and "unknown" not in plan
+    assert "memory" in text and "unknown" not in text
 
 
 @every_yaml
@@ -68,7 +68,7 @@ def test_a_plan_lists_every_stage_or_scale_with_its_size(path, tmp_path):
 
 
 def singan(size, budget=60.0, **settings):
-    """Module, data module, trainer and the cost by a rehearsal."""
+    """Module, data module, trainer and the cost of an estimate."""
     data = SyntheticDataModule([size, size], num_images=1, samples_per_epoch=8)
     data.setup()
     module = SinGAN([size, size], min_size=12, scale_factor=0.5, **settings)
@@ -80,7 +80,7 @@ def test_every_stage_is_measured_and_cost_grows_with_size():
     """In a process of its own: one that has done much before finds room in the memory that it holds already."""
     code = """if True:
         import json, sys
-        from tests.modules.test_rehearsal import singan
+        from tests.experiment.test_cost import singan
         for size in (16, 96):
             module, *_, cost = singan(size, width=32)
             print(json.dumps([module.num_stages, *cost]))
@@ -107,7 +107,7 @@ def test_a_spent_budget_leaves_the_finer_stages_to_parameters_and_pixels():
     assert cost.memory == pytest.approx(weights + 2e9 * pixels * (own[1] / own[0]) ** 0.5)
 
 
-def test_a_rehearsal_stops_where_the_next_stage_does_not_fit_and_the_plan_says_so(monkeypatch):
+def test_an_estimate_stops_where_the_next_stage_does_not_fit_and_the_plan_says_so(monkeypatch):
     module, data, trainer, cost = singan(16, budget=0.0, width=8, epochs_per_stage=3)
     assert cost.measured == 1 and len(cost.seconds) == module.num_stages > 1
     monkeypatch.setattr("modules.pyramid.estimate_cost", lambda *_: CostEstimate([5.0, 10.0], 3e9, 1))
