@@ -12,7 +12,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from core.errors import UserError
-from metrics.backbones import PACKAGE, Backbone, RandomCNN, load_backbone
+from metrics.backbones.backbone import Backbone
+from metrics.backbones.mobilenet import PACKAGE
+from metrics.backbones.random_cnn import RandomCNN
+from metrics.backbones.registry import load_backbone
 from metrics.features import Features, extract_features
 from metrics.intervals import mean_interval
 from metrics.intervals_of_samples import memorisation, reconstruction_of, sample_intervals

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metrics.backbones import Backbone
+from metrics.backbones.backbone import Backbone
 from metrics.frechet import frechet_distance
 from metrics.kernel import kernel_distance
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from metrics.backbones import Backbone
+from metrics.backbones.backbone import Backbone
 from metrics.intervals import FEWEST, mean_interval, subsample_interval
 from metrics.kernel import kernel_table
 from metrics.memorization import (

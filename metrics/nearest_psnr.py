@@ -5,7 +5,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from core.errors import UserError
-from metrics.backbones import check_bytes
+from metrics.backbones.backbone import check_bytes
 from metrics.feature_metric import refuse, too_few
 
 HIGHEST = 100.0  # dB, stands for equal images: one level in one value of a 256 x 256 image is 101 dB

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UserError
-from metrics.backbones import Backbone, check_bytes, exact
-from metrics.weights import read_state, weights_sha256
+from metrics.backbones.backbone import Backbone, check_bytes, full_precision
+from metrics.backbones.state_dicts import read_state_dict
 
-LARGEST = 256  # pixels of the longer side; larger images are brought down to it
+MAX_SIZE = 256  # pixels of the longer side; larger images are brought down to it
 TRUNKS = {"alex": "features.10.weight", "vgg": "features.28.weight"}  # the last layer of torchvision's files
 
 
@@ -22,16 +22,16 @@ class PerceptualDistance:
     Perceptual Metric", 2018, equation 1).
 
     Here with the weight 1 / channels on the stages of a backbone, so that no learned heads are needed: `pd_<backbone>`, which
-    has another scale than LPIPS. Images keep their size between `smallest` on the shorter and 256 on the longer side.
+    has another scale than LPIPS. Images keep their size between `min_size` on the shorter and 256 on the longer side.
     """
 
     def __init__(self, backbone: Backbone) -> None:
-        self.backbone, self.key, self.smallest = backbone, backbone.key("pd"), backbone.smallest
+        self.backbone, self.key, self.min_size = backbone, backbone.key("pd"), backbone.min_size
         self.sha256, self.lowpass = backbone.weights_sha256, backbone.lowpass
 
     def layers(self, images: Tensor) -> list[tuple[Tensor, Tensor | float]]:
         """Features [N, C, h, w] of floats in 0…255, and the weight [C] or one number of each layer."""
-        stages = self.backbone.stages(self.backbone.normalise(images))
+        stages = self.backbone.stages(self.backbone.normalize(images))
         return [(stage, 1 / stage.shape[1]) for stage in stages]
 
     def to(self, device: torch.device) -> "PerceptualDistance":
@@ -41,7 +41,7 @@ class PerceptualDistance:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         check_bytes(images)
-        with exact(images.device):
+        with full_precision(images.device):
             parts = [self._rows(part) for part in images.split(32)]
         return torch.cat(parts) if parts else torch.zeros(0, 0)
 
@@ -61,10 +61,10 @@ class PerceptualDistance:
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """The size at which images of these pixels are compared."""
-        factor = max(min(1, LARGEST / max(height, width)), self.smallest / min(height, width))
+        factor = max(min(1, MAX_SIZE / max(height, width)), self.min_size / min(height, width))
         return round(height * factor), round(width * factor)
 
-    def card(self, height: int, width: int) -> dict[str, str | list[int] | None]:
+    def protocol(self, height: int, width: int) -> dict[str, str | list[int] | None]:
         """How images of these pixels are compared: `size` is what the network sees."""
         return {"key": self.key, "weights_sha256": self.sha256, "size": list(self.size_of(height, width))}
 
@@ -80,7 +80,7 @@ class LPIPS(PerceptualDistance):
             self.network: nn.Module = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).eval().requires_grad_(False)
         trunk = self.network.net
         trunk.load_state_dict({name: state[f"features.{name.partition('.')[2]}"] for name in trunk.state_dict()})
-        self.key, self.sha256, self.smallest = f"lpips_{net}", sha256, 64
+        self.key, self.sha256, self.min_size = f"lpips_{net}", sha256, 64
         self.lowpass = None
 
     def layers(self, images: Tensor) -> list[tuple[Tensor, Tensor | float]]:
@@ -104,20 +104,20 @@ class ShiftTolerantLPIPS(PerceptualDistance):
         self.shift, self.scale = state["scaling_layer.shift"], state["scaling_layer.scale"]
         self.blocks = {5: (1, 1, 1, 1, 1), 13: (2, 2, 3, 3, 3)}[len(names)]
         self.key = "st_lpips_alex" if len(names) == 5 else "st_lpips_vgg"
-        self.sha256, self.smallest, self.lowpass = sha256, 64, None
+        self.sha256, self.min_size, self.lowpass = sha256, 64, None
 
     def layers(self, images: Tensor) -> list[tuple[Tensor, Tensor | float]]:
-        maps, left, found = (images / 127.5 - 1 - self.shift) / self.scale, list(self.convolutions), []
-        alex = len(left) == 5
+        maps, remaining, layers = (images / 127.5 - 1 - self.shift) / self.scale, list(self.convolutions), []
+        alex = len(remaining) == 5
         for number, (depth, head) in enumerate(zip(self.blocks, self.heads, strict=True)):
             if number in (1, 2) or (number and not alex):
                 maps = _half_blurred(F.max_pool2d(maps, 3 if alex else 2, 1))
             for _ in range(depth):
-                weight, bias = left.pop(0)
+                weight, bias = remaining.pop(0)
                 maps = F.conv2d(maps, weight, bias, padding=2 if alex and number == 0 else weight.shape[-1] // 2)
                 maps = (_half_blurred(maps) if alex and number == 0 else maps).relu()
-            found.append((maps, head))
-        return found
+            layers.append((maps, head))
+        return layers
 
     def to(self, device: torch.device) -> "ShiftTolerantLPIPS":
         self.convolutions = [(weight.to(device), bias.to(device)) for weight, bias in self.convolutions]
@@ -146,7 +146,7 @@ def load_perceptual(backbone: Backbone | None, weights: str | None) -> Perceptua
     if weights is None:
         return PerceptualDistance(backbone)
     path = Path(weights)
-    sha256, state = weights_sha256(path), read_state(path)
+    state, sha256 = read_state_dict(path)
     for net, name in reversed(TRUNKS.items()):
         if name in state:
             try:
@@ -158,4 +158,4 @@ def load_perceptual(backbone: Backbone | None, weights: str | None) -> Perceptua
             return ShiftTolerantLPIPS(state, sha256)
         except (KeyError, ValueError) as error:
             raise UserError(f"{path} does not fit ST-LPIPS: {error} is unknown or missing") from error
-    raise UserError(f"{path} holds neither AlexNet nor VGG-16 with torchvision's names, nor ST-LPIPS")
+    raise UserError(f"{path} contains neither AlexNet nor VGG-16 with torchvision's names, nor ST-LPIPS")

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from metrics.backbones import check_bytes
+from metrics.backbones.backbone import check_bytes
 from metrics.feature_metric import refuse, too_few
 
 LEVELS = 3 * 255  # grey is kept as the integer sum of the channels, so that sums are exact in any order

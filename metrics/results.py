@@ -38,8 +38,8 @@ def protocol_of(measure: Any, reference: Any, sets: Mapping[str, Any], notes: li
     backbone, perceptual = measure.backbone, measure.perceptual
     caution = backbone and backbone.caution()
     protocol = {
-        **(backbone.card() if backbone else {"backbone": None, "resize": None}),
-        "perceptual": perceptual.card(*size) if perceptual else None,
+        **(backbone.protocol() if backbone else {"backbone": None, "resize": None}),
+        "perceptual": perceptual.protocol(*size) if perceptual else None,
         "image_size": list(size),
         "num_real": len(reference.images),
         "num_generated": measure.num_images,

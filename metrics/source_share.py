@@ -6,7 +6,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from core.errors import UserError
-from metrics.backbones import check_bytes
+from metrics.backbones.backbone import check_bytes
 from metrics.feature_metric import refuse, too_few
 from modules.ops.images import from_uint8
 from modules.ops.nearest import extract, nearest

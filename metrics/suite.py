@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from metrics.backbones import Backbone
+from metrics.backbones.backbone import Backbone
 from metrics.feature_metric import too_few
 from metrics.features import Features
 from metrics.frechet import ExtrapolatedFrechet, FrechetDistance

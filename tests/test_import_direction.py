@@ -27,7 +27,7 @@ ROOMS = {
     ),
     "experiment.wandb_logger": ("core", "lightning numpy wandb"),  # nothing else knows W&B; a logger object is enough
     "datamodules": ("datamodules core modules.ops", "torch torchvision kornia lightning PIL numpy imagehash"),
-    "metrics": ("metrics core modules.ops", "torch torchvision torchmetrics lpips scipy"),
+    "metrics": ("metrics core modules.ops", "torch torchvision torchmetrics torch_fidelity lpips scipy"),
     "callbacks": (
         "callbacks experiment metrics core modules.base modules.staged modules.capabilities modules.ops",
         "torch lightning torchmetrics omegaconf PIL numpy",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from callbacks.sample_metrics import SampleMetrics
 from datamodules.synthetic import SyntheticDataModule
-from metrics.backbones import RandomCNN
+from metrics.backbones.random_cnn import RandomCNN
 from metrics.perceptual_distance import PerceptualDistance
 from metrics.perceptual_diversity import PerceptualDiversity
 from modules.base import GenerativeModule

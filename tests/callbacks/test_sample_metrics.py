@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from callbacks.sample_metrics import SampleMetrics
 from datamodules.synthetic import SyntheticDataModule
-from metrics.backbones import RandomCNN
+from metrics.backbones.random_cnn import RandomCNN
 from metrics.features import extract_features
 from metrics.intervals import subsample_interval
 from metrics.kernel import kernel_distance

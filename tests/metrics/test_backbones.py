@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 from torchvision.models import inception_v3, mobilenet_v2
 
-from metrics import backbones
-from metrics.backbones import PACKAGE, FIDInception, MobileNetV2, RandomCNN, load_backbone
-from metrics.fid_inception import fid_inception
+from metrics.backbones import backbone as backbone_module
+from metrics.backbones import registry
+from metrics.backbones.inception import FIDInception, fid_inception
+from metrics.backbones.mobilenet import PACKAGE, SHA256, MobileNetV2
+from metrics.backbones.random_cnn import RandomCNN
+from metrics.backbones.registry import load_backbone
 
-PACKAGE_IS_THERE = backbones._package_file() is not None
+PACKAGE_IS_INSTALLED = registry._package_file() is not None
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -50,7 +53,7 @@ def test_random_cnn_is_the_same_everywhere_and_frozen() -> None:
 def test_features_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, images = RandomCNN(), noise(5, 3, 24, 32)
     together = backbone(images)
-    monkeypatch.setattr(backbones, "BATCH", 2)
+    monkeypatch.setattr(backbone_module, "BATCH", 2)
     assert torch.allclose(backbone(images), together, atol=1e-6)
     assert torch.allclose(torch.cat([backbone(image[None]) for image in images]), together, atol=1e-5)
     assert backbone(images[:0]).shape == (0, backbone.num_features)
@@ -79,7 +82,7 @@ def test_only_bytes_are_taken() -> None:
 
 
 def test_auto_falls_back_to_the_random_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "PACKAGE", "a-package-that-nobody-has-installed")
+    monkeypatch.setattr(registry, "PACKAGE", "a-package-that-nobody-has-installed")
     assert isinstance(load_backbone(), RandomCNN)
     with pytest.raises(FileNotFoundError, match="a-package-that-nobody-has-installed"):
         load_backbone("mobilenet_v2")
@@ -87,12 +90,12 @@ def test_auto_falls_back_to_the_random_network(monkeypatch: pytest.MonkeyPatch) 
         load_backbone("inception_v3_fid")
 
 
-@pytest.mark.skipif(not PACKAGE_IS_THERE, reason=f"the optional package {PACKAGE} is not installed")
+@pytest.mark.skipif(not PACKAGE_IS_INSTALLED, reason=f"the optional package {PACKAGE} is not installed")
 def test_mobilenet_of_the_package() -> None:
     backbone = load_backbone()
-    assert backbone.key("kd") == "kd_mobilenet_v2" and backbone.weights_sha256 == backbones.MOBILENET_SHA256
+    assert backbone.key("kd") == "kd_mobilenet_v2" and backbone.weights_sha256 == SHA256
     network = mobilenet_v2(weights=None).eval()
-    network.load_state_dict(torch.load(backbones._package_file(), weights_only=True))
+    network.load_state_dict(torch.load(registry._package_file(), weights_only=True))
     images = noise(2, 3, 224, 224)  # no resize: torchvision's own network on its own normalisation
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     inputs = (images / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
@@ -101,9 +104,9 @@ def test_mobilenet_of_the_package() -> None:
     assert torch.allclose(backbone(images), expected, atol=1e-4)
 
 
-@pytest.mark.skipif(not PACKAGE_IS_THERE, reason=f"the optional package {PACKAGE} is not installed")
+@pytest.mark.skipif(not PACKAGE_IS_INSTALLED, reason=f"the optional package {PACKAGE} is not installed")
 def test_changed_package_file_is_refused(monkeypatch: pytest.MonkeyPatch, mobilenet_file: Path) -> None:
-    monkeypatch.setattr(backbones, "_package_file", lambda: mobilenet_file)
+    monkeypatch.setattr(registry, "_package_file", lambda: mobilenet_file)
     with pytest.raises(ValueError, match="SHA-256"):
         load_backbone()
 
@@ -141,19 +144,19 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, mobilenet_file: Path,
         "birds.pth": "200 classes",
         "part.pth": "does not fit mobilenet_v2",
         "other.pth": "neither",
-        "list.pth": "not a state dict",
-        "network.pth": "read safely",
-        "text.pth": "read safely",
-        "code.pth": "read safely",
+        "list.pth": "expected a state dict",
+        "network.pth": "would run code",
+        "text.pth": "not a file of tensors",
+        "code.pth": "would run code",
     }.items():
         with warnings.catch_warnings(action="ignore"), pytest.raises(ValueError, match=message) as error:
             load_backbone(weights=str(tmp_path / name))
         assert name in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_backbone(weights=str(tmp_path / "nowhere.pth"))
-    with pytest.raises(ValueError, match="holds mobilenet_v2"):
+    with pytest.raises(ValueError, match="contains mobilenet_v2"):
         load_backbone("inception_v3_fid", weights=str(mobilenet_file))
-    with pytest.raises(ValueError, match="nearest: mobilenet_v2"):
+    with pytest.raises(ValueError, match="Did you mean mobilenet_v2"):
         load_backbone("mobilnet")
     with pytest.raises(ValueError, match="lowpass"):
         load_backbone(weights=str(inception_file), lowpass=64)

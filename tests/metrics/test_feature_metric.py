@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from metrics.backbones import RandomCNN
+from metrics.backbones.random_cnn import RandomCNN
 from metrics.feature_metric import RowsMetric
 from metrics.frechet import ExtrapolatedFrechet, FrechetDistance
 from metrics.inception_score import InceptionScore

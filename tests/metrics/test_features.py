@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from metrics.backbones import RandomCNN
+from metrics.backbones.random_cnn import RandomCNN
 from metrics.features import Features, distances, extract_features, random_crops
 from metrics.frechet import frechet_distance
 from metrics.kernel import kernel_distance

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metrics.backbones import RandomCNN
+from metrics.backbones.random_cnn import RandomCNN
 from metrics.features import extract_features
 from metrics.intervals_of_samples import memorisation, sample_intervals
 from metrics.manifold import manifold_scores

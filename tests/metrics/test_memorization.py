@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metrics.backbones import RandomCNN
+from metrics.backbones.random_cnn import RandomCNN
 from metrics.features import Features
 from metrics.intervals_of_samples import memorisation, reconstruction_of
 from metrics.memorization import (

@@ -4,7 +4,8 @@ import random
 import pytest
 import torch
 
-from metrics.backbones import FIDInception, RandomCNN
+from metrics.backbones.inception import FIDInception
+from metrics.backbones.random_cnn import RandomCNN
 from metrics.frechet import ExtrapolatedFrechet
 from metrics.pareto import (
     DIVERSITY,

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchvision.models import alexnet
 from torchvision.models.vgg import cfgs, make_layers
 
-from metrics.backbones import RandomCNN
-from metrics.fid_inception import fid_inception
+from metrics.backbones.inception import FIDInception, fid_inception
+from metrics.backbones.random_cnn import RandomCNN
 from metrics.perceptual_distance import PerceptualDistance, load_perceptual
 
 
@@ -44,7 +44,7 @@ def test_lpips_equals_the_package(net: str, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = theirs(images[0::2] / 127.5 - 1, images[1::2] / 127.5 - 1).flatten()
     assert squared(ours(images)).tolist() == pytest.approx(expected.tolist(), rel=1e-4) and expected.min() > 0
-    assert ours.key == f"lpips_{net}" and len(ours.card(64, 80)["weights_sha256"]) == 64
+    assert ours.key == f"lpips_{net}" and len(ours.protocol(64, 80)["weights_sha256"]) == 64
 
 
 def test_distance_on_a_backbone_by_its_definition() -> None:
@@ -73,7 +73,7 @@ def test_size_of_images(size: tuple, seen: tuple) -> None:
     network.stages = lambda images: sizes.append(tuple(images.shape[-2:])) or RandomCNN.stages(network, images)
     distance = PerceptualDistance(network)
     distance(noise(1, 3, *size))
-    assert sizes == [seen] and distance.card(*size)["size"] == list(seen)
+    assert sizes == [seen] and distance.protocol(*size)["size"] == list(seen)
 
 
 def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
@@ -89,8 +89,6 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
 
 
 def test_stages_of_inception_go_from_fine_to_coarse() -> None:
-    from metrics.backbones import FIDInception
-
     torch.manual_seed(0)
     backbone = FIDInception(fid_inception().state_dict(), "0" * 64)
     distance = PerceptualDistance(backbone)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metrics.backbones import RandomCNN
+from metrics.backbones.random_cnn import RandomCNN
 from metrics.embedding_cache import Embedded
 from metrics.intervals import subsample_interval
 from metrics.perceptual_distance import PerceptualDistance

@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models import Inception_V3_Weights, inception_v3, mobilenet_v2
 
-from metrics import backbones
-from metrics.backbones import IMAGENET_SHA256_BEGINS, Backbone, ImageNetInception, RandomCNN, load_backbone
-from metrics.fid_inception import fid_inception, pooling_inputs
+from metrics.backbones import registry
+from metrics.backbones.backbone import Backbone
+from metrics.backbones.inception import IMAGENET_SHA256_PREFIXES, ImageNetInception, Inception, fid_inception
+from metrics.backbones.random_cnn import RandomCNN
+from metrics.backbones.registry import load_backbone
 from metrics.sifid import SingleImageFrechet, single_image_frechet
 
 
@@ -160,17 +163,17 @@ def test_only_torchvisions_weights_are_called_sifid(
 
 
 def test_own_weights_are_told_from_the_published(imagenet: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert any(f"-{begin}." in Inception_V3_Weights.IMAGENET1K_V1.url for begin in IMAGENET_SHA256_BEGINS)
+    assert any(f"-{begin}." in Inception_V3_Weights.IMAGENET1K_V1.url for begin in IMAGENET_SHA256_PREFIXES)
     assert "SIFID" in imagenet.caution() and "SIFID" in RandomCNN().caution()
-    monkeypatch.setattr(imagenet, "weights_sha256", IMAGENET_SHA256_BEGINS[0] + "0" * 56)
+    monkeypatch.setattr(imagenet, "weights_sha256", IMAGENET_SHA256_PREFIXES[0] + "0" * 56)
     assert "SIFID" not in imagenet.caution() and "FID and KID" in imagenet.caution()
 
 
-def test_fid_input_is_normalised_its_own_way_and_not_resized(fid: Backbone, fid_file: Path) -> None:
+def test_fid_input_is_normalized_its_own_way_and_not_resized(fid: Backbone, fid_file: Path) -> None:
     network, images = fid_inception().eval(), picture(27, 33)
     network.load_state_dict(torch.load(fid_file, weights_only=True))
     with torch.no_grad():
-        expected = pooling_inputs(network, (images.float() - 128) / 128)
+        expected = Inception.layers(SimpleNamespace(network=network), (images.float() - 128) / 128)
     assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(fid.maps(images).values(), expected, strict=True))
 
 
@@ -226,7 +229,7 @@ def test_remarks_tell_positions_and_singular_covariances(imagenet: Backbone) -> 
 
 
 def test_reference_network_needs_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "PACKAGE", "a-package-that-nobody-has-installed")
+    monkeypatch.setattr(registry, "PACKAGE", "a-package-that-nobody-has-installed")
     with pytest.raises(FileNotFoundError, match="inception_v3 needs a weight file"):
         load_backbone("inception_v3")
 

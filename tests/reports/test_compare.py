@@ -20,7 +20,7 @@ import evaluate
 import reports.compare_page
 from datamodules.synthetic import SyntheticDataModule
 from experiment.wandb_logger import WandbRun
-from metrics.backbones import load_backbone
+from metrics.backbones.registry import load_backbone
 from metrics.sifid import single_image_frechet
 from modules.gpdm import GPDM
 from modules.gpnn import GPNN

