@@ -20,7 +20,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from cli.build import build
-from cli.environment import choose_wandb_mode, hide_known_noise, use_sleeping_threads
+from cli.environment import configure_openmp, filter_warnings
 from cli.errors import report_user_errors
 from cli.evaluation import output_folder, rebuild, report_config, split_words, stored_config
 from core.errors import UserError
@@ -69,8 +69,6 @@ def report(paths: list[Path], words: list[str]) -> None:
     """Writes a page about all `paths` into the folder `out`."""
     config = report_config(words)
     loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
-    if "Wandb" in str(config.get("logger")) and (notice := choose_wandb_mode()):
-        print(notice)
     print(build(config.task)(paths, Path(config.out), lambda path: tested(*opened(path, words)), loggers))
 
 
@@ -89,8 +87,8 @@ def main(arguments: list[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         print(__doc__.strip())
         return 0
-    use_sleeping_threads()
-    hide_known_noise()
+    configure_openmp()
+    filter_warnings()
     with report_user_errors() as errors:
         checkpoints, words = split_words(arguments)
         (report if report_config(words) else evaluate)(checkpoints, words)

@@ -15,7 +15,7 @@ callbacks.metrics=null, module.lr_g=1e-4. What a key means is in the YAML files 
     resume      null: a new run; auto: go on from run_dir, or begin there; or the path of a checkpoint. A run that was
                 killed and goes on ends with the numbers and pictures of one that was not.
 
-W&B: without a key the run stays on this machine. WANDB_MODE (online, offline, disabled), WANDB_BASE_URL are respected.
+W&B: after `wandb login` the run is online, else it stays on this machine. W&B's environment variables and settings hold.
 """
 
 import sys
@@ -25,7 +25,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cli.build import build, check_all
-from cli.environment import choose_wandb_mode, hide_known_noise, use_sleeping_threads
+from cli.environment import configure_openmp, filter_warnings
 from cli.errors import report_user_errors
 from cli.loader import load_config
 from cli.signals import StopSignals, is_first_process
@@ -36,8 +36,8 @@ def main(arguments: list[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         print(__doc__.strip())
         return 0
-    use_sleeping_threads()
-    hide_known_noise()
+    configure_openmp()
+    filter_warnings()
     dry_run = "--dry-run" in arguments
     with StopSignals() as stop, report_user_errors() as errors:
         config = load_config(word for word in arguments if word != "--dry-run")
@@ -52,8 +52,6 @@ def main(arguments: list[str]) -> int:
 
             print("\n".join(f"# {line}" for line in plan(module, datamodule, trainer).splitlines()))  # as a whole YAML, too
             return 0
-        if "Wandb" in str(config.logger) and (notice := choose_wandb_mode()) and trainer.is_global_zero:
-            print(notice)
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
         if trainer.is_global_zero:
             print(f"Done. {config.run_dir} holds checkpoints/, images/, metrics.csv and config.yaml.")

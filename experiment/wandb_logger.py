@@ -1,19 +1,29 @@
 """The Weights & Biases run of a run folder."""
 
+import os
 from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from core.errors import UserError
 
 
 class WandbRun(WandbLogger):
     """Lightning's logger, whose run gets its id at the first start from `callbacks.run_manifest`, and the same on resume.
 
+    Building it on rank 0 logs in: wherever W&B finds credentials (environment, netrc, its settings files) the run is
+    online, and UserError is raised if the server refuses them or does not answer within 10 seconds (WANDB_HTTP_TIMEOUT).
+    Without credentials the run is offline. `mode` and WANDB_MODE come before that.
+
     Args:
         save_dir: the run folder; W&B writes to its subfolder wandb/.
-        id: one that is given here wins over the one in run.json.
+        id: an id given here takes precedence over that in run.json.
         resume: what `wandb.init` does with an id that the server knows; "allow" goes on with it.
-        more: further keywords of `WandbLogger` and `wandb.init`, such as entity, group, tags, notes.
+        finish_timeout: seconds to wait at the end for uploads, 0 for no limit. `wandb sync` sends what is left.
+        settings: further fields of `wandb.Settings`.
+        more: further keywords of `WandbLogger` and `wandb.init`, such as entity, group, mode, tags, notes.
     """
 
     def __init__(
@@ -23,10 +33,25 @@ class WandbRun(WandbLogger):
         name: str | None = None,
         id: str | None = None,
         resume: str = "allow",
+        finish_timeout: float = 600.0,
+        settings: dict[str, Any] | None = None,
         **more: Any,
     ) -> None:
-        super().__init__(name=name, save_dir=save_dir, id=id, project=project, resume=resume, **more)
+        settings = {"finish_timeout": finish_timeout, **(settings or {})}
+        if rank_zero_only.rank == 0 and not more.get("mode") and not more.get("offline") and not log_in():
+            more["mode"] = "offline"
+            settings["silent"] = True  # the line that log_in printed says what matters
+        super().__init__(name=name, save_dir=save_dir, id=id, project=project, resume=resume, settings=settings, **more)
         self._wandb_init.pop("anonymous", None)  # wandb warns of this keyword, which Lightning passes in any case
+    @property
+    def experiment(self) -> Any:
+        """The W&B run, begun at the first access; UserError if the server does not let it begin."""
+        from wandb.errors import Error
+
+        try:
+            return super().experiment
+        except Error as error:
+            raise UserError(f"W&B: the run could not be started: {error}") from error
 
     def use_id(self, id: str) -> None:
         """Sets the id of a run that has not begun; afterwards nothing happens."""
@@ -34,8 +59,30 @@ class WandbRun(WandbLogger):
             self._id = self._wandb_init["id"] = id
 
     def log_table(self, key: str, columns: list[str] | None = None, data: list[list[Any]] | None = None, **more: Any) -> None:
-        """As Lightning's; arrays [H, W, 3] of bytes among the `data` become pictures."""
+        """As Lightning's; arrays [H, W, 3] of bytes among the `data` become images."""
         from wandb import Image  # takes a second
 
         rows = [[Image(cell) if isinstance(cell, np.ndarray) else cell for cell in row] for row in data or []]
         super().log_table(key, columns, rows, **more)
+
+
+def log_in() -> bool:
+    """False if W&B has no credentials for its server, which is printed; True otherwise, also if the mode is not online.
+
+    UserError if the server cannot be reached, if it refuses the credentials, or if WANDB_MODE=online and there are none.
+    """
+    import wandb
+
+    settings = wandb.setup().settings
+    if settings.mode not in ("online", "run", "shared") or wandb.run is not None:
+        return True
+    remedy = "Set WANDB_MODE=offline to keep the run on this machine."
+    try:
+        if wandb.login(prompt=False, verify=True):
+            return True
+    except wandb.Error as error:
+        raise UserError(f"W&B login to {settings.base_url} failed; check network and key. {remedy} ({error})") from None
+    if os.environ.get("WANDB_MODE") == "online":
+        raise UserError(f"W&B: WANDB_MODE=online, but there is no key for {settings.base_url}. Run `wandb login`.")
+    print(f"W&B: no key for {settings.base_url}, so this run stays on this machine (WANDB_MODE=offline).")
+    return False

@@ -52,15 +52,15 @@ class Able(Toy):
         return images.flip(-1)
 
 
-class Pictures(DummyLogger):
-    """Keeps what it is given."""
+class ImageLogger(DummyLogger):
+    """Records the images that it gets."""
 
     def __init__(self):
         super().__init__()
-        self.kept = []
+        self.images = []
 
     def log_image(self, key, images, step):
-        self.kept.append((key, images, step))
+        self.images.append((key, images, step))
 
 
 def fit(module, tmp_path, callbacks, epochs=2, logger=False, **data):
@@ -101,7 +101,7 @@ def test_samples_are_drawn_with_the_seed_alone_and_laid_out_in_rows(tmp_path):
         assert (tile(picture, 1, 2) == 255).all() and (picture[6:8] == 255).all()
 
 
-def test_pairs_show_the_given_image_above_the_rendered_one(tmp_path):
+def test_pairs_show_the_input_above_the_output(tmp_path):
     trainer = fit(Able(), tmp_path, [ImageGrid(num_images=4)], epochs=1, num_images=5, flip=True, side_flip=True)
     sets = trainer.datamodule.sets()
     reconstruction = read(tmp_path / "images/reconstruction_0000.png")
@@ -121,7 +121,7 @@ def test_mirrored_copies_are_not_shown(tmp_path):
     assert read(tmp_path / "images/reconstruction_0000.png").shape[1] == 3 * 8 + 2 * 2
 
 
-def test_training_is_the_same_with_and_without_pictures(tmp_path):
+def test_training_is_the_same_with_and_without_grids(tmp_path):
     alone, watched = Able(), Able()
     fit(alone, tmp_path / "alone", [], epochs=3)
     fit(watched, tmp_path / "watched", [ImageGrid(num_images=4)], epochs=3)
@@ -130,23 +130,23 @@ def test_training_is_the_same_with_and_without_pictures(tmp_path):
     assert len(list((tmp_path / "watched/images").iterdir())) == 9
 
 
-def test_samples_wait_until_they_mean_something_and_show_the_state_after_the_epoch(tmp_path):
+def test_samples_are_drawn_once_ready_and_show_the_state_after_the_epoch(tmp_path):
     fit(Toy(epochs_until_ready=2), tmp_path, [ImageGrid()], epochs=3)
     assert sorted(file.name for file in (tmp_path / "images").iterdir()) == ["samples_0001.png", "samples_0002.png"]
 
 
-def test_the_last_epoch_is_drawn_in_any_case(tmp_path):
+def test_the_last_epoch_is_always_drawn(tmp_path):
     fit(Toy(), tmp_path, [ImageGrid(every_n_epochs=3)], epochs=5)
     assert sorted(file.name for file in (tmp_path / "images").iterdir()) == ["samples_0002.png", "samples_0004.png"]
 
 
 def test_loggers_get_bytes_one_key_a_kind_and_the_step_of_the_losses(tmp_path):
-    logger = Pictures()
-    fit(Able(), tmp_path, [ImageGrid(num_images=4)], logger=logger)
+    logger = ImageLogger()
+    fit(Able(), tmp_path, [ImageGrid(num_images=4, log_every_n_epochs=1)], logger=logger)
     keys = ["grids/samples", "grids/reconstruction", "grids/conditional"]
-    assert [key for key, _, _ in logger.kept] == keys * 2
-    assert [step for _, _, step in logger.kept] == [2] * 3 + [5] * 3  # three batches an epoch, counted from zero
-    for key, images, step in logger.kept:
+    assert [key for key, _, _ in logger.images] == keys * 2
+    assert [step for _, _, step in logger.images] == [2] * 3 + [5] * 3  # three batches an epoch, counted from zero
+    for key, images, step in logger.images:
         (pixels,) = images
         assert pixels.dtype == np.uint8
         assert (pixels == read(tmp_path / f"images/{key.removeprefix('grids/')}_{step // 3:04d}.png")).all()
@@ -171,40 +171,32 @@ class Staged(Toy):
 
 
 def logged_epochs(logger):
-    return [step // 3 for _, _, step in logger.kept]  # three batches an epoch
+    return [step // 3 for _, _, step in logger.images]  # three batches an epoch
 
 
-def test_loggers_get_ever_fewer_pictures_and_the_folder_all(tmp_path):
-    logger = Pictures()
-    fit(Toy(), tmp_path, [ImageGrid(num_images=2, log_growth=1.5)], epochs=12, logger=logger)
-    assert logged_epochs(logger) == [0, 1, 2, 4, 7, 11]  # drawings 1, 2, 3, 5, 8, 12: times 1.5, rounded up
-    assert len(list((tmp_path / "images").iterdir())) == 12
+def drawn_epochs(run_dir):
+    return sorted(int(file.stem.split("_")[1]) for file in (run_dir / "images").iterdir())
 
 
-def test_ends_of_stages_are_drawn_and_logged_in_any_case(tmp_path):
-    logger = Pictures()
-    fit(Staged(), tmp_path, [ImageGrid(num_images=2, every_n_epochs=5, log_growth=100)], epochs=11, logger=logger)
-    assert logged_epochs(logger) == [2, 4, 5, 8, 10]  # stages, the first drawing, the last epoch
-    drawn = sorted(int(file.stem.split("_")[1]) for file in (tmp_path / "images").iterdir())
-    assert drawn == [2, 4, 5, 8, 9, 10]
+def test_loggers_get_every_nth_epoch_and_the_end_and_the_folder_all(tmp_path):
+    logger = ImageLogger()
+    fit(Toy(), tmp_path, [ImageGrid(num_images=2, log_every_n_epochs=4)], epochs=10, logger=logger)
+    assert logged_epochs(logger) == [3, 7, 9]
+    assert drawn_epochs(tmp_path) == list(range(10))
 
 
-@pytest.mark.parametrize("budget", ["count", "bytes"])
-def test_the_budget_is_kept_and_leaves_room_for_the_last_pictures(tmp_path, budget):
-    fit(Able(), tmp_path / "unlimited", [ImageGrid(num_images=4)], epochs=1)
-    a_round = sum(file.stat().st_size for file in (tmp_path / "unlimited/images").iterdir())
-    limit = {"max_pictures": 9} if budget == "count" else {"max_megabytes": 3.3 * a_round / 1e6}
-    logger = Pictures()
-    fit(Able(), tmp_path / "run", [ImageGrid(num_images=4, log_growth=1, **limit)], epochs=6, logger=logger)
-    assert logged_epochs(logger) == [0] * 3 + [1] * 3 + [5] * 3
-    assert len(list((tmp_path / "run/images").iterdir())) == 6 * 3
+def test_ends_of_stages_are_drawn_and_logged_whatever_the_intervals(tmp_path):
+    logger = ImageLogger()
+    grid = ImageGrid(num_images=2, every_n_epochs=5, log_every_n_epochs=100)
+    fit(Staged(), tmp_path, [grid], epochs=11, logger=logger)
+    assert logged_epochs(logger) == [2, 5, 8, 10]  # stages and the last epoch
+    assert drawn_epochs(tmp_path) == [2, 4, 5, 8, 9, 10]
 
 
-def test_no_budget_logs_nothing_and_null_everything(tmp_path):
-    for limit, expected in ((0, []), (None, [0, 1, 2])):
-        logger = Pictures()
-        fit(Toy(), tmp_path, [ImageGrid(2, log_growth=1, max_pictures=limit, max_megabytes=limit)], epochs=3, logger=logger)
-        assert logged_epochs(logger) == expected
+def test_an_epoch_that_is_logged_is_drawn(tmp_path):
+    logger = ImageLogger()
+    fit(Toy(), tmp_path, [ImageGrid(num_images=2, every_n_epochs=4, log_every_n_epochs=3)], epochs=7, logger=logger)
+    assert logged_epochs(logger) == [2, 5, 6] and drawn_epochs(tmp_path) == [2, 3, 5, 6]
 
 
 class Cut(lightning.Callback):
@@ -219,40 +211,38 @@ class Cut(lightning.Callback):
 
 
 @pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_train_batch_start"])
-def test_a_resumed_run_draws_what_is_missing_and_counts_what_was_logged(tmp_path, hook):
+def test_a_resumed_run_draws_what_is_missing_and_logs_nothing_twice(tmp_path, hook):
     """Cut off after the checkpoint of the second epoch, before (first case) or after its picture was made."""
 
     def run(folder, epochs, logger, *more, checkpoint=None):
         saver = lightning.pytorch.callbacks.ModelCheckpoint(folder, save_last=True, save_on_train_epoch_end=True)
-        grid = ImageGrid(num_images=2, log_growth=1)
+        grid = ImageGrid(num_images=2, log_every_n_epochs=1)
         trainer = lightning.Trainer(
             accelerator="cpu", max_epochs=epochs, callbacks=[*more, grid, saver], logger=logger, default_root_dir=folder,
             enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(Staged(), SyntheticDataModule(image_size=list(SIZE), samples_per_epoch=3), ckpt_path=checkpoint)
-        return grid
 
-    straight, first, second = Pictures(), Pictures(), Pictures()
-    expected = run(tmp_path / "straight", 4, straight).logged
+    straight, first, second = ImageLogger(), ImageLogger(), ImageLogger()
+    run(tmp_path / "straight", 4, straight)
     with pytest.raises(RuntimeError, match="killed"):
         run(tmp_path / "parts", 4, first, Cut(2, hook))
-    grid = run(tmp_path / "parts", 4, second, checkpoint=tmp_path / "parts/last.ckpt")
-    assert grid.logged == expected and expected["pictures"] == 4
+    run(tmp_path / "parts", 4, second, checkpoint=tmp_path / "parts/last.ckpt")
     assert logged_epochs(first) + logged_epochs(second) == logged_epochs(straight) == [0, 1, 2, 3]
-    assert [step for _, _, step in first.kept + second.kept] == [2, 5, 8, 11]
+    assert [step for _, _, step in first.images + second.images] == [2, 5, 8, 11]
     for file in (tmp_path / "straight/images").iterdir():
         assert file.read_bytes() == (tmp_path / "parts/images" / file.name).read_bytes()
 
 
-class Hole(Pictures):
-    """Takes some pictures, then the training dies as they are handed over."""
+class FailingLogger(ImageLogger):
+    """Takes some images, then the training dies as the next is handed over."""
 
     def __init__(self, dies_after):
         super().__init__()
         self.dies_after = dies_after
 
     def log_image(self, key, images, step):
-        if len(self.kept) == self.dies_after:
+        if len(self.images) == self.dies_after:
             raise RuntimeError("killed")
         super().log_image(key, images, step)
 
@@ -267,14 +257,14 @@ def go_on(folder, epochs, logger, *before, checkpoint=None, **options):
 
 
 @pytest.mark.parametrize("dies_after", [3, 4])
-def test_pictures_get_their_names_when_they_are_at_the_loggers(tmp_path, dies_after):
+def test_files_get_their_names_after_the_loggers_have_the_images(tmp_path, dies_after):
     """Killed before the first or the second of the three pictures of epoch 1 was handed over."""
-    first, second = Hole(dies_after), Pictures()
+    first, second = FailingLogger(dies_after), ImageLogger()
     with pytest.raises(RuntimeError, match="killed"):
-        go_on(tmp_path, 3, first, log_growth=1)
+        go_on(tmp_path, 3, first, log_every_n_epochs=1)
     names = sorted(file.name for file in (tmp_path / "images").iterdir())
     assert names == ["conditional_0000.png", "reconstruction_0000.png", "samples_0000.png"]
-    go_on(tmp_path, 3, second, checkpoint=tmp_path / "last.ckpt", log_growth=1)
+    go_on(tmp_path, 3, second, checkpoint=tmp_path / "last.ckpt", log_every_n_epochs=1)
     assert logged_epochs(first) == [0] * 3 + [1] * (dies_after - 3) and logged_epochs(second) == [1] * 3 + [2] * 3
     assert len(list((tmp_path / "images").iterdir())) == 9
 
@@ -296,19 +286,19 @@ class Ends(lightning.Callback):
             raise RuntimeError("killed")
 
 
-def test_the_last_pictures_of_a_training_that_a_callback_has_ended_are_made_up_for(tmp_path):
-    """They are not due otherwise, and come from the part of the budget that is kept for them."""
-    options, straight, killed, resumed = {"every_n_epochs": 5, "max_pictures": 3}, Pictures(), Pictures(), Pictures()
+def test_a_resume_draws_the_last_grids_of_a_training_that_a_callback_ended(tmp_path):
+    """They are not due otherwise."""
+    options, straight, killed, resumed = {"every_n_epochs": 5}, ImageLogger(), ImageLogger(), ImageLogger()
     go_on(tmp_path / "straight", 9, straight, Ends(), **options)
     with pytest.raises(RuntimeError, match="killed"):
         go_on(tmp_path / "killed", 9, killed, Ends(dies=True), **options)
     go_on(tmp_path / "killed", 9, resumed, Ends(), checkpoint=tmp_path / "killed/last.ckpt", **options)
     names = [sorted(file.name for file in (tmp_path / run / "images").iterdir()) for run in ("straight", "killed")]
     assert names[0] == names[1] == ["conditional_0002.png", "reconstruction_0002.png", "samples_0002.png"]
-    assert killed.kept == [] and logged_epochs(resumed) == logged_epochs(straight) == [2, 2, 2]
+    assert killed.images == [] and logged_epochs(resumed) == logged_epochs(straight) == [2, 2, 2]
 
 
-@pytest.mark.parametrize("wrong", [{"num_images": 1}, {"every_n_epochs": 0}, {"log_growth": 0.5}, {"max_pictures": -1}])
-def test_numbers_that_make_no_picture_are_refused(wrong):
+@pytest.mark.parametrize("wrong", [{"num_images": 1}, {"every_n_epochs": 0}, {"log_every_n_epochs": 0}])
+def test_counts_and_intervals_below_their_minimum_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
         ImageGrid(**wrong)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 import train
 from cli.build import OWN, build, check
-from cli.environment import choose_wandb_mode, use_sleeping_threads
+from cli.environment import configure_openmp
 from cli.errors import is_user_error
 from cli.loader import MAPPING, load_config, nodes
 from cli.signatures import signature_of
@@ -402,50 +402,14 @@ def test_a_dry_run_imports_little_more_than_lightning() -> None:
     assert result.stdout.endswith("# set()\n"), result.stdout[-200:] + result.stderr
 
 
-def test_pictures_at_wandb_have_a_budget_by_default():
-    images = load_config([str(ROOT / "configs/fewgan.yaml")]).callbacks.images
-    assert 0 < images.max_pictures <= 1000 and 0 < images.max_megabytes <= 1000 and images.log_growth > 1
-
-
 # --- environment ------------------------------------------------------------------------------------------------------
 
 
 def test_threads_sleep_unless_the_user_decided():
     environment = {}
-    use_sleeping_threads(environment)
+    configure_openmp(environment)
     assert environment == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
     for chosen in ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "0"}):
         environment = dict(chosen)
-        use_sleeping_threads(environment)
+        configure_openmp(environment)
         assert environment == chosen
-
-
-def test_wandb_stays_offline_without_a_key(tmp_path):
-    netrc = write(tmp_path, "netrc", "machine wandb.example.org login user password 0123\n")
-    environment = {"NETRC": netrc}
-    notice = choose_wandb_mode(environment)
-    assert environment["WANDB_MODE"] == "offline" and "offline" in notice and "\n" not in notice
-    assert choose_wandb_mode(environment) is None  # what was decided once is not said again
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"WANDB_MODE": "online"},
-        {"WANDB_MODE": "disabled"},
-        {"WANDB_API_KEY": "0123"},
-        {"WANDB_BASE_URL": "https://wandb.example.org"},
-        {"WANDB_BASE_URL": "http://wandb.example.org:8080"},
-    ],
-)
-def test_wandb_is_left_alone_with_a_key_or_a_mode(tmp_path, given):
-    hosts = ("wandb.example.org", "wandb.example.org:8080")
-    text = "".join(f"machine {host} login user password 0123\n" for host in hosts)
-    environment = {"NETRC": write(tmp_path, "netrc", text), **given}
-    assert choose_wandb_mode(environment) is None
-    assert environment.get("WANDB_MODE") == given.get("WANDB_MODE")
-
-
-def test_an_unreadable_netrc_counts_as_no_key(tmp_path):
-    environment = {"NETRC": write(tmp_path, "netrc", "machine {{{ what\n")}
-    assert choose_wandb_mode(environment) is not None
