@@ -29,7 +29,7 @@ def resume_point(
         return None
     path, content = found
     images = changed_images(content, datamodule)
-    free = [f"module.{name}" for name in module.extended_by]
+    free = [f"module.{name}" for name in module.duration_settings]
     if images == []:  # the same files, wherever they are now
         free += [f"datamodule.{key}" for key in config.datamodule if key.endswith("root")]
     refused, allowed = changes(content.get("config", {}), config, free) if "config" in content else ([], [])
@@ -120,7 +120,7 @@ def ended_by(content: Mapping[str, Any], config: DictConfig, module: LightningMo
     """The keys whose larger values extend the training that a checkpoint is the end of; None if it is not the end."""
     epochs = epochs_done(content)
     if module.finished(epochs):
-        return [f"module.{name}" for name in module.extended_by]
+        return [f"module.{name}" for name in module.duration_settings]
     if 0 <= config.trainer.get("max_epochs", -1) <= epochs:
         return ["trainer.max_epochs"]
     unchanged = content.get("callbacks", {}).get("BestCheckpoint", {}).get("unchanged", 0)

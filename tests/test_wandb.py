@@ -2,7 +2,6 @@
 """
 
 import hashlib
-import inspect
 import json
 import os
 import signal
@@ -21,7 +20,6 @@ import yaml
 from PIL import Image
 
 import train
-from experiment.wandb_logger import WandbRun
 from modules.fewgan import FewGAN
 from tests import test_resume as resume
 from tests.wandb_log import content_of, log_of
@@ -93,7 +91,7 @@ def logs(sources, folder, tmp_path_factory):
              f"datamodule.image_size=[{HEIGHT},{WIDTH}]", f"run_dir={folder}", "trainer.accelerator=cpu", "resume=auto",
              "callbacks.metrics.num_images=6", "callbacks.metrics.crops=2", "callbacks.metrics.sample_crops=2",
              "callbacks.metrics.backbone=rand_cnn", "callbacks.progress=null", "callbacks.images.num_images=6",
-             "callbacks.images.log_growth=4", "callbacks.checkpoint.upload=[stages,last]"]  # fmt: skip
+             "callbacks.images.log_every_n_epochs=5", "callbacks.checkpoint.upload=[stages,last]"]  # fmt: skip
     with offline(tmp_path_factory.mktemp("caches")):
         for more in ([f"trainer.max_epochs={BREAK}"], []):
             assert train.main([*words, *more]) == 0
@@ -125,13 +123,13 @@ def test_the_stage_is_logged_with_each_iteration(logs):
 
 
 def test_pictures_have_one_key_a_kind_and_the_last_iteration_of_their_epoch(logs):
-    """The first and fourth drawing by the schedule, the ends of stages, and the last one before the interruption."""
+    """The fifth epoch by the interval, the ends of stages, and the last epoch before the interruption."""
     first, second = ({k for row in log.history for k in row if k.startswith("grids/")} for log in logs)
     assert first == {"grids/reconstruction", "grids/conditional"}
     assert second == {*first, "grids/samples", "grids/nearest"}
     for key in first:
         assert [[step + 1 for step in pictures(log, key)] for log in logs] == [
-            [BATCHES * (epoch + 1) for epoch in epochs] for epochs in ([0, 1, BREAK - 1], [3, 5, 7])
+            [BATCHES * (epoch + 1) for epoch in epochs] for epochs in ([1, BREAK - 1], [3, 4, 5, 7])
         ]
     for key in ("grids/samples", "grids/nearest"):
         assert list(pictures(logs[1], key)) == [EPOCHS * BATCHES - 1]
@@ -244,23 +242,3 @@ def test_checkpoints_are_artifacts_by_stage_and_as_the_last(logs, folder):
         assert f"sha256-{hashlib.sha256(content).hexdigest()[:16]}" in names
         if "last" not in names:  # it is replaced by the second part's
             assert content == (folder / "checkpoints" / entry.path).read_bytes()
-
-
-def test_the_budget_counts_the_bytes_that_wandb_keeps(logs, folder):
-    """The last checkpoint is written before the pictures of the last epoch; those are not in its count."""
-    before_last = []
-    for log in logs:
-        for row in log.history:
-            step, names = row["trainer/global_step"], [v["filenames"][0] for k, v in row.items() if k.startswith("grids/")]
-            before_last += [log.folder / "files" / name for name in names if step < (EPOCHS - 1) * BATCHES]
-    content = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
-    counted = content["callbacks"]["ImageGrid"]["logged"]
-    assert counted == {"pictures": len(before_last), "bytes": sum(path.stat().st_size for path in before_last)}
-
-
-def test_nothing_of_wandb_warns_of_its_own_keywords(tmp_path):
-    """Lightning hands wandb a keyword that wandb calls deprecated."""
-    logger = WandbRun(str(tmp_path), name="x", id="given", entity="team", tags=["a"])
-    accepted = set(inspect.signature(wandb.init).parameters)
-    assert set(logger._wandb_init) <= accepted and "anonymous" not in logger._wandb_init
-    assert logger.version == "given" and logger._wandb_init["entity"] == "team" and logger._wandb_init["resume"] == "allow"
