@@ -1,6 +1,7 @@
-"""Compare: one page about several checkpoints."""
+"""Compare: one page about several checkpoints, and which of them to choose."""
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,24 @@ import numpy as np
 
 from callbacks.run_manifest import file_sha256
 from core.errors import UserError
+from reports.checkpoint_entry import CheckpointEntry, collect_samples
 from reports.compare_page import page
 from reports.comparison import Comparison, compare, config_differences, in_order
-from reports.page import write_whole
-from reports.subject import Subject, look
+from reports.page import write_report
 
 
 class Compare:
-    """Writes `index.html`, which needs nothing beside itself, and `report.json` with its numbers.
+    """Writes `index.html`, self-contained, `report.json` with its numbers, and `best.json` with the recommended checkpoint.
 
-    Every checkpoint draws from the same seeds and is measured anew; its metrics, intervals and verdict are those of the
-    measurement. Differences are tested between values of sets of samples that share a seed. Nothing is ranked if the
-    protocols differ. The same checkpoints give the same bytes.
+    Every checkpoint draws from the same seeds and is measured again. Differences are tested between sets of samples that
+    share a seed. If the measurement protocols differ, nothing is ranked. Paths with equal content count once. The same
+    checkpoints give the same bytes.
 
     Args:
-        num_shown: samples in the picture of a checkpoint.
-        num_nearest: samples nearest to a training image, shown with it.
-        inputs: image files that all render; by default each reconstructs its training images.
-        quality, diversity: keys of the plot and of the Pareto rule; see `metrics.pareto`.
+        num_shown: samples in the grid of a checkpoint.
+        num_nearest: samples nearest to a reference image that are shown beside it.
+        inputs: image files that all checkpoints render; by default each reconstructs the reference images.
+        quality, diversity: metrics of the Pareto front; by default the first available, see `metrics.pareto`.
     """
 
     def __init__(
@@ -39,91 +40,132 @@ class Compare:
     ) -> None:
         for key, value in (("num_shown", num_shown), ("num_nearest", num_nearest)):
             if value < 1:
-                raise UserError(f"task.{key}={value}: at least 1 is needed")
+                raise UserError(f"task.{key}={value}: must be at least 1")
         self.num_shown, self.num_nearest, self.inputs = num_shown, num_nearest, inputs
         self.quality, self.diversity = quality, diversity
 
     def __call__(
-        self, paths: Sequence[Path], folder: Path, measured: Callable[[Path], tuple], loggers: Sequence[Any] = ()
+        self, paths: Sequence[Path], folder: Path, measure: Callable[[Path], tuple], loggers: Sequence[Any] = ()
     ) -> str:
-        """Says what was written. `measured(path)` gives a checkpoint's content, its module, the SampleMetrics after a test
-        and the data; it is called for all before anything is written."""
+        """Returns the text to print. `measure(path)` gives checkpoint, module, SampleMetrics after a test, and data module;
+        all are measured before anything is written."""
         for path in paths:
             if path.is_dir():
-                raise IsADirectoryError(f"{path} is a folder; give its checkpoints, such as {path}/checkpoints/*.ckpt")
-        subjects, writes = [], True
+                raise UserError(f"{path} is a folder; pass its checkpoints, such as {shlex.quote(str(path))}/checkpoints/*.ckpt")
+        entries: dict[str, CheckpointEntry] = {}
+        writes = True
         for path in paths:
-            content, module, metrics, data = measured(path)
-            subjects.append(subject := _subject(path, content, metrics.results))
-            look(subject, module, metrics, data, self)
+            digest = file_sha256(path) if path.is_file() else ""
+            if digest in entries:  # such as last.ckpt
+                entries[digest].aliases.append(path)
+                continue
+            checkpoint, module, metrics, data = measure(path)
+            entries[digest] = entry = _entry(path, digest, checkpoint, metrics.results)
+            entry.other_reference = not trained_on(checkpoint, data)
+            collect_samples(entry, module, metrics, data, self)
             writes = writes and module.global_rank == 0
-        comparison = compare(in_order(subjects), self.quality, self.diversity)
+        comparison = compare(in_order(list(entries.values())), self.quality, self.diversity)
         if not writes:
             return ""
-        write_whole(folder / "report.json", as_json(comparison))
-        write_whole(folder / "index.html", page(comparison))
+        files = {"report.json": report_json(comparison), "best.json": best_json(comparison)}
+        write_report(folder, {"index.html": page(comparison), **files})
         for logger in loggers:
             log(logger, comparison)
-        verdict = f"not ranked, the protocols differ in {', '.join(comparison.unlike)}\n" if comparison.unlike else ""
-        verdict += f"best: {comparison.choice.words}\n" if comparison.choice else ""
-        return f"{verdict}{folder / 'index.html'}"
+        return f"best: {comparison.reason}\n{shlex.quote(str(folder / 'index.html'))}"
 
 
-def _subject(path: Path, content: Mapping[str, Any], card: Mapping[str, Any]) -> Subject:
-    config = content.get("config") or {}
-    name = str(config.get("run_name") or path.stem)
-    iteration = content.get("iteration")
+def _entry(path: Path, sha256: str, checkpoint: Mapping[str, Any], results: Mapping[str, Any]) -> CheckpointEntry:
+    config = checkpoint.get("config") or {}
+    iteration = checkpoint.get("iteration")
     iteration = iteration if isinstance(iteration, int) else 0
-    return Subject(path, name, iteration, str(content["class_path"]), config, card, sha256=file_sha256(path))
+    run = str(config.get("run_name") or path.stem)
+    return CheckpointEntry(path, run, iteration, str(checkpoint["class_path"]), config, results, sha256=sha256)
 
 
-def as_json(comparison: Comparison) -> bytes:
+def trained_on(checkpoint: Mapping[str, Any], data: Any) -> bool:
+    """Whether the images of the data module are known to be those of the training, by their fingerprints."""
+    stored = checkpoint.get("data")
+    if not isinstance(stored, Mapping) or "image" not in stored:
+        return False
+    sets = data.sets()
+    return all(key in sets and sets[key].fingerprint == facts.get("fingerprint") for key, facts in stored.items())
+
+
+def report_json(comparison: Comparison) -> bytes:
     """The numbers of the page."""
-    rows = [
+    checkpoints = [
         {
-            "number": s.number, "run": s.run, "path": str(s.path), "class_path": s.class_path, "iteration": s.iteration,
-            "sha256": s.sha256,
-            "card": s.card, "by_seed": s.by_seed, "nearest_psnr": [value for value, _ in s.nearest],
+            "number": e.number,
+            "run": e.run,
+            "path": str(e.path),
+            "class_path": e.class_path,
+            "iteration": e.iteration,
+            "sha256": e.sha256,
+            "results": e.results,
+            "by_seed": e.by_seed,
+            "nearest_psnr": [value for value, _ in e.nearest],
+            "other_reference": e.other_reference,
         }
-        for s in comparison.subjects
-    ]  # fmt: skip
-    choice = comparison.choice
-    content = {
-        "checkpoints": rows,
-        "protocols_differ_in": comparison.unlike,
-        "config_differences": config_differences(comparison.subjects),
-        "tests": [test._asdict() for test in comparison.tests],
-        "axes": comparison.axes,
-        "best": choice and choice.best is not None and comparison.subjects[choice.best].number or None,
-        "front": [comparison.subjects[i].number for i in choice.front] if choice else None,
-        "words": choice and choice.words,
-    }
+        for e in comparison.entries
+    ]
+    return _json(
+        {
+            "checkpoints": checkpoints,
+            "protocols_differ_in": comparison.protocol_differences,
+            "config_differences": config_differences(comparison.entries),
+            "tests": [test._asdict() for test in comparison.tests],
+            "axes": comparison.axes,
+            "best": comparison.best and comparison.best.number,
+            "front": [e.number for e in comparison.front] if comparison.choice else None,
+            "reason": comparison.reason,
+        }
+    )
+
+
+def best_json(comparison: Comparison) -> bytes:
+    """The recommended checkpoint (null: none), the reason, the front, and the checkpoints excluded or undecided as copies."""
+    best, entries = comparison.best, comparison.entries
+    quality, diversity = comparison.axes or (None, None)
+    return _json(
+        {
+            "checkpoint": best and str(best.path),
+            "sha256": best and best.sha256,
+            "reason": comparison.reason,
+            "quality": quality and {"metric": quality, "values": {str(e.path): e.metrics.get(quality) for e in entries}},
+            "diversity": diversity and {"metric": diversity, "values": {str(e.path): e.metrics.get(diversity) for e in entries}},
+            "front": [str(e.path) for e in comparison.front] if comparison.choice else None,
+            "copies": [str(e.path) for e in entries if e.copies],
+            "undecided": [str(e.path) for e in entries if e.undecided],
+        }
+    )
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True, default=str) + "\n").encode()
 
 
 def log(logger: Any, comparison: Comparison) -> None:
-    """The table with its pictures, and the pictures in a row each, as far as the logger takes such."""
-    kinds = sorted({kind for s in comparison.subjects for kind in s.pictures})
+    """Logs a table with images, and the images by kind, to loggers that accept them."""
+    kinds = sorted({kind for e in comparison.entries for kind in e.images})
     if hasattr(logger, "log_table"):
-        columns, rows = logged_table(comparison, kinds)
+        columns, rows = log_rows(comparison, kinds)
         logger.log_table("comparison/table", columns=columns, data=rows)
     for kind in kinds if hasattr(logger, "log_image") else ():
-        shown = [s for s in comparison.subjects if kind in s.pictures]
-        logger.log_image(f"comparison/{kind}", [s.pictures[kind] for s in shown], caption=[s.label for s in shown])
+        entries = [e for e in comparison.entries if kind in e.images]
+        logger.log_image(f"comparison/{kind}", [e.images[kind] for e in entries], caption=[e.label for e in entries])
 
 
-def logged_table(comparison: Comparison, kinds: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows: a checkpoint's protocol, verdict, pictures, nearest pairs, metrics and their intervals."""
-    keys = sorted({key for s in comparison.subjects for key in s.card["metrics"]})
-    ranges = [key for key in keys if any(key in s.card.get("intervals", {}) for s in comparison.subjects)]
+def log_rows(comparison: Comparison, kinds: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows: protocol, verdict, images, nearest pairs, metrics and intervals of each checkpoint."""
+    entries = comparison.entries
+    keys = sorted({key for e in entries for key in e.metrics})
+    ranges = [key for key in keys if any(e.interval(key) for e in entries)]
     columns = ["checkpoint", "method", "iteration", "protocol", "verdict", *kinds, "nearest", *keys]
     columns += [f"{key}_{end}" for key in ranges for end in ("low", "high")]
     rows = []
-    for s in comparison.subjects:
-        protocol = str(s.card["protocol"].get("hash", ""))[:8]  # values of others are not to be compared
-        row = [s.label, s.method, s.iteration, protocol, s.card.get("verdict", {}).get("line")]
-        row += [s.pictures.get(kind) for kind in kinds]
-        row += [np.concatenate([pair for _, pair in s.nearest]) if s.nearest else None]
-        row += [s.card["metrics"].get(key) for key in keys]
-        rows.append(row + [end for key in ranges for end in s.card.get("intervals", {}).get(key, (None, None))])
+    for e in entries:
+        protocol = str(e.results["protocol"].get("hash", ""))[:8]  # only values of equal protocols are comparable
+        row = [e.label, e.method, e.iteration, protocol, e.verdict, *map(e.images.get, kinds)]
+        row += [np.concatenate([pair for _, pair in e.nearest]) if e.nearest else None, *map(e.metrics.get, keys)]
+        rows.append(row + [end for key in ranges for end in e.interval(key) or (None, None)])
     return columns, rows

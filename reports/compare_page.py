@@ -1,208 +1,157 @@
-"""A comparison as a page."""
+"""The comparison as a page: tables and plot as plain data for `templates/compare.html`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
-from metrics.pareto import repeats_training_images
-from reports.compare_tables import interval_of, metrics, tests
-from reports.comparison import Comparison, config_differences
-from reports.page import Html, document, facts, join, name, number, picture, table, tag
-from reports.plot import Point, scatter
-from reports.subject import COLUMNS, Subject
+from metrics.pareto import direction
+from reports.checkpoint_entry import CheckpointEntry
+from reports.comparison import Comparison, PairedTest, config_differences, side_by_side
+from reports.page import format_number, render
+from reports.scatter import Point, Scatter
 
-SHOWN_SIDE = 110  # pixels, about, of a sample on the page
-SCRIPT = """
-const slider=document.getElementById('step');
-function show(){
-  const last=+slider.max;
-  document.querySelectorAll('[data-steps]').forEach(run=>{
-    const all=[...run.children],chosen=Math.round(slider.value*(all.length-1)/last);
-    all.forEach((part,i)=>{part.hidden=i!==chosen});
-  });
-  document.getElementById('place').textContent='checkpoint '+(+slider.value+1)+' of '+(last+1);
-}
-if(slider){document.querySelector('.control').hidden=false;slider.addEventListener('input',show);show()}
-"""
-Section = tuple[str, str, Html | None]
+LEVEL = 0.05  # significance level of the paired tests
+MINOR = re.compile(r"source_share_\d+|.*_(median|raw|pooled|cluster_\d+)")  # metrics of the folded table
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell: smaller lines below its text, and a CSS class."""
+
+    text: str
+    notes: Sequence[str] = ()
+    style: str = ""
 
 
 def page(comparison: Comparison) -> bytes:
-    """The file; a section that has nothing to say is left out."""
-    subjects = comparison.subjects
-    sections: list[Section] = [
-        ("samples", "Samples", samples(subjects)),
-        ("metrics", "Metrics", metrics(comparison)),
-        ("tests", "Paired tests", tests(comparison)),
-        ("plot", "Quality and diversity", plot(comparison)),
-        ("nearest", "Nearest training images", nearest(subjects)),
-        ("inputs", "The same inputs", inputs(subjects)),
-        ("provenance", "Where pixels come from", provenance(subjects)),
-        ("config", "Differences of the configurations", config(subjects)),
-        ("protocol", "Protocol", protocol(comparison)),
-    ]
-    sections = [section for section in sections if section[2] is not None]
-    title = f"Comparison of {len(subjects)} checkpoint{'s' * (len(subjects) > 1)}"
-    links = (tag("a", heading, href=f"#{key}") for key, heading, _ in sections)
-    parts = [tag("section", tag("h2", heading, id=key), content) for key, heading, content in sections]
-    main = tag("main", summary(comparison), *parts, id="content")
-    return document(title, [tag("header", tag("h1", title)), tag("nav", *links, aria_label="Sections"), main], SCRIPT)
-
-
-def summary(comparison: Comparison) -> Html:
-    """What to choose, or why that cannot be said."""
-    if comparison.unlike:
-        what = f"These checkpoints are not ranked: they were measured by protocols that differ in {_list(comparison.unlike)}."
-        rows = [(key, *(_cut(v) for v in values)) for key, values in comparison.unlike.items()]
-        head = ["protocol", *(s.label for s in comparison.subjects)]
-        return tag("div", tag("p", what), table(head, rows), class_="note warn", role="note")
-    if comparison.choice is None:
-        return tag("p", "They do not all have a quality and a diversity metric, so none is recommended.", class_="note")
-    if comparison.choice.best is None:
-        return tag("p", comparison.choice.words, class_="note warn", role="note")
-    return tag("p", tag("strong", "Best by the Pareto rule: "), comparison.choice.words, class_="note")
-
-
-def samples(subjects: Sequence[Subject]) -> Html:
-    """A column for each run; where one has several checkpoints, a slider moves all."""
-    runs = [list(run) for _, run in groupby(subjects, key=lambda subject: subject.group)]
-    most = max(map(len, runs))
-    columns = []
-    for run in runs:
-        figures = [_figure(s, "samples", COLUMNS, f"samples of {s.label}") for s in run]
-        steps = tag("div", *figures, data_steps=len(figures)) if most > 1 else figures[0]
-        columns.append(tag("div", tag("h3", name(run[0].run)), steps))
-    text = tag("p", "Equal places show the same seed.", class_="soft")
-    return join([text, _slider(most) if most > 1 else None, tag("div", *columns, class_="row")])
-
-
-def _slider(count: int) -> Html:
-    label = tag("label", "Training, from first to last checkpoint", for_="step")
-    control = tag("input", type="range", id="step", min=0, max=count - 1, value=count - 1, step=1, autocomplete="off")
-    return tag("div", label, control, tag("output", id="place", for_="step", aria_live="polite"), class_="control", hidden=True)
-
-
-def _figure(subject: Subject, kind: str, columns: int, alt: str) -> Html:
-    pixels = subject.pictures.get(kind)
-    words = f"{subject.label}, {subject.method}, iteration {subject.iteration}"
-    if pixels is None:
-        return tag("figure", tag("figcaption", name(words), ": it draws no samples yet"))
-    return tag("figure", picture(pixels, alt, _enlarge(subject)), tag("figcaption", name(words)))
-
-
-def _enlarge(subject: Subject) -> int:
-    return max(1, min(8, round(SHOWN_SIDE / max(subject.image_size))))
-
-
-def plot(comparison: Comparison) -> Html | None:
-    """Quality across, diversity up, the front dashed."""
-    if comparison.axes is None or comparison.choice is None:
-        return None
-    across, up = comparison.axes
-    groups = list(dict.fromkeys(s.group for s in comparison.subjects))
-    drawn = [(i, s) for i, s in enumerate(comparison.subjects) if s.card["metrics"]]
-    points = [
-        Point(
-            str(s.number), s.card["metrics"][across], s.card["metrics"][up],
-            f"{s.label}: {across} {number(s.card['metrics'][across])}, {up} {number(s.card['metrics'][up])}",
-            groups.index(s.group), interval_of(s, across), interval_of(s, up), repeats_training_images(s.card),
-        )
-        for _, s in drawn
-    ]  # fmt: skip
-    places = {i: place for place, (i, _) in enumerate(drawn)}
-    front = [places[i] for i in comparison.choice.front]
-    words = f"{across} against {up}. On the front: {', '.join(points[i].label for i in front) or 'none'}."
-    text = (
-        "Towards the upper left is better. Numbers are those of the checkpoints, a colour is a run, thin lines are intervals "
-        "and the way of a training. Dashed: the front, which nothing beats in both. Hollow: repeats training images."
+    """The HTML file; sections without content are left out."""
+    entries = comparison.entries
+    sections = {
+        "samples": [list(run) for _, run in groupby(entries, key=lambda entry: entry.group)],
+        "metrics": _metrics(comparison),
+        "tests": _tests(comparison),
+        "plot": _plot(comparison),
+        "nearest": [e for e in entries if e.nearest or e.verdict],
+        "inputs": [e for e in entries if "inputs" in e.images],
+        "provenance": [e for e in entries if "provenance" in e.images],
+        "config": _config(entries),
+        "protocol": _protocol(comparison),
+    }
+    return render(
+        "compare",
+        title=f"Comparison of {len(entries)} checkpoint{'s' * (len(entries) > 1)}",
+        comparison=comparison,
+        head=[Cell(str(e.number), [e.run, e.path.stem]) for e in entries],
+        reference="reference images" if any(e.other_reference for e in entries) else "training images",
+        protocol_rows=[[key, *map(_text_cell, row)] for key, row in comparison.protocol_differences.items()],
+        sections={key: content for key, content in sections.items() if content},
     )
-    graph = scatter(points, f"{across} (low is good)", f"{up} (high is good)", front, words)
-    return tag("figure", graph, tag("figcaption", text))
 
 
-def nearest(subjects: Sequence[Subject]) -> Html | None:
-    """Of each checkpoint the verdict, the pairs that it is about, and those nearest by their pixels."""
-    parts = []
-    for s in subjects:
-        line = (s.card.get("verdict") or {}).get("line")
-        pairs = [
-            tag("figure", picture(pixels, "sample and training image", _enlarge(s)), tag("figcaption", f"{value:.1f} dB"))
-            for value, pixels in s.nearest
-        ]
-        verdict = tag("p", line, class_="bad" if repeats_training_images(s.card) else None) if line else None
-        found = [tag("h3", name(s.label)), verdict, _suspicious(s), tag("div", *pairs, class_="row")]
-        parts += found if pairs or line else []
-    text = (
-        "In one picture the most suspicious pairs by the verdict: above a sample, below the training image. Then the samples "
-        "nearest by pixels to a training image or its mirror image, which is on the right: 30 dB and more are suspicious."
-    )
-    return join([tag("p", text), *parts]) if parts else None
+def _metrics(comparison: Comparison) -> dict[str, Any]:
+    """Rows of the main table, of the folded one, and of the reference points."""
+    entries = comparison.entries
+    keys = sorted({key for e in entries for key in e.metrics})
+    rows = [[_key_cell(key), *(_value_cell(comparison, e, key) for e in entries)] for key in keys if not MINOR.fullmatch(key)]
+    minor = [("metrics", key) for key in keys if MINOR.fullmatch(key)]
+    minor += [("diagnostics", key) for key in sorted({key for e in entries for key in e.results.get("diagnostics", {})})]
+    points = {} if comparison.protocol_differences else entries[0].results.get("anchors", {})
+    columns = sorted({key for values in points.values() for key in values})
+    return {
+        "rows": rows,
+        "verdicts": list(map(_verdict_cell, entries)),
+        "minor": [[key, *(format_number(e.results.get(group, {}).get(key)) for e in entries)] for group, key in minor],
+        "columns": columns,
+        "points": [[name, *(format_number(values.get(key)) for key in columns)] for name, values in sorted(points.items())],
+    }
 
 
-def _suspicious(subject: Subject) -> Html | None:
-    if "suspicious" not in subject.pictures:
+def _key_cell(key: str) -> Cell:
+    return Cell(key, {-1: ["lower is better"], 1: ["higher is better"]}.get(direction(key), []))
+
+
+def _value_cell(comparison: Comparison, entry: CheckpointEntry, key: str) -> Cell:
+    value, interval, order = entry.metrics.get(key), entry.interval(key), direction(key)
+    eligible = [e.metrics[key] for e in comparison.entries if not e.copies and e.metrics.get(key) is not None]
+    ranked = order and not comparison.protocol_differences and len(eligible) > 1 and value is not None and not entry.copies
+    best = ranked and value == (max(eligible) if order > 0 else min(eligible))
+    return Cell(format_number(value), ["best value"] * bool(best) + _range(interval), "best" if best else "")
+
+
+def _range(interval: Sequence[float] | None) -> list[str]:
+    return [f"{format_number(interval[0])} to {format_number(interval[1])}"] if interval else []
+
+
+def _verdict_cell(entry: CheckpointEntry) -> Cell:
+    if not entry.metrics:
+        return Cell("no samples yet")
+    if entry.copies:
+        return Cell("COPIES", style="bad")
+    return Cell("UNDECIDED", style="undecided") if entry.undecided else Cell("no copying found")
+
+
+def _tests(comparison: Comparison) -> dict[str, Any] | None:
+    """A row for each pair of checkpoints, a column for each metric."""
+    tests = {(test.first, test.second, test.key): test for test in comparison.tests}
+    keys = sorted({test.key for test in comparison.tests})
+    pairs = sorted({(test.first, test.second) for test in comparison.tests})
+    rows = [[f"{b} against {a}", *(_test_cell(tests.get((a, b, key))) for key in keys)] for a, b in pairs]
+    num_sets = max((len(row) for e in comparison.entries for row in e.by_seed.values()), default=0)
+    return {"columns": keys, "rows": rows, "num_sets": num_sets, "level": LEVEL} if rows else None
+
+
+def _test_cell(test: PairedTest | None) -> Cell:
+    if test is None:
+        return Cell("–")
+    p = f"p {'< 0.001' if test.p < 0.001 else f'= {test.p:.3f}'}"
+    return Cell(format_number(test.difference), [*_range(test.interval), p], "significant" if test.p < LEVEL else "")
+
+
+def _plot(comparison: Comparison) -> Scatter | None:
+    """Quality on the horizontal axis, diversity on the vertical one."""
+    if comparison.axes is None:
         return None
-    words = "most suspicious pairs by the verdict"
-    pixels = picture(subject.pictures["suspicious"], f"{subject.label}: {words}", _enlarge(subject))
-    return tag("figure", pixels, tag("figcaption", words))
+    groups = list(dict.fromkeys(e.group for e in comparison.entries))
+    points = {e.number: _point(e, comparison.axes, groups.index(e.group)) for e in comparison.entries if e.metrics}
+    front = [points[e.number] for e in comparison.front]
+    quality, diversity = comparison.axes
+    description = f"{quality} against {diversity}. On the front: {', '.join(p.label for p in front) or 'none'}."
+    labels = (f"{quality} (lower is better)", f"{diversity} (higher is better)")
+    return Scatter(list(points.values()), *labels, front, description)
 
 
-def inputs(subjects: Sequence[Subject]) -> Html | None:
-    text = "Above the inputs, below what a checkpoint makes of them."
-    return _pictures(subjects, "inputs", text, lambda s: "inputs above, renderings below")
+def _point(entry: CheckpointEntry, axes: tuple[str, str], series: int) -> Point:
+    x, y = (entry.metrics[key] for key in axes)
+    title = f"{entry.label}: {axes[0]} {format_number(x)}, {axes[1]} {format_number(y)}"
+    return Point(str(entry.number), x, y, title, series, *map(entry.interval, axes), entry.copies)
 
 
-def provenance(subjects: Sequence[Subject]) -> Html | None:
-    text = (
-        "Samples above the place of the training images that each pixel was copied from: a range of hues for each image, from "
-        "its left to its right, darker towards its bottom. Smooth areas were copied as a whole. The key follows."
-    )
-    whole = _pictures(subjects, "provenance", text, lambda s: "samples and the origin of their pixels")
-    if whole is None:
-        return None
-    keys = [s for s in subjects if "provenance_key" in s.pictures]
-    key = picture(keys[0].pictures["provenance_key"], "training images above their colours", _enlarge(keys[0]))
-    return join([whole, tag("figure", key, tag("figcaption", "training images above their colours"))])
+def _config(entries: Sequence[CheckpointEntry]) -> dict[str, Any] | None:
+    """Rows of the differing keys and of all keys."""
+    differing, complete = config_differences(entries), side_by_side([e.config for e in entries])
+    rows = {"differing": differing, "complete": complete} if complete else {}
+    return {name: [[key, *map(_text_cell, row)] for key, row in table.items()] for name, table in rows.items()}
 
 
-def _pictures(subjects: Iterable[Subject], kind: str, text: str, alt: Callable[[Subject], str]) -> Html | None:
-    figures = [
-        tag("figure", picture(s.pictures[kind], f"{s.label}: {alt(s)}", _enlarge(s)), tag("figcaption", name(s.label)))
-        for s in subjects
-        if kind in s.pictures
-    ]
-    return join([tag("p", text), tag("div", *figures, class_="row")]) if figures else None
+def _protocol(comparison: Comparison) -> dict[str, Any]:
+    entries = comparison.entries
+    protocol = {k: v for k, v in sorted(entries[0].results["protocol"].items()) if k not in comparison.protocol_differences}
+    files = [(e, [", ".join(map(str, [e.path, *e.aliases])), e.sha256[:16]]) for e in entries]
+    return {
+        "files": [[Cell(str(e.number), [e.run]), *(Cell(text, style="text") for text in texts)] for e, texts in files],
+        "facts": {key: _plain(value) for key, value in protocol.items() if key != "notes"},
+        "notes": list(dict.fromkeys(note for e in entries for note in e.results["protocol"].get("notes", []))),
+    }
 
 
-def config(subjects: Sequence[Subject]) -> Html | None:
-    if len(subjects) < 2:
-        return None
-    found = config_differences(subjects)
-    rows = [[key, *(tag("td", _cut(value), class_="words") for value in values)] for key, values in found.items()]
-    if not rows:
-        return tag("p", "None, apart from the names of the runs.")
-    return table(["key", *(name(s.label) for s in subjects)], rows)
-
-
-def protocol(comparison: Comparison) -> Html:
-    """How it was measured, and which files."""
-    first = comparison.subjects[0].card["protocol"]
-    notes = list(dict.fromkeys(note for s in comparison.subjects for note in s.card["protocol"].get("notes", [])))
-    shared = {key: _plain(value) for key, value in sorted(first.items()) if key != "notes" and key not in comparison.unlike}
-    files = [[name(s.label), *(tag("td", t, class_="words") for t in (s.path, s.sha256[:16]))] for s in comparison.subjects]
-    parts = [table(["checkpoint", "file", "SHA-256 begins"], files), facts(shared)]
-    return join([*parts, tag("ul", *(tag("li", note) for note in notes)) if notes else None])
+def _text_cell(value: object) -> Cell:
+    text = "not set" if value is None else str(value)
+    return Cell(text if len(text) <= 200 else f"{text[:197]}…", style="text")
 
 
 def _plain(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(child)}" for key, child in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _cut(value: object) -> str:
-    text = "not there" if value is None else str(value)
-    return text if len(text) <= 120 else f"{text[:117]}…"
-
-
-def _list(words: Iterable[str]) -> str:
-    return ", ".join(words)

@@ -1,34 +1,22 @@
-"""What can be said about the order of checkpoints, and no more."""
+"""What the measurements of several checkpoints say about their order: protocols, paired tests, the Pareto front."""
 
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
 
-from core.errors import UserError
+from core.errors import UserError, nearest_hint
 from metrics.intervals import mean_interval
 from metrics.paired_tests import holm, paired_permutation
-from metrics.pareto import (
-    DIVERSITY,
-    QUALITY,
-    Candidate,
-    Choice,
-    choose,
-    first_key,
-    is_undecided,
-    repeats_training_images,
-)
+from metrics.pareto import DIVERSITY, QUALITY, Candidate, Choice, choose, first_key
 from metrics.protocol import DECISIVE
-from reports.page import flat
-from reports.subject import Subject
+from reports.checkpoint_entry import CheckpointEntry
 
 
 class PairedTest(NamedTuple):
-    """`second` minus `first` (numbers of checkpoints): mean over the seeds, its 95 % interval, and p corrected for all pairs
-    of this metric."""
+    """`second` minus `first` (numbers of checkpoints): mean over seeds, its 95 % interval, and p corrected for all pairs."""
 
     key: str
     first: int
@@ -39,83 +27,108 @@ class PairedTest(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """All that the page shows. `unlike` are keys of the protocols with a value for each checkpoint; if there is one, nothing
-    is ranked: no tests, no choice, no axes."""
+    """`protocol_differences` are the deciding protocol fields that differ, with the value of each checkpoint. If there are
+    any, nothing is ranked: no tests, no axes, no choice. `axes` are the keys of quality and diversity."""
 
-    subjects: list[Subject]
-    unlike: dict[str, list[Any]]
+    entries: list[CheckpointEntry]
+    protocol_differences: dict[str, list[Any]]
     tests: list[PairedTest]
     axes: tuple[str, str] | None
     choice: Choice | None
 
+    @property
+    def best(self) -> CheckpointEntry | None:
+        return None if self.choice is None or self.choice.best is None else self.entries[self.choice.best]
 
-def in_order(subjects: Sequence[Subject]) -> list[Subject]:
-    """Numbered from 1: runs as they were given, each one's checkpoints by iteration."""
-    groups = list(dict.fromkeys(subject.group for subject in subjects))
-    ordered = sorted(subjects, key=lambda s: (groups.index(s.group), s.iteration))
-    for number, subject in enumerate(ordered, 1):
-        subject.number = number
+    @property
+    def front(self) -> list[CheckpointEntry]:
+        """From the best quality to the best diversity."""
+        return [self.entries[i] for i in self.choice.front] if self.choice else []
+
+    @property
+    def reason(self) -> str:
+        """Why the best checkpoint is recommended, or why none is."""
+        if self.protocol_differences:
+            return f"not ranked, the measurement protocols differ in {', '.join(self.protocol_differences)}"
+        return self.choice.words if self.choice else "not ranked, the checkpoints share no metrics of quality and diversity"
+
+
+def in_order(entries: Sequence[CheckpointEntry]) -> list[CheckpointEntry]:
+    """Numbered from 1: runs in the order of the arguments, the checkpoints of each by iteration."""
+    groups = list(dict.fromkeys(entry.group for entry in entries))
+    ordered = sorted(entries, key=lambda entry: (groups.index(entry.group), entry.iteration))
+    for number, entry in enumerate(ordered, 1):
+        entry.number = number
     return ordered
 
 
-def compare(subjects: list[Subject], quality: str | None = None, diversity: str | None = None) -> Comparison:
-    """The comparison of measured checkpoints; ValueError for a metric that they do not all have."""
-    unlike = unlike_protocols([subject.card["protocol"] for subject in subjects])
-    drawn = [subject for subject in subjects if subject.card["metrics"]]
-    shared = set.intersection(*({k for k, v in s.card["metrics"].items() if v is not None} for s in drawn)) if drawn else set()
-    axes = [quality or first_key(QUALITY, shared), diversity or first_key(DIVERSITY, shared)]
-    for name, key in (("quality", quality), ("diversity", diversity)):
+def compare(entries: list[CheckpointEntry], quality: str | None = None, diversity: str | None = None) -> Comparison:
+    """Compares measured checkpoints; UserError for a metric that they do not all have."""
+    differing = protocol_differences([entry.results["protocol"] for entry in entries])
+    measured = [i for i, entry in enumerate(entries) if entry.metrics]
+    available = [{key for key, value in entries[i].metrics.items() if value is not None} for i in measured]
+    shared = set.intersection(*available) if available else set()
+    axes = (quality or first_key(QUALITY, shared), diversity or first_key(DIVERSITY, shared))
+    for name, key in zip(("quality", "diversity"), axes, strict=True):
         if key is not None and key not in shared:
-            near = get_close_matches(key, sorted(shared), 1, 0) or ["none"]
-            raise UserError(f"task.{name}={key}: not measured for all of these checkpoints; the nearest key is {near[0]}")
-    if unlike or None in axes:
-        return Comparison(subjects, unlike, [] if unlike else paired_tests(subjects), None, None)
-    candidates = [_candidate(subject, *axes) for subject in drawn]
-    choice = choose(candidates, *axes)
-    places = [subjects.index(subject) for subject in drawn]
-    best = None if choice.best is None else places[choice.best]
-    choice = choice._replace(best=best, front=[places[i] for i in choice.front])
-    return Comparison(subjects, unlike, paired_tests(subjects), (axes[0], axes[1]), choice)
+            hint = nearest_hint(key, shared) or f" Measured for all: {', '.join(sorted(shared)) or 'nothing'}."
+            raise UserError(f"task.{name}={key}: not measured for all of these checkpoints.{hint}")
+    tests = [] if differing else paired_tests(entries)
+    if differing or None in axes:
+        return Comparison(entries, differing, tests, None, None)
+    choice = choose([_candidate(entries[i], *axes) for i in measured], *axes)
+    best = None if choice.best is None else measured[choice.best]
+    return Comparison(entries, differing, tests, axes, choice._replace(best=best, front=[measured[i] for i in choice.front]))
 
 
-def _candidate(subject: Subject, quality: str, diversity: str) -> Candidate:
-    card, values = subject.card, (subject.card["metrics"][key] for key in (quality, diversity))
-    return Candidate(subject.label, *values, copies=repeats_training_images(card), undecided=is_undecided(card))
+def _candidate(entry: CheckpointEntry, quality: str, diversity: str) -> Candidate:
+    return Candidate(entry.label, entry.metrics[quality], entry.metrics[diversity], entry.copies, entry.undecided)
 
 
-def unlike_protocols(protocols: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """What makes their numbers incomparable: the decisive fields that differ, with the value of each."""
+def protocol_differences(protocols: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The fields that make numbers incomparable, if they differ, with the value of each protocol."""
     return differences([{key: protocol.get(key) for key in DECISIVE} for protocol in protocols])
 
 
-def differences(mappings: Sequence[Mapping[str, Any]], besides: Sequence[str] = ()) -> dict[str, list[Any]]:
-    """Dotted keys whose values are not all equal, with the value of each, None where there is none."""
-    plain = [flat({key: value for key, value in mapping.items() if key not in besides}) for mapping in mappings]
-    keys = sorted({key for values in plain for key in values})
-    return {key: [v.get(key) for v in plain] for key in keys if len({repr(v.get(key)) for v in plain}) > 1}
+def differences(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Dotted keys whose values are not all equal, with the value in each mapping, None where it has none."""
+    return {key: row for key, row in side_by_side(mappings).items() if len(set(map(repr, row))) > 1}
 
 
-def config_differences(subjects: Sequence[Subject]) -> dict[str, list[Any]]:
-    """Those of the resolved configurations; a run's own name and folder inside of values count as equal."""
+def side_by_side(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """All dotted keys, sorted, with the value in each mapping, None where it has none."""
+    flat = [dict(_items(mapping)) for mapping in mappings]
+    return {key: [values.get(key) for values in flat] for key in sorted(set().union(*flat))}
+
+
+def _items(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings; lists are values."""
+    pairs = []
+    for key, value in node.items():
+        pairs += _items(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+def config_differences(entries: Sequence[CheckpointEntry]) -> dict[str, list[Any]]:
+    """Differences of the configurations; the name and the folder of a run are no differences, not even inside other values."""
     plain = []
-    for subject in subjects:
-        config = flat(subject.config)
-        own = {str(config.pop(key)): f"${{{key}}}" for key in ("run_dir", "run_name") if config.get(key)}
-        for name, stand_in in own.items():
-            place = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
-            places = [k for k, v in config.items() if isinstance(v, str) and not k.endswith("class_path")]
-            config |= {k: place.sub(stand_in, config[k]) for k in places}
+    for entry in entries:
+        config = {key: value for key, value in _items(entry.config) if key != "resume"}
+        for name in ("run_dir", "run_name"):
+            pattern = re.compile(rf"(?<![\w-]){re.escape(str(config.pop(name, '') or '${none}'))}(?![\w-])")
+            texts = [key for key, value in config.items() if isinstance(value, str) and not key.endswith("class_path")]
+            config |= {key: pattern.sub(f"${{{name}}}", config[key]) for key in texts}
         plain.append(config)
-    return differences(plain, ("resume",))
+    return differences(plain)
 
 
-def paired_tests(subjects: Sequence[Subject]) -> list[PairedTest]:
+def paired_tests(entries: Sequence[CheckpointEntry]) -> list[PairedTest]:
     """Of every pair of checkpoints, in every metric that both have by seed."""
-    found = []
-    for key in sorted({key for subject in subjects for key in subject.by_seed}):
-        rows = [(s.number, torch.tensor(s.by_seed[key], dtype=torch.float64)) for s in subjects if key in s.by_seed]
+    tests = []
+    for key in sorted({key for entry in entries for key in entry.by_seed}):
+        rows = [(e.number, torch.tensor(e.by_seed[key], dtype=torch.float64)) for e in entries if key in e.by_seed]
         pairs = [(a, b, y - x) for (a, x), (b, y) in combinations(rows, 2) if len(x) == len(y) > 1]
         p_values = holm([paired_permutation(difference) for _, _, difference in pairs])
         for (a, b, difference), p in zip(pairs, p_values, strict=True):
-            found.append(PairedTest(key, a, b, float(difference.mean()), mean_interval(difference), p))
-    return found
+            tests.append(PairedTest(key, a, b, float(difference.mean()), mean_interval(difference), p))
+    return tests

@@ -1,89 +1,95 @@
-"""Gallery: one page over all run folders, however far they got."""
+"""Gallery: one page over all run folders, whatever their state."""
 
 import json
 import os
 import re
+import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from core.errors import UserError
+from core.errors import UserError, nearest_hint
 from metrics.pareto import direction
-from reports.page import Html, document, facts, name, number, picture, tag, write_whole
+from reports.page import format_number, render, write_report
 
-SIGNS = ("run.json", "metrics.json", "metrics.csv", "checkpoints")  # a folder with one of these is a run's
-KINDS = ("samples", "reconstruction", "conditional")
-MAX_BYTES = 2**22  # of a file of text: a metrics.csv may be longer, of which the end counts
+RUN_ENTRIES = ("run.json", "metrics.json", "metrics.csv", "checkpoints")  # a folder with one of these is a run folder
+GRID_KINDS = ("samples", "reconstruction", "conditional")
+MAX_BYTES = 2**22  # of a text file; of a longer metrics.csv the end is read
 MAX_PIXELS = 2**26
 MAX_METRICS = 8
-TRIES = 3  # pictures that are opened, from the newest on
-SCRIPT = """
-const field=document.getElementById('filter'),runs=[...document.querySelectorAll('article')];
-function sift(){
-  const words=field.value.toLowerCase().split(' ').filter(Boolean);
-  let left=0;
-  runs.forEach(run=>{
-    const text=run.textContent.toLowerCase();
-    run.hidden=!words.every(word=>text.includes(word));
-    left+=!run.hidden;
-  });
-  document.getElementById('left').textContent=left+' of '+runs.length+' runs';
-}
-if(field){document.querySelector('.control').hidden=false;field.addEventListener('input',sift);sift()}
-"""
+MAX_ATTEMPTS = 3  # grids that are opened, from the newest on
 
 
 class Gallery:
-    """Writes `index.html` about the runs below some folders, sorted by their place; it needs nothing beside itself.
+    """Writes `index.html`, self-contained, about the run folders below some folders, sorted by path.
 
-    Folders that hold no run are left out; of a run whatever can be read is shown, and what cannot be is named.
+    Folders without a run are left out. Of a run everything readable is shown, and unreadable files are named.
 
     Args:
-        thumbnail: longer side of the pictures in pixels.
-        depth: folders below a given one that are searched.
+        thumbnail: longer side of the images in pixels.
+        depth: levels of folders that are searched.
     """
 
     def __init__(self, thumbnail: int = 360, depth: int = 3) -> None:
         if thumbnail < 16 or depth < 0:
-            raise UserError(f"task.thumbnail={thumbnail}, task.depth={depth}: at least 16 and 0 are needed")
+            raise UserError(f"task.thumbnail={thumbnail}, task.depth={depth}: must be at least 16 and 0")
         self.thumbnail, self.depth = thumbnail, depth
 
     def __call__(
-        self, paths: Sequence[Path], folder: Path, measured: Callable[[Path], Any] | None = None, loggers: Sequence[Any] = ()
+        self, paths: Sequence[Path], folder: Path, measure: Callable[[Path], Any] | None = None, loggers: Sequence[Any] = ()
     ) -> str:
-        """Says what was written; nothing is measured or logged. ValueError or OSError for folders without a run."""
+        """Returns the text to print; nothing is measured or logged. UserError if there is no run."""
         for path in paths:
             if not path.is_dir():
-                beside = sorted(p.name for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else []
-                close = get_close_matches(path.name, beside, 1)
-                hint = f" Did you mean {path.parent / close[0]}?" if close else ""
-                raise NotADirectoryError(f"{path}: no such folder; a gallery is of folders of runs.{hint}")
-        runs = sorted({run for path in paths for run in run_folders(path, self.depth)})
-        if not runs:
-            raise UserError(f"{', '.join(map(str, paths))}: no run in it, up to {self.depth} folders deep (task.depth)")
-        title = f"{len(runs)} run{'s' * (len(runs) > 1)}"
-        label = tag("label", "Show runs with the words", for_="filter")
-        field = tag("input", type="search", id="filter", autocomplete="off")
-        found = tag("output", id="left", for_="filter", aria_live="polite")
-        control = tag("div", label, field, found, class_="control", hidden=True)
-        cards = [card(run, self.thumbnail) for run in runs]
-        main = tag("main", control, tag("div", *cards, class_="row"), id="content")
-        write_whole(folder / "index.html", document(title, [tag("header", tag("h1", title)), main], SCRIPT))
-        return f"{folder / 'index.html'}: {title}"
+                siblings = [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+                raise UserError(f"{path}: no such folder; the gallery needs folders of runs.{nearest_hint(str(path), siblings)}")
+        folders = sorted({run for path in paths for run in run_folders(path, self.depth)})
+        if not folders:
+            names = ", ".join(map(str, paths))
+            raise UserError(f"{names}: no run folder within task.depth={self.depth} levels")
+        title = f"{len(folders)} run{'s' * (len(folders) > 1)}"
+        runs = [summarize(run, self.thumbnail) for run in folders]
+        write_report(folder, {"index.html": render("gallery", title=title, runs=runs)})
+        return f"{title}\n{shlex.quote(str(folder / 'index.html'))}"
+
+
+@dataclass
+class RunSummary:
+    """What the page shows of one run folder."""
+
+    folder: Path
+    thumbnail: int
+    name: str = ""
+    status: str = "unknown"
+    facts: dict[str, str | None] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)
+    verdict: str | None = None
+    images: dict[str, np.ndarray] = field(default_factory=dict)  # bytes [H, W, 3] by file name
+    unreadable: list[str] = field(default_factory=list)
+
+    @property
+    def style(self) -> str:
+        """CSS class of the status."""
+        word = self.status.split(" ")[0]
+        return {"crashed": "failed"}.get(word, word if word in ("running", "finished", "failed") else "other")
+
+    def scale(self, pixels: np.ndarray) -> int:
+        """Enlargement of small images."""
+        return max(1, min(4, self.thumbnail // max(pixels.shape[:2])))
 
 
 def run_folders(folder: Path, depth: int) -> Iterator[Path]:
-    """`folder` and those below it that look like a run's; none inside of a run, none behind a link."""
+    """`folder` and folders below it that are run folders; does not descend into runs or follow links."""
     try:
         entries = {entry.name: entry for entry in os.scandir(folder)}
     except OSError:
         return
-    if any(sign in entries for sign in SIGNS):
+    if any(name in entries for name in RUN_ENTRIES):
         yield folder
     elif depth > 0:
         for entry in entries.values():
@@ -91,68 +97,53 @@ def run_folders(folder: Path, depth: int) -> Iterator[Path]:
                 yield from run_folders(Path(entry), depth - 1)
 
 
-def card(folder: Path, thumbnail: int) -> Html:
-    """What there is to say of a run."""
-    faults: list[str] = []
-    run, measured = (_read_mapping(folder / file, faults) for file in ("run.json", "metrics.json"))
-    shown = last_grid(folder / "images", thumbnail, faults)
-    grid = _thumbnail(*shown, folder, thumbnail) if shown else tag("p", "no pictures yet", class_="soft")
-    pairs = nearest(folder, thumbnail, faults)
-    class_path = measured.get("class_path") or _class_path(folder / "config.yaml")
-    verdict = measured.get("verdict")
-    line = verdict.get("line") if isinstance(verdict, Mapping) else None
-    values = {
-        "status": status(run),
+def summarize(folder: Path, thumbnail: int) -> RunSummary:
+    """Reads a run folder; `thumbnail` is the longer side of its images in pixels."""
+    summary = RunSummary(folder, thumbnail)
+    run, results = (_read_json(folder / file, summary.unreadable) for file in ("run.json", "metrics.json"))
+    summary.name = _text(run.get("run_name") or results.get("run_name") or folder.name)
+    summary.status = status(run)
+    class_path = results.get("class_path") or _class_path(folder / "config.yaml")
+    facts = {
         "method": class_path and str(class_path).rsplit(".", 1)[-1],
-        "stage": _of(run, "stage", "num_stages"),
+        "stage": _stage(run),
         "epoch": run.get("epoch"),
-        "iteration": run.get("iteration", measured.get("iteration")),
-        "last change": run.get("updated"),
+        "iteration": run.get("iteration", results.get("iteration")),
+        "updated": run.get("updated"),
         "error": run.get("error"),
         "code": _commit(run.get("git")),
-        "came from": lineage(run.get("lineage")),
-        **{key: number(value) for key, value in metric_values(folder, measured).items()},
-        "unreadable": "; ".join(faults) or None,
+        "started from": lineage(run.get("lineage")),
     }
-    heading = run.get("run_name") or measured.get("run_name") or folder.name
-    place = tag("p", name(folder), class_="soft")
-    told = tag("p", name(f"Verdict: {line}"[:600])) if line else None
-    title = tag("h2", name(heading), style="border:0;margin:0")
-    return tag("article", title, place, grid, facts(_short(values)), told, pairs)
+    summary.facts = {key: None if value is None else _text(value) for key, value in facts.items()}
+    summary.metrics = {key: format_number(value) for key, value in metric_values(folder, results).items()}
+    verdict = results.get("verdict")
+    if isinstance(verdict, Mapping) and verdict.get("line"):
+        summary.verdict = _text(verdict["line"])
+    grid = newest_grid(folder / "images", thumbnail, summary.unreadable)
+    summary.images = {grid[0]: grid[1]} if grid else {}
+    pairs = folder / "nearest.png"
+    if pairs.is_file() and (pixels := read_thumbnail(pairs, thumbnail, summary.unreadable)) is not None:
+        summary.images["nearest.png"] = pixels
+    return summary
 
 
-def nearest(folder: Path, thumbnail: int, faults: list[str]) -> Html | None:
-    """The pairs that the verdict is about, where there are any."""
-    file = folder / "nearest.png"
-    pixels = small_picture(file, thumbnail, faults) if file.is_file() else None
-    if pixels is None:
-        return None
-    words = "Most suspicious pairs by the verdict: above a sample, below the training image."
-    return tag("figure", _thumbnail(file.name, pixels, folder, thumbnail), tag("figcaption", words))
+def _text(value: object) -> str:
+    return str(value)[:600]
 
 
-def _thumbnail(file: str, pixels: np.ndarray, folder: Path, side: int) -> Html:
-    return picture(pixels, f"{file} of {folder.name}", max(1, min(4, side // max(pixels.shape[:2]))))
-
-
-def _short(values: Mapping[str, object]) -> dict[str, object]:
-    return {key: value if isinstance(value, Html) or value is None else str(value)[:300] for key, value in values.items()}
-
-
-def status(run: Mapping[str, Any]) -> Html | str:
-    """As the card says, doubted where it says "running" about a process of this machine that is no more."""
-    said = run.get("status")
-    if said is None:
+def status(run: Mapping[str, Any]) -> str:
+    """The status in run.json, or "crashed …" if it is "running" and its process on this machine does not exist."""
+    if run.get("status") is None:
         return "unknown"
-    pid = run.get("pid")
-    if said == "running" and run.get("host") == socket.gethostname() and isinstance(pid, int) and pid > 0 and not _lives(pid):
-        return tag("span", "ended without a word (its process is gone)", class_="bad")
-    return tag("span", said, class_="bad" if said == "failed" else "good")
+    pid, local = run.get("pid"), run.get("host") == socket.gethostname()
+    if run["status"] == "running" and local and isinstance(pid, int) and pid > 0 and not _exists(pid):
+        return "crashed (process no longer running)"
+    return _text(run["status"])
 
 
-def _lives(pid: int) -> bool:
+def _exists(pid: int) -> bool:
     try:
-        os.kill(pid, 0)  # asks, and sends nothing
+        os.kill(pid, 0)  # checks, sends no signal
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:
@@ -160,29 +151,27 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def _of(run: Mapping[str, Any], key: str, total: str) -> str | None:
-    stage, stages = run.get(key), run.get(total)
-    if not isinstance(stage, int) or not isinstance(stages, int) or stages < 2:
-        return None
-    return f"{stage + 1} of {stages}"
+def _stage(run: Mapping[str, Any]) -> str | None:
+    stage, total = run.get("stage"), run.get("num_stages")
+    return f"{stage + 1} of {total}" if isinstance(stage, int) and isinstance(total, int) and total > 1 else None
 
 
 def _commit(git: object) -> str | None:
     if not isinstance(git, Mapping) or not isinstance(git.get("commit"), str):
         return None
-    return git["commit"][:10] + (" and changes" if git.get("dirty") else "")
+    return git["commit"][:10] + (" with local changes" if git.get("dirty") else "")
 
 
 def lineage(parents: object) -> str | None:
-    """The checkpoints that a run was begun from, in words."""
-    known = [parent for parent in parents if isinstance(parent, Mapping)] if isinstance(parents, list) else []
-    words = [f"{p.get('kind')} {p.get('run_name') or '?'} ({p.get('path')}, iteration {p.get('iteration')})" for p in known]
-    return "; ".join(words) or None
+    """The checkpoints that a run started from, as text."""
+    parents = [parent for parent in parents if isinstance(parent, Mapping)] if isinstance(parents, list) else []
+    texts = [f"{p.get('kind')} {p.get('run_name') or '?'} ({p.get('path')}, iteration {p.get('iteration')})" for p in parents]
+    return "; ".join(texts) or None
 
 
-def metric_values(folder: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of metrics.json, else the last ones of a validation in metrics.csv; those that can be ranked come first."""
-    values = measured.get("metrics")
+def metric_values(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics of metrics.json, else the last validation values of metrics.csv; metrics with a direction come first."""
+    values = results.get("metrics")
     if not isinstance(values, Mapping) or not values:
         values = {key.removeprefix("val/"): value for key, value in last_logged(folder / "metrics.csv").items()}
     ordered = sorted(values, key=lambda key: (direction(str(key)) == 0, str(key)))
@@ -190,66 +179,57 @@ def metric_values(folder: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def last_logged(file: Path) -> dict[str, float]:
-    """The last number in each column val/… of a metrics.csv; of a long file only the end is read."""
+    """The last number in each column val/… of a metrics.csv."""
     lines = _read(file, tail=True).splitlines()
     if not lines:
         return {}
     with file.open(encoding="utf-8", errors="replace") as opened:
-        columns = opened.readline(MAX_BYTES).rstrip("\n").split(",")  # names and numbers, none of which is quoted
-    found: dict[str, float] = {}
+        columns = opened.readline(MAX_BYTES).rstrip("\n").split(",")
+    values: dict[str, float] = {}
     for line in lines[1:]:
-        cells = line.split(",")
+        cells = line.split(",")  # names and numbers without quotes
         for column, cell in zip(columns, cells, strict=False) if len(cells) == len(columns) else ():
-            if column.startswith("val/") and re.fullmatch(r"-?\d[\d.e+-]*", cell):
-                found[column] = _number(cell)
-    return found
+            if column.startswith("val/") and re.fullmatch(r"-?\d+(\.\d*)?(e[+-]?\d+)?", cell):
+                values[column] = float(cell)
+    return values
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
-
-
-def last_grid(folder: Path, side: int, faults: list[str]) -> tuple[str, np.ndarray] | None:
-    """Name and bytes [H, W, 3] of the newest grid that can be read, samples first, no side longer than `side`."""
+def newest_grid(folder: Path, side: int, unreadable: list[str]) -> tuple[str, np.ndarray] | None:
+    """File name and bytes [H, W, 3] of the newest readable grid, samples before other kinds, no side longer than `side`."""
     try:
         names = [entry.name for entry in os.scandir(folder) if entry.name.endswith(".png") and entry.is_file()]
     except OSError:
         return None
     names.sort(key=lambda name: (_epoch(name), name))
-    kinds = [[name for name in names if name.startswith(f"{kind}_")] for kind in KINDS]
-    files = next((found for found in kinds if found), names)
-    for file in reversed(files[-TRIES:]):
-        pixels = small_picture(folder / file, side, faults)
-        if pixels is not None:
-            return file, pixels
+    kinds = [[name for name in names if name.startswith(f"{kind}_")] for kind in GRID_KINDS]
+    for name in reversed(next(filter(None, kinds), names)[-MAX_ATTEMPTS:]):
+        if (pixels := read_thumbnail(folder / name, side, unreadable)) is not None:
+            return name, pixels
     return None
 
 
-def _epoch(file: str) -> int:
-    """The number that a name ends with: of five digits, too, it is above those of four."""
-    digits = re.search(r"([0-9]{1,18})\.png$", file)
+def _epoch(name: str) -> int:
+    """The number at the end of a file name: numbers of five digits follow those of four."""
+    digits = re.search(r"([0-9]{1,18})\.png$", name)
     return int(digits[1]) if digits else -1
 
 
-def small_picture(file: Path, side: int, faults: list[str]) -> np.ndarray | None:
-    """Bytes [H, W, 3] of a PNG file, no side longer than `side`; one that cannot be read becomes a fault."""
+def read_thumbnail(file: Path, side: int, unreadable: list[str]) -> np.ndarray | None:
+    """Bytes [H, W, 3] of a PNG file, no side longer than `side`; adds a file that cannot be read to `unreadable`."""
     try:
         with Image.open(file, formats=["PNG"]) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise UserError("too many pixels")
             image = opened.convert("RGB")
-    except Exception:  # of many types, for whatever a file may hold
-        faults.append(f"{file.parent.name}/{file.name}")
+    except Exception:  # Pillow raises many types for broken files
+        unreadable.append(f"{file.parent.name}/{file.name}")
         return None
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return np.asarray(image)
 
 
 def _read(file: Path, tail: bool = False) -> str:
-    """Text of a regular file, empty where there is none; of one that is too long its end, or nothing."""
+    """Text of a regular file, "" if there is none; of a file that is too long the end, or ""."""
     if not file.is_file() or (not tail and file.stat().st_size > MAX_BYTES):
         return ""
     with file.open("rb") as opened:
@@ -257,20 +237,20 @@ def _read(file: Path, tail: bool = False) -> str:
         return opened.read(MAX_BYTES).decode("utf-8", "replace")
 
 
-def _read_mapping(file: Path, faults: list[str]) -> dict[str, Any]:
+def _read_json(file: Path, unreadable: list[str]) -> dict[str, Any]:
     try:
-        text = _read(file)
-        content = json.loads(text) if text.strip() else {}
+        content = json.loads(_read(file).strip() or "{}")
     except (OSError, ValueError, RecursionError):
         content = None
-    if not isinstance(content, dict):
-        faults.append(file.name)
-    return content if isinstance(content, dict) else {}
+    if isinstance(content, dict):
+        return content
+    unreadable.append(file.name)
+    return {}
 
 
 def _class_path(file: Path) -> str | None:
     try:
-        found = re.search(r"class_path: (modules\.[\w.]+)", _read(file))
+        match = re.search(r"class_path: (modules\.[\w.]+)", _read(file))
     except OSError:
         return None
-    return found[1] if found else None
+    return match[1] if match else None

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from callbacks.run_manifest import read_manifest
+from core.files import atomic_write
 from datamodules.folder import list_images
 from metrics.intervals import student
 from metrics.protocol import CODE_VERSION
-from reports.page import write_whole
 
 ROOT = Path(__file__).parents[2]
 STARTER = ROOT / "datamodules/starter"
@@ -219,8 +219,10 @@ def main() -> None:
 
 def write(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Both files, each replaced as a whole."""
-    write_whole(folder / "fewgan_table.json", (json.dumps(rows, indent=1, sort_keys=True) + "\n").encode())
-    write_whole(folder / "fewgan_table.md", table(rows).encode())
+    contents = {"json": json.dumps(rows, indent=1, sort_keys=True) + "\n", "md": table(rows)}
+    for suffix, text in contents.items():
+        with atomic_write(folder / f"fewgan_table.{suffix}") as file:
+            file.write(text.encode())
 
 
 if __name__ == "__main__":

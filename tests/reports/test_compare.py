@@ -17,16 +17,16 @@ import torch
 from PIL import Image
 
 import evaluate
-import reports.compare_page
 from datamodules.synthetic import SyntheticDataModule
 from experiment.wandb_logger import WandbRun
 from metrics.backbones.registry import load_backbone
 from metrics.sifid import single_image_frechet
 from modules.gpdm import GPDM
 from modules.gpnn import GPNN
+from reports.checkpoint_entry import CheckpointEntry, nearest_pairs, values_by_seed
 from reports.compare import Compare, log
-from reports.comparison import compare, config_differences, in_order, paired_tests, unlike_protocols
-from reports.subject import Subject, by_seed, nearest_by_pixels
+from reports.compare_page import page as page_of
+from reports.comparison import compare, config_differences, in_order, paired_tests, protocol_differences
 from tests.reports.reading import browse, check_self_contained, keyboard_on, needs_browser
 from tests.wandb_log import log_of
 
@@ -91,10 +91,10 @@ def report(files, tmp_path_factory):
 
 def test_one_file_with_everything(report):
     out, page, _ = report
-    assert sorted(path.name for path in out.iterdir()) == ["index.html", "report.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["best.json", "index.html", "report.json"]
     read = check_self_contained(page)
     parts = ["Comparison of 3 checkpoints", "1 · moved · last", "2 · patches · epoch_0", "3 · patches · last", "GPDM", "GPNN"]
-    parts += ["kd_rand_cnn", "pixel_diversity", "anchor: copies", "Best by the Pareto rule", "2 against 1", "Protocol"]
+    parts += ["kd_rand_cnn", "pixel_diversity", "reference point", "Best by the Pareto rule", "2 against 1", "Protocol"]
     assert [part for part in parts if part not in read.text] == []
     sections = {"samples", "metrics", "tests", "plot", "nearest", "inputs", "provenance", "config", "protocol"}
     assert sections <= {attributes.get("id") for _, attributes in read.elements}
@@ -104,7 +104,7 @@ def test_one_file_with_everything(report):
 
 
 def test_the_verdict_of_each_checkpoint_is_on_the_page(report):
-    lines = [row["card"]["verdict"]["line"] for row in report[2]["checkpoints"]]
+    lines = [row["results"]["verdict"]["line"] for row in report[2]["checkpoints"]]
     assert len(lines) == 3 and lines[1].startswith("COPIES") and not lines[2].startswith("COPIES")
     text = check_self_contained(report[1]).text
     assert [line for line in lines if line not in text] == []
@@ -131,7 +131,7 @@ def test_numbers_are_those_of_a_measurement(report, files, tmp_path, monkeypatch
     assert evaluate.main([str(files["mixer"]), *QUICK, "callbacks.metrics.seed=0", f"out={tmp_path}"]) == 0
     card = json.loads((tmp_path / "metrics.json").read_text())
     row = report[2]["checkpoints"][2]
-    assert row["card"]["metrics"] == card["metrics"] and row["card"]["protocol"] == card["protocol"]
+    assert row["results"]["metrics"] == card["metrics"] and row["results"]["protocol"] == card["protocol"]
     assert np.mean(row["by_seed"]["nearest_psnr_mean"]) == pytest.approx(card["metrics"]["nearest_psnr_mean"], rel=1e-5)
 
 
@@ -152,20 +152,20 @@ def test_values_by_seed_of_one_training_image():
     generator = torch.Generator().manual_seed(0)
     real, *chunks = (torch.randint(0, 256, (n, 3, 64, 64), generator=generator, dtype=torch.uint8) for n in (1, 2, 2, 2, 1))
     backbone = load_backbone("rand_cnn")
-    values = by_seed(chunks, real, SimpleNamespace(backbone=backbone, chunk=2))
+    values = values_by_seed(chunks, real, SimpleNamespace(backbone=backbone, chunk=2))
     (key,) = [key for key in values if key.startswith("sifd")][:1]
     maps = [backbone.maps(images)[key] for images in (real, chunks[1])]
     assert len(values[key]) == 3  # the last chunk is not whole
     assert values[key][1] == pytest.approx(single_image_frechet(*maps).mean().item(), rel=1e-4)
-    flat = by_seed(chunks, torch.zeros_like(real), SimpleNamespace(backbone=None, chunk=2))
+    flat = values_by_seed(chunks, torch.zeros_like(real), SimpleNamespace(backbone=None, chunk=2))
     assert list(flat) == ["nearest_psnr_mean"]  # a spread against an image without any is not finite
 
 
 def test_a_copier_is_not_recommended(report):
     copier = report[2]["checkpoints"][1]
     assert copier["nearest_psnr"][0] > 30 and copier["number"] not in report[2]["front"]
-    assert report[2]["best"] in (1, 3) and "1 of 3 repeat" in report[2]["words"]
-    assert report[2]["words"] in check_self_contained(report[1]).text
+    assert report[2]["best"] in (1, 3) and "1 of 3 repeat" in report[2]["reason"]
+    assert report[2]["reason"] in check_self_contained(report[1]).text
 
 
 def test_nearest_images_stand_beside_the_samples(files):
@@ -173,7 +173,7 @@ def test_nearest_images_stand_beside_the_samples(files):
     samples = torch.randint(0, 256, (5, 3, *SIZE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     samples[3] = reals[1].flip(-1)
     samples[1] = (reals[2].float() + 8).clamp(max=255).to(torch.uint8)
-    (first, one), (second, two) = nearest_by_pixels(samples, reals, 2)
+    (first, one), (second, two) = nearest_pairs(samples, reals, 2)
     assert first == 100.0 and 25 < second < 40
     width = SIZE[1]
     for pixels, real in ((one, reals[1].flip(-1)), (two, reals[2])):
@@ -244,16 +244,16 @@ def test_given_inputs_are_rendered_by_all_that_can(files, tmp_path):
 def test_wandb_gets_the_table_with_its_pictures(tmp_path, monkeypatch):
     """Read back from what an offline run leaves: the numbers, the intervals, and the bytes of the pictures."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    subjects = in_order([subject(1, "a", kd_x=0.1), subject(2, "b", kd_x=0.2)])
-    for number, one in enumerate(subjects):
-        one.pictures["samples"] = np.full((4, 6, 3), 50 * number, np.uint8)
-    subjects[0].pictures["suspicious"] = np.full((5, 7, 3), 3, np.uint8)
-    subjects[0].card["protocol"] |= {"hash": "0123abcdef"}
-    subjects[0].card |= {"intervals": {"kd_x": [0.05, 0.15]}, "verdict": {"copies": False, "line": "no copying found"}}
-    subjects[0].nearest = [(20.0, np.full((3, 8, 3), 9, np.uint8)), (19.0, np.full((3, 8, 3), 7, np.uint8))]
+    entries = in_order([entry(1, "a", kd_x=0.1), entry(2, "b", kd_x=0.2)])
+    for number, one in enumerate(entries):
+        one.images["samples"] = np.full((4, 6, 3), 50 * number, np.uint8)
+    entries[0].images["suspicious"] = np.full((5, 7, 3), 3, np.uint8)
+    entries[0].results["protocol"] |= {"hash": "0123abcdef"}
+    entries[0].results |= {"intervals": {"kd_x": [0.05, 0.15]}, "verdict": {"copies": False, "line": "no copying found"}}
+    entries[0].nearest = [(20.0, np.full((3, 8, 3), 9, np.uint8)), (19.0, np.full((3, 8, 3), 7, np.uint8))]
     logger = WandbRun(str(tmp_path))
-    log(logger, compare(subjects))
-    log(object(), compare(subjects))  # a logger that takes neither
+    log(logger, compare(entries))
+    log(object(), compare(entries))  # a logger that takes neither
     logger.experiment.finish()
     (folder,) = tmp_path.glob("wandb/offline-run-*")
     wandb_log = log_of(folder)
@@ -268,20 +268,20 @@ def test_wandb_gets_the_table_with_its_pictures(tmp_path, monkeypatch):
     assert (first["protocol"], second["protocol"]) == ("0123abcd", "")
     assert first["verdict"] == "no copying found" and second["iteration"] == 2
     assert second["kd_x"] == 0.2 and second["kd_x_low"] is second["nearest"] is second["verdict"] is None
-    assert np.array_equal(np.asarray(Image.open(files[second["samples"]["path"]])), subjects[1].pictures["samples"])
+    assert np.array_equal(np.asarray(Image.open(files[second["samples"]["path"]])), entries[1].images["samples"])
     assert Image.open(files[first["nearest"]["path"]]).size == (8, 6)  # two pairs, one below the other
     assert Image.open(files[first["suspicious"]["path"]]).size == (7, 5) and second["suspicious"] is None
     shown = [row["comparison/samples"] for row in wandb_log.history if "comparison/samples" in row]
     assert [len(entry["filenames"]) for entry in shown] == [2]
 
 
-def subject(iteration, run, by_seed=None, **metrics):
-    card = {"metrics": metrics, "protocol": {"backbone": "x", "num_real": 3, "notes": []}}
-    return Subject(Path(f"{run}/last.ckpt"), run, iteration, "modules.m.M", {}, card, by_seed=by_seed or {})
+def entry(iteration, run, by_seed=None, **metrics):
+    results = {"metrics": metrics, "protocol": {"backbone": "x", "num_real": 3, "notes": []}}
+    return CheckpointEntry(Path(f"{run}/last.ckpt"), run, iteration, "modules.m.M", {}, results, by_seed=by_seed or {})
 
 
 def test_runs_stay_together_in_the_order_of_training():
-    ordered = in_order([subject(5, "b"), subject(9, "a"), subject(2, "b"), subject(1, "a")])
+    ordered = in_order([entry(5, "b"), entry(9, "a"), entry(2, "b"), entry(1, "a")])
     assert [(s.number, s.run, s.iteration) for s in ordered] == [(1, "b", 2), (2, "b", 5), (3, "a", 1), (4, "a", 9)]
 
 
@@ -290,7 +290,7 @@ def test_pairs_share_a_seed():
     torch.manual_seed(0)
     spread = torch.randn(12) * 10
     rows = zip("abc", (spread, spread + 0.1, spread), strict=True)
-    first, second, third = (subject(1, name, {"kd": row.tolist()}) for name, row in rows)
+    first, second, third = (entry(1, name, {"kd": row.tolist()}) for name, row in rows)
     ab, ac, bc = paired_tests(in_order([first, second, third]))
     assert (ab.first, ab.second, ac.second, bc.first) == (1, 2, 3, 2)
     assert ab.difference == pytest.approx(0.1, rel=1e-4) and ab.p == pytest.approx(3 * 2 / 2**12) and ac.p == 1.0
@@ -299,30 +299,30 @@ def test_pairs_share_a_seed():
 
 def test_protocols_differ_in_what_decides():
     one = {"backbone": "x", "crops": {"size": [4, 5]}, "notes": ["a"], "versions": {"torch": "1"}}
-    assert unlike_protocols([one, one | {"notes": [], "versions": {"torch": "2"}}]) == {}
-    assert unlike_protocols([one, one | {"crops": {"size": [4, 6]}}]) == {"crops.size": [[4, 5], [4, 6]]}
+    assert protocol_differences([one, one | {"notes": [], "versions": {"torch": "2"}}]) == {}
+    assert protocol_differences([one, one | {"crops": {"size": [4, 6]}}]) == {"crops.size": [[4, 5], [4, 6]]}
 
 
 def test_a_run_s_own_name_in_a_value_is_no_difference():
     def configured(name, **more):
         config = {"run_name": name, "run_dir": f"runs/{name}", "logger": {"save_dir": f"runs/{name}/w", "name": name}}
-        return Subject(Path("x"), name, 0, "m.M", config | more, {})
+        return CheckpointEntry(Path("x"), name, 0, "m.M", config | more, {})
 
     assert config_differences([configured("a"), configured("b")]) == {}
     assert config_differences([configured("a", lr="fast"), configured("b", lr="bast")]) == {"lr": ["fast", "bast"]}
 
 
 def test_a_checkpoint_that_draws_nothing_yet_is_shown_without_numbers(tmp_path):
-    empty = subject(1, "early")
-    comparison = compare(in_order([empty, subject(2, "late", kd_x=0.1, pixel_diversity=0.4)]))
+    empty = entry(1, "early")
+    comparison = compare(in_order([empty, entry(2, "late", kd_x=0.1, pixel_diversity=0.4)]))
     assert comparison.choice.best == 1 and comparison.axes == ("kd_x", "pixel_diversity")
-    read = check_self_contained(reports.compare_page.page(comparison))
+    read = check_self_contained(page_of(comparison))
     assert "draws no samples yet" in read.text and "no samples yet" in read.text
 
 
 def judged(iteration, run, quality, diversity, copies=False, undecided=False, **intervals):
-    one = subject(iteration, run, kd_x=quality, pixel_diversity=diversity)
-    one.card |= {"intervals": intervals, "verdict": {"copies": copies, "undecided": undecided}}
+    one = entry(iteration, run, kd_x=quality, pixel_diversity=diversity)
+    one.results |= {"intervals": intervals, "verdict": {"copies": copies, "undecided": undecided}}
     return one
 
 
@@ -333,16 +333,16 @@ def cells(page, row):
 
 
 def test_the_table_gives_intervals_and_verdicts():
-    subjects = [
+    entries = [
         judged(1, "a", 0.1, 0.4, undecided=True, kd_x=[0.05, 0.15]),
         judged(2, "a", 0.2, 0.5, kd_x=[None, 0.3], pixel_diversity=[0.45, 0.55]),
         judged(3, "a", 0.0, 0.6, copies=True),
     ]
-    comparison = compare(in_order(subjects))
-    page = reports.compare_page.page(comparison)
+    comparison = compare(in_order(entries))
+    page = page_of(comparison)
     assert cells(page, "kd_x") == [["0.1", "best", "value", "0.05", "to", "0.15"], ["0.2"], ["0"]]  # the third one copies
     assert cells(page, "pixel_diversity") == [["0.4"], ["0.5", "0.45", "to", "0.55"], ["0.6"]]
-    assert cells(page, "repeats training images?") == [["undecided"], ["not", "found"], ["yes"]]
+    assert cells(page, "copies of training images") == [["UNDECIDED"], ["no", "copying", "found"], ["COPIES"]]
     assert comparison.choice.best in (0, 1) and "1 of 3 repeat training images" in comparison.choice.words
     assert "For 1 of 3" in comparison.choice.words and comparison.choice.words in check_self_contained(page).text
 
@@ -352,8 +352,8 @@ def test_the_plot_shows_points_intervals_and_the_front():
     values = [(0.3, 0.6), (0.1, 0.5), (0.2, 0.45), (0.05, 0.2), (0.0, 0.7)]  # 2 is beaten by 1; 4 copies
     ranges = [{"kd_x": [0.25, 0.4]}, {"pixel_diversity": [0.48, 0.53]}, {"kd_x": [0.1, 0.3], "pixel_diversity": [0.4, 0.5]}]
     runs = zip("aabbb", values, [*ranges, {}, {}], strict=True)
-    subjects = in_order([judged(i, run, *pair, i == 4, **given) for i, (run, pair, given) in enumerate(runs)])
-    read = check_self_contained(reports.compare_page.page(compare(subjects)))
+    entries = in_order([judged(i, run, *pair, i == 4, **given) for i, (run, pair, given) in enumerate(runs)])
+    read = check_self_contained(page_of(compare(entries)))
     circles = [(float(c["cx"]), float(c["cy"])) for c in read.all("circle")]
 
     def pixels(axis, value):
@@ -367,12 +367,12 @@ def test_the_plot_shows_points_intervals_and_the_front():
         across, up = given.get("kd_x"), given.get("pixel_diversity")
         assert not across or [1 for line in lines if line == (pixels(0, across[0]), pixels(0, across[1]), y, y)] == [1]
         assert not up or [1 for line in lines if line == (x, x, pixels(1, up[0]), pixels(1, up[1]))] == [1]
-    ways = {bool(way.get("stroke-dasharray")): [] for way in read.all("polyline")}
-    for way in read.all("polyline"):
-        places = [tuple(map(float, place.split(","))) for place in way["points"].split()]
-        ways[bool(way.get("stroke-dasharray"))].append(places)
-    assert ways == {False: [circles[:2], circles[2:]], True: [[circles[i] for i in (3, 1, 0)]]}
-    assert [circle["fill"] == "#fff" for circle in read.all("circle")] == [False] * 4 + [True]
+    paths = {False: [], True: []}  # dashed or not
+    for line in read.all("polyline"):
+        positions = [tuple(map(float, position.split(","))) for position in line["points"].split()]
+        paths["stroke-dasharray" in line].append(positions)
+    assert paths == {False: [circles[:2], circles[2:]], True: [[circles[i] for i in (3, 1, 0)]]}
+    assert ["excluded" in group["class"] for group in read.all("g")] == [False] * 4 + [True]
 
 
 def test_options_are_checked():
@@ -401,12 +401,12 @@ def test_six_checkpoints_in_a_minute_on_two_cores(tmp_path):
 def test_the_keyboard_moves_the_slider_of_all_runs(report):
     hidden = "[...document.querySelectorAll('[data-steps] figure')].map(figure => figure.hidden)"
     with keyboard_on(report[0] / "index.html") as page:
-        place = "document.getElementById('place').textContent"
-        assert page.value(place) == "checkpoint 2 of 2" and page.value(hidden) == [False, True, False]
+        position = "document.getElementById('position').textContent"
+        assert page.value(position) == "checkpoint 2 of 2" and page.value(hidden) == [False, True, False]
         page.tab_to("step")
         for key, number, expected in (("ArrowLeft", 1, [False, False, True]), ("ArrowRight", 2, [False, True, False])):
             page.press(key)
-            assert page.value(place) == f"checkpoint {number} of 2" and page.value(hidden) == expected
+            assert page.value(position) == f"checkpoint {number} of 2" and page.value(hidden) == expected
         page.press("Home")
         assert page.value(hidden) == [False, False, True]
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import evaluate
-from reports.gallery import Gallery, last_grid, last_logged, run_folders, status
+from reports.gallery import Gallery, newest_grid, last_logged, run_folders, status
 from tests.reports.reading import browse, check_self_contained, keyboard_on, needs_browser
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def page_of(folder, out, **options):
 def test_a_run_is_told_of(tmp_path):
     make_run(tmp_path / "runs/birds")
     read = check_self_contained(page_of(tmp_path / "runs", tmp_path))
-    for part in ("birds", "finished", "3 of 4", "1234", "SinGAN", "0.1235", "abcdef0123 and changes", "no copies", "1 run"):
+    for part in ("birds", "finished", "3 of 4", "1234", "SinGAN", "0.1235", "abcdef0123 with local changes", "no copies", "1 run"):
         assert part in read.text, part
     assert "source parent (runs/parent/last.ckpt, iteration 99)" in read.text
     assert read.all("img")[0]["alt"] == "samples_0002.png of birds" and read.all("img")[0]["width"] == "256"  # four times 64
@@ -66,11 +66,11 @@ def test_the_pairs_of_the_verdict_are_shown(tmp_path):
     assert page_of(tmp_path / "runs", tmp_path, thumbnail=60) == page
 
 
-def test_the_last_grid_is_that_of_the_highest_number(tmp_path):
+def test_the_newest_grid_is_that_of_the_highest_number(tmp_path):
     for number in (9, 10_000, 9999, 100):
         Image.new("RGB", (4, 4)).save(tmp_path / f"samples_{number:04d}.png")
     Image.new("RGB", (4, 4)).save(tmp_path / "samples_late.png")
-    assert last_grid(tmp_path, 60, [])[0] == "samples_10000.png"
+    assert newest_grid(tmp_path, 60, [])[0] == "samples_10000.png"
 
 
 def test_runs_are_found_at_some_depth_and_once(tmp_path):
@@ -114,7 +114,7 @@ def test_pipes_and_folders_in_place_of_files_do_not_block(tmp_path):
     os.mkfifo(run / "metrics.csv")
     shutil.rmtree(run / "images")
     (run / "images").write_text("no folder")
-    assert "no pictures yet" in check_self_contained(page_of(tmp_path / "runs", tmp_path)).text
+    assert "no images yet" in check_self_contained(page_of(tmp_path / "runs", tmp_path)).text
 
 
 def test_hostile_names_are_texts(tmp_path):
@@ -142,9 +142,10 @@ def test_a_process_that_is_gone_is_not_running():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     here = {"status": "running", "host": socket.gethostname()}
-    assert "ended without a word" in status(here | {"pid": gone.pid}) and "running" in status(here | {"pid": os.getpid()})
-    assert "ended" not in status({"status": "running", "host": "elsewhere", "pid": gone.pid})
-    assert "ended" in status(here | {"pid": 10**30}) and "ended" not in status(here | {"pid": "1"}) and status({}) == "unknown"
+    assert status(here | {"pid": gone.pid}) == "crashed (process no longer running)"
+    assert status(here | {"pid": os.getpid()}) == "running"
+    assert "crashed" not in status({"status": "running", "host": "elsewhere", "pid": gone.pid})
+    assert "crashed" in status(here | {"pid": 10**30}) and "crashed" not in status(here | {"pid": "1"}) and status({}) == "unknown"
 
 
 def test_the_last_logged_values_of_each_column(tmp_path):
@@ -162,7 +163,7 @@ def test_as_a_user_calls_it(tmp_path, monkeypatch, capsys):
     assert "1 run" in capsys.readouterr().out
     for wrong, part in (
         ([str(tmp_path / "rans"), *words[1:]], "runs"),
-        ([str(tmp_path / "out"), *words[1:]], "no run in it"),
+        ([str(tmp_path / "out"), *words[1:]], "no run folder"),
         ([*words, "task.thumbnail=3"], "task.thumbnail=3"),
         ([*words, "task.thumbnial=3"], "thumbnail"),
         ([str(tmp_path / "runs/birds")], "birds"),
@@ -191,11 +192,11 @@ def test_the_page_in_a_browser(tmp_path):
         make_run(tmp_path / f"runs/{name}", run_name=name)
     page_of(tmp_path / "runs", tmp_path)
     with keyboard_on(tmp_path / "index.html") as page:
-        assert page.value("document.getElementById('left').textContent") == "2 of 2 runs"
+        assert page.value("document.getElementById('count').textContent") == "2 of 2 runs"
         page.tab_to("filter")
         for letter in "BOATS fin":
             page.press(letter)
-        assert page.value("document.getElementById('left').textContent") == "1 of 2 runs"
+        assert page.value("document.getElementById('count').textContent") == "1 of 2 runs"
         assert page.value("[...document.querySelectorAll('article')].map(run => run.hidden)") == [True, False]
     browse(f"--screenshot={tmp_path / 'seen.png'}", "--window-size=900,900", (tmp_path / "index.html").as_uri())
     seen = np.asarray(Image.open(tmp_path / "seen.png").convert("RGB"))

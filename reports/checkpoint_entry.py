@@ -1,0 +1,187 @@
+"""One checkpoint of a comparison: its measurement, values by seed, and images."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metrics.kernel import kernel_distance
+from metrics.nearest_psnr import nearest_psnr
+from metrics.pareto import is_undecided, repeats_training_images
+from metrics.pixel_diversity import pixel_diversity
+from metrics.sifid import SingleImageFrechet
+from modules.base import GenerativeModule, sampling_mode
+from modules.ops.images import from_uint8, image_grid, resize, to_uint8
+from modules.patches.mosaic import source_picture
+from tasks.inputs import read_image
+
+COLUMNS = 4  # of the grid of samples
+DISPLAY_SIZE = 110  # approximate side of a sample on the page, pixels
+MAX_INPUTS = 6
+
+
+@dataclass
+class CheckpointEntry:
+    """`results` are those of SampleMetrics; `by_seed` has one value for each set of samples that share a seed."""
+
+    path: Path
+    run: str
+    iteration: int
+    class_path: str
+    config: dict[str, Any]
+    results: Mapping[str, Any]
+    number: int = 0
+    by_seed: dict[str, list[float]] = field(default_factory=dict)
+    images: dict[str, np.ndarray] = field(default_factory=dict)  # bytes [H, W, 3] by kind
+    nearest: list[tuple[float, np.ndarray]] = field(default_factory=list)  # dB; a sample beside its reference image
+    image_size: tuple[int, int] = (1, 1)
+    sha256: str = ""  # of the file
+    aliases: list[Path] = field(default_factory=list)  # further paths of the same file content
+    other_reference: bool = False  # measured against images that are not known to be those of the training
+
+    @property
+    def method(self) -> str:
+        return self.class_path.rsplit(".", 1)[-1]
+
+    @property
+    def label(self) -> str:
+        return f"{self.number} · {self.run} · {self.path.stem}"
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Equal for checkpoints of one run."""
+        return str(self.path.parent), self.run
+
+    @property
+    def scale(self) -> int:
+        """Enlargement of small images on the page."""
+        return max(1, min(8, round(DISPLAY_SIZE / max(self.image_size))))
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        return self.results["metrics"]
+
+    @property
+    def verdict(self) -> str | None:
+        return (self.results.get("verdict") or {}).get("line")
+
+    @property
+    def copies(self) -> bool:
+        return repeats_training_images(self.results)
+
+    @property
+    def undecided(self) -> bool:
+        return is_undecided(self.results)
+
+    def interval(self, key: str) -> Sequence[float] | None:
+        """[low, high] of a metric, if the measurement has both ends."""
+        interval = (self.results.get("intervals") or {}).get(key)
+        return interval if isinstance(interval, list | tuple) and len(interval) == 2 and None not in interval else None
+
+
+def collect_samples(entry: CheckpointEntry, module: GenerativeModule, metrics: Any, data: Any, task: Any) -> None:
+    """Adds values and images of the samples that `metrics`, a SampleMetrics after its test, has drawn. `task` is the Compare."""
+    sets = data.sets()
+    reference = to_uint8(sets.get("tile", sets["image"]).originals().stack())
+    entry.image_size = tuple(module.image_size)
+    if metrics.backbone is not None:
+        module.to(_device(metrics.backbone))  # where the measurement ran
+    with sampling_mode(module, metrics.seed):
+        if metrics.drawn is not None:
+            entry.by_seed = values_by_seed(metrics.drawn.split(metrics.chunk), reference, metrics)
+            entry.images["samples"] = to_grid(metrics.drawn[: task.num_shown], COLUMNS)
+            entry.images["suspicious"] = to_array(metrics.nearest)
+            entry.nearest = nearest_pairs(metrics.drawn, reference, task.num_nearest)
+            if hasattr(module, "provenance_picture"):
+                entry.images |= _provenance(module, metrics, reference)
+        if (render := _renderer(module, task.inputs is not None)) is not None:
+            inputs = _inputs(task.inputs, module, sets)
+            torch.manual_seed(metrics.seed)  # the same for all checkpoints, whatever each has drawn before
+            outputs = render(inputs.to(module.device)).cpu()
+            entry.images["inputs"] = to_grid(to_uint8(torch.cat([inputs, outputs])), len(inputs))
+
+
+def values_by_seed(chunks: Sequence[Tensor], reference: Tensor, metrics: Any) -> dict[str, list[float]]:
+    """Metrics of each complete chunk of samples [n, 3, H, W], bytes; a metric that is not finite everywhere is left out.
+
+    They compare models that share seeds. As absolute numbers they depend on the size of a chunk.
+    """
+    chunks = [chunk for chunk in chunks if len(chunk) == metrics.chunk]
+    values = {"nearest_psnr_mean": [float(nearest_psnr(chunk, reference).mean()) for chunk in chunks]}
+    if metrics.chunk > 1:
+        values["pixel_diversity"] = [float(pixel_diversity(chunk, reference)["pixel_diversity"]) for chunk in chunks]
+    if metrics.backbone is not None and len(reference) == 1:
+        device = _device(metrics.backbone)
+        frechet = SingleImageFrechet(reference.to(device), metrics.backbone.maps)
+        rows = [frechet.mean(chunk.to(device)) for chunk in chunks] if frechet.real_maps else []
+        values |= {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
+    elif metrics.backbone is not None and metrics.chunk > 1:
+        device = _device(metrics.backbone)
+        reals = metrics.backbone(reference.to(device))
+        features = [metrics.backbone(chunk.to(device)) for chunk in chunks]
+        values[metrics.backbone.key("kd")] = [float(kernel_distance(reals, fakes)) for fakes in features]
+    return {key: row for key, row in values.items() if row and all(map(math.isfinite, row))}
+
+
+def nearest_pairs(samples: Tensor, reference: Tensor, count: int) -> list[tuple[float, np.ndarray]]:
+    """The samples nearest in PSNR (dB) to a reference image or its mirror image, each beside that image."""
+    if samples.shape[1:] != reference.shape[1:]:
+        return []
+    order = nearest_psnr(samples, reference).argsort(descending=True, stable=True)[:count]
+    candidates = torch.cat([reference, reference.flip(-1)])
+    table = torch.stack([nearest_psnr(samples[order], image.unsqueeze(0), flip=False) for image in candidates])
+    values, indices = table.max(0)
+    pairs = torch.stack([samples[order], candidates[indices]], 1)
+    return [(float(value), to_grid(pair, 2)) for value, pair in zip(values, pairs, strict=True)]
+
+
+def _provenance(module: Any, metrics: Any, reference: Tensor) -> dict[str, np.ndarray]:
+    """Where the pixels of the first chunk come from. It is drawn again: a module knows this of its last samples only."""
+    torch.manual_seed(metrics.seed)
+    samples = to_uint8(module.sample(min(metrics.chunk, metrics.num_images))).cpu()
+    origins = to_uint8(module.provenance_picture()).cpu()
+    return {
+        "provenance": to_grid(torch.cat([samples, origins]), len(samples)),
+        "provenance_key": to_grid(torch.cat([reference, _color_key(reference)]), len(reference)),
+    }
+
+
+def _color_key(reference: Tensor) -> Tensor:
+    """The color that each pixel of the reference images has in provenance images: bytes [n, 3, H, W]."""
+    count, _, height, width = reference.shape
+    position = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    sources = [torch.stack([torch.full_like(position[0], i), *position]) for i in range(count)]
+    return to_uint8(torch.stack([source_picture(source, [(height, width)] * count) for source in sources]))
+
+
+def _renderer(module: GenerativeModule, foreign: bool) -> Callable[[Tensor], Tensor] | None:
+    """Foreign images are injected, training images reconstructed if the method can, else injected."""
+    names = ("inject",) if foreign else ("reconstruct", "inject")
+    return next((getattr(module, name) for name in names if hasattr(module, name)), None)
+
+
+def _inputs(files: Sequence[str] | None, module: GenerativeModule, sets: Mapping[str, Any]) -> Tensor:
+    """Images [n, 3, H, W] in [-1, 1]: the files at training size, or the first reference images."""
+    if files is not None:
+        return torch.cat([resize(read_image(file, "task.inputs"), tuple(module.image_size)) for file in files])
+    return sets["image"].originals().stack()[:MAX_INPUTS]
+
+
+def _device(backbone: nn.Module) -> torch.device:
+    return next(chain(backbone.parameters(), backbone.buffers())).device
+
+
+def to_grid(images: Tensor, columns: int) -> np.ndarray:
+    """A grid of images [N, 3, H, W], bytes, as bytes [H', W', 3]."""
+    return to_array(image_grid(from_uint8(images), columns))
+
+
+def to_array(image: Tensor) -> np.ndarray:
+    """An image [3, H, W] in [-1, 1] as bytes [H, W, 3]."""
+    return to_uint8(image).permute(1, 2, 0).cpu().numpy()
