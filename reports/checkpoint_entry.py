@@ -17,6 +17,7 @@ from metrics.pareto import is_undecided, repeats_training_images
 from metrics.pixel_diversity import pixel_diversity
 from metrics.sifid import SingleImageFrechet
 from modules.base import GenerativeModule, sampling_mode
+from modules.capabilities import ExplainsSources, Injects, Reconstructs
 from modules.ops.images import from_uint8, image_grid, resize, to_uint8
 from modules.patches.mosaic import source_picture
 from tasks.inputs import read_image
@@ -86,7 +87,7 @@ class CheckpointEntry:
 
 
 def collect_samples(entry: CheckpointEntry, module: GenerativeModule, metrics: Any, data: Any, task: Any) -> None:
-    """Adds values and images of the samples that `metrics`, a SampleMetrics after its test, has drawn. `task` is the Compare."""
+    """Adds values and images of the samples drawn by `metrics`, a SampleMetrics after its test; `task` is the Compare."""
     sets = data.sets()
     reference = to_uint8(sets.get("tile", sets["image"]).originals().stack())
     entry.image_size = tuple(module.image_size)
@@ -98,13 +99,13 @@ def collect_samples(entry: CheckpointEntry, module: GenerativeModule, metrics: A
             entry.images["samples"] = to_grid(metrics.drawn[: task.num_shown], COLUMNS)
             entry.images["suspicious"] = to_array(metrics.nearest)
             entry.nearest = nearest_pairs(metrics.drawn, reference, task.num_nearest)
-            if hasattr(module, "provenance_picture"):
+            if isinstance(module, ExplainsSources):
                 entry.images |= _provenance(module, metrics, reference)
-        if (render := _renderer(module, task.inputs is not None)) is not None:
-            inputs = _inputs(task.inputs, module, sets)
-            torch.manual_seed(metrics.seed)  # the same for all checkpoints, whatever each has drawn before
+    if (render := _renderer(module, task.inputs is not None)) is not None:
+        inputs = _inputs(task.inputs, module, sets)
+        with sampling_mode(module, metrics.seed, range(len(inputs))):
             outputs = render(inputs.to(module.device)).cpu()
-            entry.images["inputs"] = to_grid(to_uint8(torch.cat([inputs, outputs])), len(inputs))
+        entry.images["inputs"] = to_grid(to_uint8(torch.cat([inputs, outputs])), len(inputs))
 
 
 def values_by_seed(chunks: Sequence[Tensor], reference: Tensor, metrics: Any) -> dict[str, list[float]]:
@@ -141,7 +142,7 @@ def nearest_pairs(samples: Tensor, reference: Tensor, count: int) -> list[tuple[
     return [(float(value), to_grid(pair, 2)) for value, pair in zip(values, pairs, strict=True)]
 
 
-def _provenance(module: Any, metrics: Any, reference: Tensor) -> dict[str, np.ndarray]:
+def _provenance(module: ExplainsSources, metrics: Any, reference: Tensor) -> dict[str, np.ndarray]:
     """Where the pixels of the first chunk come from. It is drawn again: a module knows this of its last samples only."""
     torch.manual_seed(metrics.seed)
     samples = to_uint8(module.sample(min(metrics.chunk, metrics.num_images))).cpu()
@@ -162,8 +163,9 @@ def _color_key(reference: Tensor) -> Tensor:
 
 def _renderer(module: GenerativeModule, foreign: bool) -> Callable[[Tensor], Tensor] | None:
     """Foreign images are injected, training images reconstructed if the method can, else injected."""
-    names = ("inject",) if foreign else ("reconstruct", "inject")
-    return next((getattr(module, name) for name in names if hasattr(module, name)), None)
+    if isinstance(module, Reconstructs) and not foreign:
+        return module.reconstruct
+    return module.inject if isinstance(module, Injects) else None
 
 
 def _inputs(files: Sequence[str] | None, module: GenerativeModule, sets: Mapping[str, Any]) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from callbacks.run_manifest import file_sha256
 from core.errors import UserError
+from modules.ops.weights import file_sha256
 from reports.checkpoint_entry import CheckpointEntry, collect_samples
 from reports.compare_page import page
 from reports.comparison import Comparison, compare, config_differences, in_order
@@ -51,7 +51,7 @@ class Compare:
         all are measured before anything is written."""
         for path in paths:
             if path.is_dir():
-                raise UserError(f"{path} is a folder; pass its checkpoints, such as {shlex.quote(str(path))}/checkpoints/*.ckpt")
+                raise UserError(f"{path} is a folder; pass checkpoints, such as {shlex.quote(str(path))}/checkpoints/*.ckpt")
         entries: dict[str, CheckpointEntry] = {}
         writes = True
         for path in paths:
@@ -125,14 +125,14 @@ def report_json(comparison: Comparison) -> bytes:
 def best_json(comparison: Comparison) -> bytes:
     """The recommended checkpoint (null: none), the reason, the front, and the checkpoints excluded or undecided as copies."""
     best, entries = comparison.best, comparison.entries
-    quality, diversity = comparison.axes or (None, None)
+    axes = dict(zip(("quality", "diversity"), comparison.axes or (), strict=False))
+    values = {name: {"metric": key, "values": {str(e.path): e.metrics.get(key) for e in entries}} for name, key in axes.items()}
     return _json(
         {
             "checkpoint": best and str(best.path),
             "sha256": best and best.sha256,
             "reason": comparison.reason,
-            "quality": quality and {"metric": quality, "values": {str(e.path): e.metrics.get(quality) for e in entries}},
-            "diversity": diversity and {"metric": diversity, "values": {str(e.path): e.metrics.get(diversity) for e in entries}},
+            **values,
             "front": [str(e.path) for e in comparison.front] if comparison.choice else None,
             "copies": [str(e.path) for e in entries if e.copies],
             "undecided": [str(e.path) for e in entries if e.undecided],

@@ -47,7 +47,7 @@ class Gallery:
         for path in paths:
             if not path.is_dir():
                 siblings = [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-                raise UserError(f"{path}: no such folder; the gallery needs folders of runs.{nearest_hint(str(path), siblings)}")
+                raise UserError(f"{path}: no such folder; the gallery shows run folders.{nearest_hint(str(path), siblings)}")
         folders = sorted({run for path in paths for run in run_folders(path, self.depth)})
         if not folders:
             names = ", ".join(map(str, paths))
