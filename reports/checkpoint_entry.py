@@ -89,7 +89,7 @@ class CheckpointEntry:
 def collect_samples(entry: CheckpointEntry, module: GenerativeModule, metrics: Any, data: Any, task: Any) -> None:
     """Adds values and images of the samples drawn by `metrics`, a SampleMetrics after its test; `task` is the Compare."""
     sets = data.sets()
-    reference = to_uint8(sets.get("tile", sets["image"]).originals().stack())
+    reference = to_uint8(reference_set(sets)[1].originals().stack())
     entry.image_size = tuple(module.image_size)
     if metrics.backbone is not None:
         module.to(_device(metrics.backbone))  # where the measurement ran
@@ -106,6 +106,11 @@ def collect_samples(entry: CheckpointEntry, module: GenerativeModule, metrics: A
         with sampling_mode(module, metrics.seed, range(len(inputs))):
             outputs = render(inputs.to(module.device)).cpu()
         entry.images["inputs"] = to_grid(to_uint8(torch.cat([inputs, outputs])), len(inputs))
+
+
+def reference_set(sets: Mapping[str, Any]) -> tuple[str, Any]:
+    """Name and images of the set that samples are measured against: of a tiling its parts."""
+    return next((key, sets[key]) for key in ("tile", "image") if key in sets)
 
 
 def values_by_seed(chunks: Sequence[Tensor], reference: Tensor, metrics: Any) -> dict[str, list[float]]:
@@ -156,8 +161,7 @@ def _provenance(module: ExplainsSources, metrics: Any, reference: Tensor) -> dic
 def _color_key(reference: Tensor) -> Tensor:
     """The color that each pixel of the reference images has in provenance images: bytes [n, 3, H, W]."""
     count, _, height, width = reference.shape
-    position = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    sources = [torch.stack([torch.full_like(position[0], i), *position]) for i in range(count)]
+    sources = torch.stack(torch.meshgrid(*map(torch.arange, (count, height, width)), indexing="ij"), 1)
     return to_uint8(torch.stack([source_picture(source, [(height, width)] * count) for source in sources]))
 
 

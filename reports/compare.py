@@ -10,10 +10,12 @@ import numpy as np
 
 from core.errors import UserError
 from modules.ops.weights import file_sha256
-from reports.checkpoint_entry import CheckpointEntry, collect_samples
+from reports.checkpoint_entry import CheckpointEntry, collect_samples, reference_set
 from reports.compare_page import page
 from reports.comparison import Comparison, compare, config_differences, in_order
 from reports.page import write_report
+
+REPORTED = ("number", "run", "path", "aliases", "class_path", "iteration", "sha256", "results", "by_seed", "other_reference")
 
 
 class Compare:
@@ -75,72 +77,51 @@ class Compare:
 
 
 def _entry(path: Path, sha256: str, checkpoint: Mapping[str, Any], results: Mapping[str, Any]) -> CheckpointEntry:
-    config = checkpoint.get("config") or {}
-    iteration = checkpoint.get("iteration")
-    iteration = iteration if isinstance(iteration, int) else 0
-    run = str(config.get("run_name") or path.stem)
+    config, iteration = checkpoint.get("config") or {}, checkpoint.get("iteration")
+    run, iteration = str(config.get("run_name") or path.stem), iteration if isinstance(iteration, int) else 0
     return CheckpointEntry(path, run, iteration, str(checkpoint["class_path"]), config, results, sha256=sha256)
 
 
 def trained_on(checkpoint: Mapping[str, Any], data: Any) -> bool:
-    """Whether the images of the data module are known to be those of the training, by their fingerprints."""
-    stored = checkpoint.get("data")
-    if not isinstance(stored, Mapping) or "image" not in stored:
-        return False
-    sets = data.sets()
-    return all(key in sets and sets[key].fingerprint == facts.get("fingerprint") for key, facts in stored.items())
+    """Whether the reference images of a measurement are known, by their fingerprint, to be those of the training."""
+    stored, (key, reference) = checkpoint.get("data"), reference_set(data.sets())
+    facts = stored.get(key) if isinstance(stored, Mapping) else None
+    return isinstance(facts, Mapping) and facts.get("fingerprint") == reference.fingerprint
 
 
 def report_json(comparison: Comparison) -> bytes:
     """The numbers of the page."""
     checkpoints = [
-        {
-            "number": e.number,
-            "run": e.run,
-            "path": str(e.path),
-            "class_path": e.class_path,
-            "iteration": e.iteration,
-            "sha256": e.sha256,
-            "results": e.results,
-            "by_seed": e.by_seed,
-            "nearest_psnr": [value for value, _ in e.nearest],
-            "other_reference": e.other_reference,
-        }
-        for e in comparison.entries
+        {key: getattr(entry, key) for key in REPORTED} | {"nearest_psnr": [value for value, _ in entry.nearest]}
+        for entry in comparison.entries
     ]
     return _json(
-        {
-            "checkpoints": checkpoints,
-            "protocols_differ_in": comparison.protocol_differences,
-            "config_differences": config_differences(comparison.entries),
-            "tests": [test._asdict() for test in comparison.tests],
-            "axes": comparison.axes,
-            "best": comparison.best and comparison.best.number,
-            "front": [e.number for e in comparison.front] if comparison.choice else None,
-            "reason": comparison.reason,
-        }
+        checkpoints=checkpoints,
+        protocols_differ_in=comparison.protocol_differences,
+        config_differences=config_differences(comparison.entries),
+        tests=[test._asdict() for test in comparison.tests],
+        axes=comparison.axes,
+        best=comparison.best and comparison.best.number,
+        front=[entry.number for entry in comparison.front] if comparison.choice else None,
+        reason=comparison.reason,
     )
 
 
 def best_json(comparison: Comparison) -> bytes:
-    """The recommended checkpoint (null: none), the reason, the front, and the checkpoints excluded or undecided as copies."""
+    """The recommended checkpoint (null: none) and the reason, with all that the choice depends on, by path."""
     best, entries = comparison.best, comparison.entries
-    axes = dict(zip(("quality", "diversity"), comparison.axes or (), strict=False))
-    values = {name: {"metric": key, "values": {str(e.path): e.metrics.get(key) for e in entries}} for name, key in axes.items()}
     return _json(
-        {
-            "checkpoint": best and str(best.path),
-            "sha256": best and best.sha256,
-            "reason": comparison.reason,
-            **values,
-            "front": [str(e.path) for e in comparison.front] if comparison.choice else None,
-            "copies": [str(e.path) for e in entries if e.copies],
-            "undecided": [str(e.path) for e in entries if e.undecided],
-        }
+        checkpoint=best and best.path,
+        sha256=best and best.sha256,
+        reason=comparison.reason,
+        front=[entry.path for entry in comparison.front],
+        copies=[entry.path for entry in entries if entry.copies],
+        undecided=[entry.path for entry in entries if entry.undecided],
+        values={key: {str(entry.path): entry.metrics.get(key) for entry in entries} for key in comparison.axes or ()},
     )
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
+def _json(**content: Any) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True, default=str) + "\n").encode()
 
 

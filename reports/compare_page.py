@@ -1,7 +1,7 @@
 """The comparison as a page: tables and plot as plain data for `templates/compare.html`."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -137,11 +137,11 @@ def _config(entries: Sequence[CheckpointEntry]) -> dict[str, Any] | None:
 
 def _protocol(comparison: Comparison) -> dict[str, Any]:
     entries = comparison.entries
-    protocol = {k: v for k, v in sorted(entries[0].results["protocol"].items()) if k not in comparison.protocol_differences}
+    protocol = {k: v for k, v in entries[0].results["protocol"].items() if k not in comparison.protocol_differences}
     files = [(e, [", ".join(map(str, [e.path, *e.aliases])), e.sha256[:16]]) for e in entries]
     return {
         "files": [[Cell(str(e.number), [e.run]), *(Cell(text, style="text") for text in texts)] for e, texts in files],
-        "facts": {key: _plain(value) for key, value in protocol.items() if key != "notes"},
+        "facts": {key: row[0] for key, row in side_by_side([protocol]).items() if key != "notes"},
         "notes": list(dict.fromkeys(note for e in entries for note in e.results["protocol"].get("notes", []))),
     }
 
@@ -149,9 +149,3 @@ def _protocol(comparison: Comparison) -> dict[str, Any]:
 def _text_cell(value: object) -> Cell:
     text = "not set" if value is None else str(value)
     return Cell(text if len(text) <= 200 else f"{text[:197]}…", style="text")
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(child)}" for key, child in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -6,7 +6,6 @@ import re
 import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,33 +53,8 @@ class Gallery:
             raise UserError(f"{names}: no run folder within task.depth={self.depth} levels")
         title = f"{len(folders)} run{'s' * (len(folders) > 1)}"
         runs = [summarize(run, self.thumbnail) for run in folders]
-        write_report(folder, {"index.html": render("gallery", title=title, runs=runs)})
+        write_report(folder, {"index.html": render("gallery", title=title, runs=runs, thumbnail=self.thumbnail)})
         return f"{title}\n{shlex.quote(str(folder / 'index.html'))}"
-
-
-@dataclass
-class RunSummary:
-    """What the page shows of one run folder."""
-
-    folder: Path
-    thumbnail: int
-    name: str = ""
-    status: str = "unknown"
-    facts: dict[str, str | None] = field(default_factory=dict)
-    metrics: dict[str, str] = field(default_factory=dict)
-    verdict: str | None = None
-    images: dict[str, np.ndarray] = field(default_factory=dict)  # bytes [H, W, 3] by file name
-    unreadable: list[str] = field(default_factory=list)
-
-    @property
-    def style(self) -> str:
-        """CSS class of the status."""
-        word = self.status.split(" ")[0]
-        return {"crashed": "failed"}.get(word, word if word in ("running", "finished", "failed") else "other")
-
-    def scale(self, pixels: np.ndarray) -> int:
-        """Enlargement of small images."""
-        return max(1, min(4, self.thumbnail // max(pixels.shape[:2])))
 
 
 def run_folders(folder: Path, depth: int) -> Iterator[Path]:
@@ -97,48 +71,30 @@ def run_folders(folder: Path, depth: int) -> Iterator[Path]:
                 yield from run_folders(Path(entry), depth - 1)
 
 
-def summarize(folder: Path, thumbnail: int) -> RunSummary:
-    """Reads a run folder; `thumbnail` is the longer side of its images in pixels."""
-    summary = RunSummary(folder, thumbnail)
-    run, results = (_read_json(folder / file, summary.unreadable) for file in ("run.json", "metrics.json"))
-    summary.name = _text(run.get("run_name") or results.get("run_name") or folder.name)
-    summary.status = status(run)
-    class_path = results.get("class_path") or _class_path(folder / "config.yaml")
-    facts = {
-        "method": class_path and str(class_path).rsplit(".", 1)[-1],
-        "stage": _stage(run),
-        "epoch": run.get("epoch"),
-        "iteration": run.get("iteration", results.get("iteration")),
-        "updated": run.get("updated"),
-        "error": run.get("error"),
-        "code": _commit(run.get("git")),
-        "started from": lineage(run.get("lineage")),
-    }
-    summary.facts = {key: None if value is None else _text(value) for key, value in facts.items()}
-    summary.metrics = {key: format_number(value) for key, value in metric_values(folder, results).items()}
-    verdict = results.get("verdict")
-    if isinstance(verdict, Mapping) and verdict.get("line"):
-        summary.verdict = _text(verdict["line"])
-    grid = newest_grid(folder / "images", thumbnail, summary.unreadable)
-    summary.images = {grid[0]: grid[1]} if grid else {}
+def summarize(folder: Path, thumbnail: int) -> dict[str, Any]:
+    """What the page shows of a run folder; `thumbnail` is the longer side of its images in pixels."""
+    unreadable: list[str] = []
+    run, results = (_read_json(folder / file, unreadable) for file in ("run.json", "metrics.json"))
     pairs = folder / "nearest.png"
-    if pairs.is_file() and (pixels := read_thumbnail(pairs, thumbnail, summary.unreadable)) is not None:
-        summary.images["nearest.png"] = pixels
-    return summary
-
-
-def _text(value: object) -> str:
-    return str(value)[:600]
+    return {
+        "folder": folder,
+        "run": run,
+        "results": results,
+        "status": status(run),
+        "class_path": results.get("class_path") or _class_path(folder / "config.yaml"),
+        "metrics": {key: format_number(value) for key, value in metric_values(folder, results).items()},
+        "grid": newest_grid(folder / "images", thumbnail, unreadable),
+        "pairs": read_thumbnail(pairs, thumbnail, unreadable) if pairs.is_file() else None,
+        "unreadable": unreadable,
+    }
 
 
 def status(run: Mapping[str, Any]) -> str:
     """The status in run.json, or "crashed …" if it is "running" and its process on this machine does not exist."""
-    if run.get("status") is None:
-        return "unknown"
     pid, local = run.get("pid"), run.get("host") == socket.gethostname()
-    if run["status"] == "running" and local and isinstance(pid, int) and pid > 0 and not _exists(pid):
+    if run.get("status") == "running" and local and isinstance(pid, int) and pid > 0 and not _exists(pid):
         return "crashed (process no longer running)"
-    return _text(run["status"])
+    return str(run.get("status") or "unknown")[:300]
 
 
 def _exists(pid: int) -> bool:
@@ -149,24 +105,6 @@ def _exists(pid: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _stage(run: Mapping[str, Any]) -> str | None:
-    stage, total = run.get("stage"), run.get("num_stages")
-    return f"{stage + 1} of {total}" if isinstance(stage, int) and isinstance(total, int) and total > 1 else None
-
-
-def _commit(git: object) -> str | None:
-    if not isinstance(git, Mapping) or not isinstance(git.get("commit"), str):
-        return None
-    return git["commit"][:10] + (" with local changes" if git.get("dirty") else "")
-
-
-def lineage(parents: object) -> str | None:
-    """The checkpoints that a run started from, as text."""
-    parents = [parent for parent in parents if isinstance(parent, Mapping)] if isinstance(parents, list) else []
-    texts = [f"{p.get('kind')} {p.get('run_name') or '?'} ({p.get('path')}, iteration {p.get('iteration')})" for p in parents]
-    return "; ".join(texts) or None
 
 
 def metric_values(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from reports.checkpoint_entry import CheckpointEntry, nearest_pairs, values_by_s
 from reports.compare import Compare, log
 from reports.compare_page import page as page_of
 from reports.comparison import compare, config_differences, in_order, paired_tests, protocol_differences
-from tests.reports.reading import browse, check_self_contained, keyboard_on, needs_browser
+from tests.reports.reading import browse, check_self_contained, in_browser, keyboard_on, needs_browser
 from tests.wandb_log import log_of
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,11 @@ def save(file, model, iteration, number=3, **config):
     run = file.parent.parent
     shared = {"run_name": run.name, "run_dir": str(run), "seed": 0, "logger": {"csv": {"run_dir": str(run)}}}
     content = torch.load(file, weights_only=True)
-    torch.save(content | {"config": shared | {"datamodule": data} | config, "iteration": iteration}, file)
+    images = SyntheticDataModule(size, num_images=number)
+    images.setup()
+    facts = {key: {"count": len(part.files), "fingerprint": part.fingerprint} for key, part in images.sets().items()}
+    content |= {"config": shared | {"datamodule": data} | config, "iteration": iteration, "data": facts}
+    torch.save(content, file)
     return file
 
 
@@ -208,6 +212,7 @@ def test_other_protocols_are_not_ranked(files, tmp_path, capsys):
     read = check_self_contained((tmp_path / "index.html").read_bytes())
     assert numbers["protocols_differ_in"]["num_real"] == [3, 2] and "reference" in numbers["protocols_differ_in"]
     assert numbers["tests"] == [] and numbers["best"] is numbers["front"] is None
+    assert json.loads((tmp_path / "best.json").read_text())["checkpoint"] is None
     assert "not ranked" in read.text and "num_real" in read.text and "best value" not in read.text and not read.all("svg")
 
 
@@ -223,7 +228,8 @@ def test_mistakes_are_told_and_nothing_is_written(files, tmp_path, capsys, monke
         (["mixer"], ["task.inputs=[nowhere.png]"], "nowhere.png"),
         (["mixer"], ["task.num_show=4"], "num_shown"),
     ):
-        assert run(files, names, tmp_path / "out", *words) == 2 and part in capsys.readouterr().err
+        assert run(files, names, tmp_path / "out", "callbacks.metrics.num_images=2", *words) == 2
+        assert part in capsys.readouterr().err
     monkeypatch.chdir(ROOT)
     for path, part in ((files["mixer"].parent, "checkpoints/*.ckpt"), (files["mixer"].parent / "lest.ckpt", "last.ckpt")):
         assert evaluate.main([str(path), "configs/tasks/compare.yaml", *QUICK, f"out={tmp_path / 'out'}"]) == 2
@@ -231,6 +237,54 @@ def test_mistakes_are_told_and_nothing_is_written(files, tmp_path, capsys, monke
     assert evaluate.main([str(files["mixer"]), *QUICK, "logger.wandb.name=x"]) == 2
     assert "compare.yaml" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_other_reference_images_are_not_called_training_images(report, files, tmp_path):
+    assert "Nearest training images" in check_self_contained(report[1]).text
+    assert not any(row["other_reference"] for row in report[2]["checkpoints"])
+    assert run(files, ("mixer",), tmp_path, "datamodule.num_images=2", "callbacks.metrics.num_images=2") == 0
+    text = check_self_contained((tmp_path / "index.html").read_bytes()).text
+    assert "Nearest reference images" in text and "Nearest training images" not in text
+    assert "not known to be the training images" in text and "copies of reference images" in text
+    (row,) = json.loads((tmp_path / "report.json").read_text())["checkpoints"]
+    assert row["other_reference"]
+
+
+def test_equal_files_count_once(files, tmp_path, capsys):
+    last = tmp_path / "last.ckpt"
+    last.symlink_to(files["copier"])
+    assert run(files | {"link": last}, ("copier", "link"), tmp_path / "out", "callbacks.metrics.num_images=2") == 0
+    (row,) = json.loads((tmp_path / "out/report.json").read_text())["checkpoints"]
+    assert row["path"] == str(files["copier"]) and row["aliases"] == [str(last)]
+    read = check_self_contained((tmp_path / "out/index.html").read_bytes())
+    assert "Comparison of 1 checkpoint" in read.text and str(last) in read.text
+
+
+def test_best_json_names_the_checkpoint_and_why(report, files):
+    best = json.loads((report[0] / "best.json").read_text())
+    rows = {row["path"]: row for row in report[2]["checkpoints"]}
+    assert rows[best["checkpoint"]]["number"] == report[2]["best"] and best["reason"] == report[2]["reason"]
+    assert best["sha256"] == rows[best["checkpoint"]]["sha256"]
+    assert [rows[path]["number"] for path in best["front"]] == report[2]["front"]
+    undecided = [path for path, row in rows.items() if row["results"]["verdict"]["undecided"]]
+    assert best["copies"] == [str(files["copier"])] and best["undecided"] == undecided
+    for key, values in best["values"].items():
+        assert values == {path: row["results"]["metrics"][key] for path, row in rows.items()}
+    assert list(best["values"]) == report[2]["axes"]
+
+
+def test_an_earlier_recommendation_is_replaced(files, tmp_path):
+    (tmp_path / "best.json").write_text('{"checkpoint": "old.ckpt"}')
+    assert run(files, ("copier",), tmp_path, "callbacks.metrics.num_images=2") == 0
+    best = json.loads((tmp_path / "best.json").read_text())
+    assert best["checkpoint"] is None and best["front"] == [] and best["copies"] == [str(files["copier"])]
+
+
+def test_the_complete_configuration_is_on_the_page(report):
+    rows = re.findall(r'<th scope="row">([\w.]+)</th>', report[1].decode().partition("Complete configurations")[2])
+    assert {"seed", "run_name", "logger.csv.run_dir", "datamodule.num_images", "module.noise", "module.steps"} <= set(rows)
+    read = check_self_contained(report[1])
+    assert "All 9 keys" in read.text and read.all("details")
 
 
 def test_given_inputs_are_rendered_by_all_that_can(files, tmp_path):
@@ -428,6 +482,11 @@ def test_the_keyboard_reaches_everything_in_the_order_of_the_page(report):
         page.value("document.querySelector('.skip').focus()")
         page.press("Enter")
         assert page.value("location.hash") == "#content"
+
+
+@needs_browser
+def test_a_browser_runs_the_script_of_the_page(report):
+    assert "checkpoint 2 of 2" in in_browser(report[0] / "index.html")
 
 
 @needs_browser

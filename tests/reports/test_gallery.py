@@ -15,7 +15,7 @@ from PIL import Image
 
 import evaluate
 from reports.gallery import Gallery, last_logged, newest_grid, run_folders, status
-from tests.reports.reading import browse, check_self_contained, keyboard_on, needs_browser
+from tests.reports.reading import browse, check_self_contained, in_browser, keyboard_on, needs_browser
 
 ROOT = Path(__file__).parents[2]
 
@@ -184,6 +184,13 @@ def test_fifty_runs_with_a_hundred_pictures_each_in_ten_seconds(tmp_path):
     page = page_of(tmp_path / "runs", tmp_path)
     assert time.process_time() - start < 10
     assert b"50 runs" in page and page.count(b"<img") == 100 and len(page) < 50 * 800_000
+
+
+@needs_browser
+def test_a_browser_runs_the_script_of_the_page(tmp_path):
+    make_run(tmp_path / "runs/birds")
+    page_of(tmp_path / "runs", tmp_path)
+    assert "1 of 1 runs" in in_browser(tmp_path / "index.html")
 
 
 @needs_browser

@@ -53,7 +53,7 @@ def test_format_number():
 
 
 def test_a_report_replaces_an_earlier_one_as_a_whole(tmp_path):
-    page = render("gallery", title="x", runs=[])
+    page = render("gallery", title="x", runs=[], thumbnail=60)
     write_report(tmp_path / "new", {"index.html": page, "report.json": b"{}", "best.json": b"{}"})
     (tmp_path / "new/notes.txt").write_text("of the user")
     write_report(tmp_path / "new", {"index.html": page, "best.json": b"[]"})
@@ -63,12 +63,12 @@ def test_a_report_replaces_an_earlier_one_as_a_whole(tmp_path):
 
 def test_files_that_no_report_wrote_are_kept(tmp_path):
     (tmp_path / "report.json").write_text("of `python -m datamodules.doctor`")
-    write_report(tmp_path, {"index.html": render("gallery", title="x", runs=[])})
+    write_report(tmp_path, {"index.html": render("gallery", title="x", runs=[], thumbnail=60)})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "report.json"]
 
 
 def test_an_interrupted_report_leaves_the_earlier_one(tmp_path):
-    files = {"index.html": render("gallery", title="x", runs=[]), "report.json": b"old"}
+    files = {"index.html": render("gallery", title="x", runs=[], thumbnail=60), "report.json": b"old"}
     write_report(tmp_path, files)
     with pytest.raises(TypeError):
         write_report(tmp_path, {"report.json": b"new", "index.html": "no bytes"})
@@ -113,7 +113,7 @@ def test_any_finite_values_can_be_drawn(values):
 def test_a_browser_runs_only_the_script_of_the_page(tmp_path):
     mark = "document.body.dataset.smuggled='yes'"
     smuggled = f'<script>{mark}</script><img src=x onerror="{mark}"></main>'
-    page = render("gallery", title="before", runs=[]).replace(b"</main>", smuggled.encode())
+    page = render("gallery", title="before", runs=[], thumbnail=60).replace(b"</main>", smuggled.encode())
     (tmp_path / "page.html").write_bytes(page)
     content = in_browser(tmp_path / "page.html")
     assert "0 of 0 runs" in content and 'data-smuggled="yes"' not in content and "<title>before</title>" in content
