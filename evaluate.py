@@ -17,13 +17,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from cli.build import build
 from cli.environment import configure_openmp, filter_warnings
 from cli.errors import report_user_errors
 from cli.evaluation import output_folder, rebuild, report_config, split_words, stored_config
 from core.errors import UserError
+from core.files import atomic_folder
 
 
 def opened(path: Path, words: list[str]) -> tuple[dict[str, Any], DictConfig, Any]:
@@ -44,25 +45,27 @@ def tested(content: dict[str, Any], config: DictConfig, module: Any) -> tuple[di
 def measure(path: Path, content: dict[str, Any], config: DictConfig, module: Any, folder: Path) -> None:
     """Writes `folder`/metrics.json, and nearest.png with the samples nearest to training images, and prints a table."""
     from metrics.results import format_card, write_card
-    from tasks.output import write_pictures
+    from tasks.output import write_images
 
     facts = {"run_name": config.run_name, "checkpoint": str(path), "class_path": content["class_path"]}
     facts |= {"iteration": module.iteration, "images_seen": module.images_seen}
     metrics = tested(content, config, module)[2]
     if module.global_rank == 0:
-        write_card(folder / "metrics.json", {**facts, **metrics.results})
-        if metrics.nearest is not None:
-            write_pictures(folder, {"nearest": metrics.nearest})
+        with atomic_folder(folder, ["nearest.png"] if (folder / "metrics.json").exists() else ()) as draft:
+            write_card(draft / "metrics.json", {**facts, **metrics.results})
+            if metrics.nearest is not None:
+                write_images(draft, {"nearest": metrics.nearest})
         print(f"{format_card(metrics.results)}\n{folder / 'metrics.json'}")
 
 
-def do_task(module: Any, config: DictConfig, folder: Path) -> None:
-    """Writes the task's pictures into `folder`, all or none; if they are frames, also as an animation and a film."""
-    from tasks.output import write_pictures
+def do_task(path: Path, config: DictConfig, module: Any, folder: Path) -> None:
+    """Writes the task's images into `folder`, all or none; frames also as an animation and a video."""
+    from tasks.output import write_results
 
     task = build(config.task)
-    images = dict(task(module.to(build(config.trainer).strategy.root_device)))
-    print(f"{folder}: {write_pictures(folder, images, getattr(task, 'frames_per_second', None))}")
+    images = task.run(module.to(build(config.trainer).strategy.root_device))
+    settings = {"checkpoint": str(path), "task": OmegaConf.to_container(config.task)}
+    print(f"{folder}: {write_results(folder, task.name, settings, images, task.frames_per_second)}")
 
 
 def report(paths: list[Path], words: list[str]) -> None:
@@ -80,7 +83,7 @@ def evaluate(checkpoints: list[Path], words: list[str]) -> None:
         if folder in taken:
             raise UserError(f"{path}: {folder} holds the results of another one of these checkpoints; give it alone.")
         taken.add(folder)
-        do_task(module, config, folder) if "task" in config else measure(path, content, config, module, folder)
+        do_task(path, config, module, folder) if "task" in config else measure(path, content, config, module, folder)
 
 
 def main(arguments: list[str]) -> int:

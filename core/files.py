@@ -1,7 +1,8 @@
 """Files that are whole or not there."""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +29,33 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         draft.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(folder: str | Path, outdated: Collection[str] = ()) -> Iterator[Path]:
+    """A draft folder, whose files replace those of the same name in `folder` when all are on the disk.
+
+    Then files of `folder` named in `outdated` that were not written anew are deleted. After an error `folder` is unchanged.
+    """
+    folder = Path(folder)
+    existed, draft = folder.is_dir(), folder / DRAFT
+    shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        files = sorted(draft.iterdir())
+        for file in files:
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        for file in files:
+            os.replace(file, folder / file.name)
+        for name in {*outdated} - {file.name for file in files}:
+            (folder / name).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        if not existed and not any(folder.iterdir()):
+            folder.rmdir()
+    _sync_folder(folder)
 
 
 def _sync_folder(folder: Path) -> None:

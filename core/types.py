@@ -21,3 +21,4 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy accepts
 ImageSize = Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]  # height, width
 PathStr = Annotated[str, AfterValidator(os.path.expanduser)]  # ~ is expanded when the configuration is loaded
 Node = Mapping[str, Any]  # {class_path: …, keyword: value}, built by `core.build.build_node`
+Options = Mapping[str, Any]  # keywords that a method's own signature checks, see `tasks.base`

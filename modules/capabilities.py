@@ -1,12 +1,26 @@
-"""What a method can do beside `sample`, as protocols: tasks, callbacks and reports ask `isinstance(module, Inpaints)`.
+"""What a method can do, as protocols: tasks, callbacks and reports ask `isinstance(module, Inpaints)`.
 
-A method has a capability by defining its methods; options of one method are further keywords with defaults, which users
-reach by `task.options.<name>`.
+A method has a capability by defining its methods. The parameters in the protocol are common to all methods; further ones,
+with defaults, are options of one method, which users set by `task.options.<name>`.
 """
 
+import inspect
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
+
+from modules.base import GenerativeModule
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Draws new images; every method does."""
+
+    def sample(self, num_images: int, size: tuple[int, int] | None) -> Tensor:
+        """Images [N, 3, H, W] of `size`, by default the training size."""
 
 
 @runtime_checkable
@@ -22,7 +36,7 @@ class Injects(Protocol):
     """Renders any image with what the model has learned, entering at a scale: finer scales keep more of the image."""
 
     def inject(self, images: Tensor, scale: int) -> Tensor:
-        """Images [N, 3, H, W] of any size, same size out."""
+        """Images [N, 3, H, W] of any size, same size out; `scale` is by default the coarsest that takes an image."""
 
 
 @runtime_checkable
@@ -37,7 +51,7 @@ class Inpaints(Protocol):
 class Animates(Protocol):
     """Moves the training image."""
 
-    def animate(self, num_frames: int, alpha: float, beta: float, start_scale: int) -> Tensor:
+    def animate(self, num_frames: int) -> Tensor:
         """Frames [F, 3, H, W] of a random walk that begins at the training image."""
 
 
@@ -61,10 +75,17 @@ class Interpolates(Protocol):
 
 
 @runtime_checkable
+class Encodes(Protocol):
+    """Finds the latents of images, for `Interpolates.decode`."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents [N, ...] of images [N, 3, H, W] of any size."""
+
+
+@runtime_checkable
 class ExplainsSources(Protocol):
     """Copies pixels, and knows from where."""
 
-    @property
     def provenance(self) -> Tensor:
         """Source image, row and column, integers [N, 3, H, W], of each pixel of the last images made."""
 
@@ -75,4 +96,26 @@ class ExplainsSources(Protocol):
         """Share of the last images that each training image gave; sums to 1."""
 
 
-CAPABILITIES = (Reconstructs, Injects, Inpaints, Animates, SuperResolves, Interpolates, ExplainsSources)
+CAPABILITIES = (
+    Samples, Reconstructs, Injects, Inpaints, Animates, SuperResolves, Interpolates, Encodes, ExplainsSources,
+)  # fmt: skip
+
+
+def functions(capability: type) -> list[str]:
+    """Names of the methods that a capability consists of; options belong to the first one."""
+    return [name for name in vars(capability) if not name.startswith("_")]
+
+
+def options(method: type, capability: type) -> dict[str, inspect.Parameter]:
+    """Parameters of a method's function beyond those of the capability."""
+    name = functions(capability)[0]
+    common = inspect.signature(getattr(capability, name)).parameters
+    return {key: p for key, p in inspect.signature(getattr(method, name)).parameters.items() if key not in common}
+
+
+def methods(capability: type = Samples) -> list[type[GenerativeModule]]:
+    """The classes in `modules/` that can be trained and have a capability, by name."""
+    files = [import_module(f"modules.{entry.name}") for entry in iter_modules([str(Path(__file__).parent)])]
+    classes = [value for file in files for value in vars(file).values() if isinstance(value, type)]
+    able = {c for c in classes if issubclass(c, GenerativeModule) and c.sample is not GenerativeModule.sample}
+    return sorted((c for c in able if issubclass(c, capability)), key=lambda c: c.__name__)

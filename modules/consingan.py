@@ -13,6 +13,7 @@ from torch.optim import Adam, Optimizer
 from torch.utils.data import Dataset
 
 from core.errors import UserError
+from core.types import NonNegativeInt, Probability
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.networks.growing import INPUT_AUGMENTATIONS, GrowingGenerator, ValidCritic, random_walk
@@ -224,7 +225,7 @@ class ConSinGAN(PyramidModule):
         return resize(self.generator(self.draw(num_images, sizes), sizes, self.amplitudes), size or self.image_size)
 
     @torch.no_grad()
-    def inject(self, images: Tensor, scale: int = 0, finetune: int = 0) -> Tensor:
+    def inject(self, images: Tensor, scale: int = 0, finetune: NonNegativeInt = 0) -> Tensor:
         """The images [N, 3, H, W] re-made with the training image's patches; any size, same size out.
 
         Paper: images enter at stage 0, with random noise above; here `scale` > 0 also adds back what that stage's image
@@ -255,7 +256,9 @@ class ConSinGAN(PyramidModule):
         return resize(self.generator(inputs, sizes, self.amplitudes), images.shape[-2:])
 
     @torch.no_grad()
-    def animate(self, num_frames: int, alpha: float = 0.1, beta: float = 0.9, start_scale: int = 0) -> Tensor:
+    def animate(
+        self, num_frames: int, alpha: Probability = 0.1, beta: Probability = 0.9, start_scale: NonNegativeInt = 0
+    ) -> Tensor:
         """Frames [num_frames, 3, H, W] of an animation: a random walk of the inputs that begins at the training image.
 
         `alpha` pulls back to the image, `beta` near 1 makes the motion smooth; scales below `start_scale` stay at rest.

@@ -10,6 +10,7 @@ from torch.optim import Adam
 from torch.utils.data import Dataset
 
 from core.errors import UserError
+from core.types import NonNegativeInt, PositiveFloat, PositiveInt
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.losses.structure import continuity_loss, ssim_loss
@@ -192,8 +193,9 @@ class FewGAN(PyramidModule):
 
     @torch.no_grad()
     def sample(
-        self, num_images: int, size: tuple[int, int] | None = None, temperature: float = 1.0, top_k: int | None = None
-    ) -> Tensor:
+        self, num_images: int, size: tuple[int, int] | None = None, temperature: PositiveFloat = 1.0,
+        top_k: PositiveInt | None = None,
+    ) -> Tensor:  # fmt: skip
         grid = proportional_size(size or self.image_size, self.image_size, self.sizes[0])
         return self.decode(self.prior_best.sample(num_images, grid, temperature, top_k), size)
 
@@ -213,8 +215,8 @@ class FewGAN(PyramidModule):
 
     @torch.no_grad()
     def inpaint(
-        self, image: Tensor, mask: Tensor, num_images: int, temperature: float = 1.0, top_k: int | None = None,
-        dilation: int | None = None, candidates: int = 1,
+        self, image: Tensor, mask: Tensor, num_images: int, temperature: PositiveFloat = 1.0,
+        top_k: PositiveInt | None = None, dilation: NonNegativeInt | None = None, candidates: PositiveInt = 1,
     ) -> Tensor:  # fmt: skip
         """`num_images` ways to fill the hole (mask 1) of an image [1, 3, H, W]: its codes are drawn again from the prior.
 

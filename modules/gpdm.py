@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.utils.data import Dataset
 
+from core.types import NonNegativeFloat
 from modules.bank import PatchBankModule
 from modules.losses.sliced import patch_directions, sliced_wasserstein
 from modules.ops.images import resize
@@ -55,7 +56,7 @@ class GPDM(PatchBankModule):
         noise = randn(num_images, 3, *self.size_at(0, size), device=self.device)
         return self.optimize_pixels(2 * self.hparams.noise * noise, size)
 
-    def inject(self, images: Tensor, scale: int = 0, noise: float = 0.0) -> Tensor:
+    def inject(self, images: Tensor, scale: int = 0, noise: NonNegativeFloat = 0.0) -> Tensor:
         """The images [N, 3, H, W], any size, with the patches of the training images, entering at `scale`.
 
         A fine scale transfers style; the coarsest with `noise` 0.05 (the released code's 0.1 in [-1, 1]) and a stretched

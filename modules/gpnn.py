@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from core.errors import UserError
+from core.types import NonNegativeFloat, PositiveFloat, PositiveInt
 from modules.bank import PatchBankModule
 from modules.ops.images import resize, rmse_by_image
 from modules.ops.noise import randint, randn_like, single_image
@@ -88,7 +89,7 @@ class GPNN(PatchBankModule):
             raise UserError(f"alpha={alpha} needs the distance of every key to all queries: use backend=exact or alpha=null")
 
     @torch.no_grad()
-    def sample(self, num_images: int, size: tuple[int, int] | None = None, noise: float | None = None) -> Tensor:
+    def sample(self, num_images: int, size: tuple[int, int] | None = None, noise: NonNegativeFloat | None = None) -> Tensor:
         """New images: a training image drawn at random, coarse and with `noise`, re-made of patches of all of them."""
         size = tuple(size or self.image_size)
         self.check_output(size)
@@ -99,7 +100,7 @@ class GPNN(PatchBankModule):
 
     @torch.no_grad()
     def inject(
-        self, images: Tensor, scale: int = 0, alpha: float | None = None, iterations_coarsest: int | None = None
+        self, images: Tensor, scale: int = 0, alpha: PositiveFloat | None = None, iterations_coarsest: PositiveInt | None = None
     ) -> Tensor:
         """The images [N, 3, H, W], any size, re-made of training patches from `scale` on; finer scales keep more of them.
 
@@ -115,7 +116,9 @@ class GPNN(PatchBankModule):
         return self.inject(images)
 
     @torch.no_grad()
-    def inpaint(self, image: Tensor, mask: Tensor, num_images: int, guided: bool = False, noise: float = 0.2) -> Tensor:
+    def inpaint(
+        self, image: Tensor, mask: Tensor, num_images: int, guided: bool = False, noise: NonNegativeFloat = 0.2
+    ) -> Tensor:
         """`num_images` ways to fill the hole (mask 1) of an image [1, 3, H, W] with patches that touch no hole: of the image
         itself, and of the training images except one that it equals around the hole.
 
@@ -211,7 +214,6 @@ class GPNN(PatchBankModule):
             )
         return allowed
 
-    @property
     def provenance(self) -> Tensor:
         """Source image, row and column [N, 3, H, W] of each pixel of the last images made."""
         if self.matches is None:
@@ -225,7 +227,7 @@ class GPNN(PatchBankModule):
 
     def provenance_picture(self) -> Tensor:
         """`provenance` as pictures [N, 3, H, W] in [-1, 1], see `source_picture`."""
-        return torch.stack([source_picture(sources, self.grid.sizes) for sources in self.provenance])
+        return torch.stack([source_picture(sources, self.grid.sizes) for sources in self.provenance()])
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from torch.optim import Adam
 from torch.utils.data import Dataset
 
 from core.errors import UserError
+from core.types import NonNegativeInt, Probability
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.networks.noise_pyramid import NoisePyramid, valid_stack
@@ -142,7 +143,7 @@ class SinGAN(PyramidModule):
         return resize(self.pyramid(noises, start, images), size).clamp(-1, 1)
 
     @torch.no_grad()
-    def sample(self, num_images: int, size: tuple[int, int] | None = None, start_scale: int = 0) -> Tensor:
+    def sample(self, num_images: int, size: tuple[int, int] | None = None, start_scale: NonNegativeInt = 0) -> Tensor:
         """New images [N, 3, H, W]. Scales below `start_scale` reconstruct, so that larger values keep more of the
         training image's layout; such samples have the training image's size by default."""
         check_scale(self.num_scales, start_scale=start_scale)
@@ -194,7 +195,9 @@ class SinGAN(PyramidModule):
         return images.clamp(-1, 1)
 
     @torch.no_grad()
-    def animate(self, num_frames: int, alpha: float = 0.1, beta: float = 0.9, start_scale: int = 0) -> Tensor:
+    def animate(
+        self, num_frames: int, alpha: Probability = 0.1, beta: Probability = 0.9, start_scale: NonNegativeInt = 0
+    ) -> Tensor:
         """Frames [F, 3, H, W] of an animation: a random walk in the noise of all scales, from the training image on.
 
         `alpha` pulls back to the image, `beta` near 1 makes the motion smooth; scales below `start_scale` stay at rest.

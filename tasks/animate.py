@@ -1,56 +1,43 @@
-"""The training image in motion."""
+"""Moves the training image."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor
 
-from core.errors import UserError
+from core.types import Options, Seed
 from modules.base import GenerativeModule, sampling_mode
-from tasks.inputs import accepted, require
+from modules.capabilities import Animates
+from tasks.base import Task
 
-FASTEST = 50.0  # frames per second; a GIF counts in hundredths of a second, and players slow down at one
+FrameCount = Annotated[int, Field(ge=2)]
+FrameRate = Annotated[float, Field(gt=0, le=50)]  # a GIF counts in hundredths of a second; players slow down below two
 
 
-class Animate:
-    """A random walk of the model's noise from the training image on, as frames `frame_0000`, `frame_0001`, …
+class Animate(Task):
+    """A random walk of the model's noise that begins at the training image: frames `frame_0000`, `frame_0001`, …
 
     Args:
-        num_frames: how many.
-        alpha: pull back to the training image, 0 … 1.
-        beta: smoothness of the motion, 0 … 1. Paper (SinGAN, Rott Shaham et al. 2019): 0.8 to 0.95.
-        start_scale: scales below stay at rest; larger values move details only. Paper: 0, 1 or 2.
-        frames_per_second: of the animation that evaluate.py writes beside the frames, up to 50.
-        seed: the same seed gives the same motion.
+        num_frames: number of frames.
+        frames_per_second: of the animation that evaluate.py writes next to the frames.
+        options: options of the method, such as alpha, beta and start_scale.
+        seed: determines the motion.
     """
+
+    capability = Animates
 
     def __init__(
         self,
-        num_frames: int = 100,
-        alpha: float = 0.1,
-        beta: float = 0.9,
-        start_scale: int = 0,
-        frames_per_second: float = 10.0,
-        seed: int = 0,
+        num_frames: FrameCount = 100,
+        frames_per_second: FrameRate = 10.0,
+        options: Options | None = None,
+        seed: Seed = 0,
     ) -> None:
-        check_frames(num_frames, frames_per_second)
-        for name, value in {"alpha": alpha, "beta": beta}.items():
-            if not 0 <= value <= 1:
-                raise UserError(f"task.{name}={value}: must lie between 0 and 1")
-        self.num_frames, self.frames_per_second, self.seed = num_frames, frames_per_second, seed
-        self.options = {"alpha": alpha, "beta": beta, "start_scale": start_scale}
+        self.num_frames, self.frames_per_second, self.options, self.seed = num_frames, frames_per_second, options, seed
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        walk = require(module, "animate", "animate")
-        options = accepted(walk, "animate", **self.options)
-        with sampling_mode(module, self.seed):
-            frames = walk(self.num_frames, **options).cpu()
-        for index, frame in enumerate(frames):
-            yield f"frame_{index:04d}", frame
-
-
-def check_frames(num_frames: int, frames_per_second: float) -> None:
-    """ValueError unless there are at least two frames at a speed that an animation can have."""
-    if num_frames < 2:
-        raise UserError(f"task.num_frames={num_frames}: must be at least 2")
-    if not 0 < frames_per_second <= FASTEST:
-        raise UserError(f"task.frames_per_second={frames_per_second}: must be above 0 and at most {FASTEST:g}")
+        animate = self.bind(module)
+        with sampling_mode(module, self.seed, [0]):
+            frames = animate(self.num_frames).cpu()
+        yield from ((f"frame_{index:04d}", frame) for index, frame in enumerate(frames))

@@ -1,68 +1,58 @@
-"""Several ways to fill a hole in an image."""
+"""Fills a hole in an image in several ways."""
 
 from collections.abc import Iterator
 
 from torch import Tensor
 
+from core.types import ImageSize, NonNegativeFloat, Options, PathStr, PositiveInt, Seed
 from modules.base import GenerativeModule, sampling_mode
-from tasks.inputs import (
-    accepted,
-    as_picture,
-    blend,
-    checked_number,
-    feathered_mask,
-    read_masked,
-    require,
-    require_trained_sampler,
-)
+from modules.capabilities import Inpaints
+from tasks.base import Task
+from tasks.inputs import blend, feathered_mask, mask_image, read_masked
 
 
-class Inpaint:
+class Inpaint(Task):
     """Fills: `00_input`, `01_mask`, `02_fill_000`, `02_fill_001`, …, and with `composite` also `03_composite_000`, …
 
-    A fill is what the model makes of the whole image; a composite keeps the input outside the hole. With an empty mask
+    A fill is the whole image as the model renders it; a composite keeps the input outside the hole. With an empty mask
     every fill is the plain reconstruction of the image (and a warning).
 
     Args:
         image: file of any size and mode.
         mask: file, white = the hole; the image's aspect.
-        num_images: how many fills.
-        composite: also lay every fill into the input, with soft edges around the hole.
-        feather: sigma in pixels of these edges for an image with 250 on its longer side, scaled with the image.
+        num_images: number of fills.
+        composite: also blend every fill into the input, with soft edges around the hole.
+        feather: sigma of these edges in pixels at a longer side of 250, scaled with the image.
         size: [height, width] to work at; by default the image is scaled until its shorter side is the model's.
-        temperature, top_k: as in the task `generate`.
-        candidates: fills drawn for each that is kept, the most likely one. For methods that can rank them.
-        seed: the same seed gives the same fills.
+        options: options of the method, such as temperature, top_k, candidates and guided.
+        seed: with the number of a fill it determines the fill.
     """
+
+    capability = Inpaints
 
     def __init__(
         self,
-        image: str,
-        mask: str,
-        num_images: int = 3,
+        image: PathStr,
+        mask: PathStr,
+        num_images: PositiveInt = 3,
         composite: bool = False,
-        feather: float = 5.0,
-        size: list[int] | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        candidates: int | None = None,
-        seed: int = 0,
+        feather: NonNegativeFloat = 5.0,
+        size: ImageSize | None = None,
+        options: Options | None = None,
+        seed: Seed = 0,
     ) -> None:
-        self.image, self.mask, self.num_images = image, mask, checked_number(num_images)
-        self.composite, self.feather, self.size, self.seed = composite, feather, size, seed
-        self.options = {"temperature": temperature, "top_k": top_k, "candidates": candidates}
+        self.image, self.mask, self.num_images, self.composite = image, mask, num_images, composite
+        self.feather, self.size, self.options, self.seed = feather, size, options, seed
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        fill = require(module, "inpaint", "inpaint")
-        require_trained_sampler(module, "inpaint")
-        options = accepted(fill, "inpaint", **self.options)
+        inpaint = self.bind(module)
+        self.check_trained(module)
         image, mask = read_masked(self.image, self.mask, module, self.size)
-        with sampling_mode(module, self.seed):
-            fills = fill(image.to(module.device), mask.to(module.device), self.num_images, **options).cpu()
+        with sampling_mode(module, self.seed, range(self.num_images)):
+            fills = inpaint(image.to(module.device), mask.to(module.device), self.num_images).cpu()
         yield "00_input", image[0]
-        yield "01_mask", as_picture(mask)
-        for index, result in enumerate(fills):
-            yield f"02_fill_{index:03d}", result
-        soft = feathered_mask(mask, self.feather)
-        for index, composite in enumerate(blend(soft, fills, image) if self.composite else ()):
-            yield f"03_composite_{index:03d}", composite
+        yield "01_mask", mask_image(mask)
+        yield from ((f"02_fill_{index:03d}", fill) for index, fill in enumerate(fills))
+        if self.composite:
+            composites = blend(feathered_mask(mask, self.feather), fills, image)
+            yield from ((f"03_composite_{index:03d}", composite) for index, composite in enumerate(composites))

@@ -1,72 +1,79 @@
-"""Images that change gradually into one another."""
+"""Changes images gradually into one another."""
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from core.errors import UserError
+from core.types import ImageSize, Options, PathStr, Seed
 from modules.base import GenerativeModule, sampling_mode
-from tasks.animate import check_frames
-from tasks.inputs import checked_size, read_prepared, require, require_trained_sampler
+from modules.capabilities import Encodes, Interpolates
+from tasks.animate import FrameCount, FrameRate
+from tasks.base import Task
+from tasks.inputs import read_prepared
+
+Files = Annotated[list[PathStr], Field(min_length=2)]
 
 
-class Interpolate:
-    """A way through the model's latents, as frames `frame_0000`, `frame_0001`, …
+class Interpolate(Task):
+    """A path through the model's latents, as frames `frame_0000`, `frame_0001`, …
 
     Args:
-        num_points: number of random images on the way, at least two.
-        images: instead of random ones: files, two or more; they appear as the model reconstructs them.
+        num_points: number of random images on the path.
+        images: files in place of random images; they appear as the model reconstructs them.
         num_frames: frames from each image to the next one.
-        loop: go back to the first image at the end.
-        size: [height, width], any; the training size by default.
-        frames_per_second: of the animation that evaluate.py writes beside the frames, up to 50.
-        seed: the same seed gives the same images.
+        loop: return to the first image at the end.
+        size: [height, width]; by default the training size.
+        frames_per_second: of the animation that evaluate.py writes next to the frames.
+        options: options of the method.
+        seed: with the number of a random image it determines the image.
     """
+
+    capability = Interpolates
 
     def __init__(
         self,
-        num_points: int = 4,
-        images: list[str] | None = None,
-        num_frames: int = 12,
+        num_points: FrameCount = 4,
+        images: Files | None = None,
+        num_frames: FrameCount = 12,
         loop: bool = True,
-        size: list[int] | None = None,
-        frames_per_second: float = 10.0,
-        seed: int = 0,
+        size: ImageSize | None = None,
+        frames_per_second: FrameRate = 10.0,
+        options: Options | None = None,
+        seed: Seed = 0,
     ) -> None:
-        check_frames(num_frames, frames_per_second)
-        if images is not None and len(images) < 2:
-            raise UserError(f"task.images={list(images)}: two or more files are needed")
-        if num_points < 2:
-            raise UserError(f"task.num_points={num_points}: must be at least 2")
-        self.num_points, self.images, self.num_frames, self.loop = num_points, images, num_frames, loop
-        self.size = checked_size(size) if size is not None else None
-        self.frames_per_second, self.seed = frames_per_second, seed
+        self.num_points, self.images, self.num_frames, self.loop, self.size = num_points, images, num_frames, loop, size
+        self.frames_per_second, self.options, self.seed = frames_per_second, options, seed
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        latents, render = (require(module, name, "interpolate") for name in ("sample_latents", "decode"))
-        size = self.size or tuple(module.image_size)
-        with sampling_mode(module, self.seed):
+        sample_latents, size = self.bind(module), tuple(self.size or module.image_size)
+        if self.images is None:
+            self.check_trained(module)
+        elif not isinstance(module, Encodes):
+            raise UserError(f"task.images: {type(module).__name__} has no encode(); leave it out for random images")
+        with sampling_mode(module, self.seed, range(self.num_points)):
             if self.images is None:
-                require_trained_sampler(module, "interpolate")
-                points = latents(self.num_points, size)
+                points = sample_latents(self.num_points, size)
             else:
-                encode = require(module, "encode", "interpolate")
-                points = torch.cat([encode(read_prepared(file, module, size).to(module.device)) for file in self.images])
-            way = between(points, self.num_frames, self.loop)
-            frames = torch.cat([render(latent.unsqueeze(0), size).cpu() for latent in way])
-        for index, frame in enumerate(frames):
-            yield f"frame_{index:04d}", frame
+                points = torch.cat([module.encode(read_prepared(file, module, size).to(module.device)) for file in self.images])
+        with sampling_mode(module, self.seed, [0]):
+            path = between(points, self.num_frames, self.loop)
+            frames = torch.cat([module.decode(latent.unsqueeze(0), size).cpu() for latent in path])
+        yield from ((f"frame_{index:04d}", frame) for index, frame in enumerate(frames))
 
 
 def between(points: Tensor, steps: int, loop: bool) -> Tensor:
-    """The way [F, …] through the points [N, …], `steps` from each to the next; it ends at the last, or before the first."""
+    """Points [F, …] on arcs through `points` [N, …], `steps` from each to the next; the last one, or with `loop` the first
+    one again, ends the path."""
     stops = [*points, points[0]] if loop else [*points]
     shares = [step / steps for step in range(steps)]
-    way = [spherical(first, second, share) for first, second in pairwise(stops) for share in shares]
-    return torch.stack(way if loop else [*way, stops[-1]])
+    path = [spherical(first, second, share) for first, second in pairwise(stops) for share in shares]
+    return torch.stack(path if loop else [*path, stops[-1]])
 
 
 def spherical(first: Tensor, second: Tensor, share: float) -> Tensor:
@@ -77,6 +84,6 @@ def spherical(first: Tensor, second: Tensor, share: float) -> Tensor:
     """
     cosine = F.cosine_similarity(first.flatten(), second.flatten(), dim=0).clamp(-1, 1)
     angle = torch.arccos(cosine)
-    if angle.sin() < 1e-3:  # the same direction, or the opposite one, where no arc is special
+    if angle.sin() < 1e-3:  # the same direction, or the opposite one, where no arc is unique
         return torch.lerp(first, second, share)
     return (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second) / angle.sin()

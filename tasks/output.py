@@ -1,55 +1,87 @@
-"""A task's pictures on their way to files; frames also as an animation and as a film."""
+"""Images of a task as files; frames also as an animated GIF and an MP4 video."""
 
+import errno
+import json
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from core.files import atomic_folder
 from modules.ops.images import to_uint8
 
+ENDINGS = (".png", ".npz", ".gif", ".mp4")  # what a task writes, and so what it may delete
 
-def write_pictures(folder: Path, images: Mapping[str, Tensor], frames_per_second: float | None = None) -> str:
-    """Writes images [3, H, W] in [-1, 1] as `folder`/NAME.png and says what it wrote.
 
-    Integers of any shape are no picture: NumPy reads them as `load("NAME.npz")["NAME"]`.
-    With `frames_per_second` they are frames, and become `animation.gif` and `film.mp4`, too; where no film can be written,
-    the answer says why.
+def write_results(
+    folder: Path, name: str, settings: Mapping[str, Any], images: Mapping[str, Tensor], frames_per_second: float | None = None
+) -> str:
+    """Writes images [3, H, W] in [-1, 1] as PNG files, all or none, and `folder`/`name`.json with `settings` and the names
+    of the files; files that an earlier `name`.json lists are deleted. Returns a description of the files.
+
+    See `write_images` for integers and frames.
     """
-    pictures = {name: image for name, image in images.items() if image.is_floating_point()}
-    pixels = {name: to_uint8(image).permute(1, 2, 0).cpu().numpy() for name, image in pictures.items()}
-    numbers = {name: values.cpu().numpy() for name, values in images.items() if name not in pictures}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pixels.items():
-        Image.fromarray(picture).save(folder / f"{name}.png")
-    for name, array in numbers.items():
-        np.savez_compressed(folder / f"{name}.npz", **{name: array})
+    manifest = folder / f"{name}.json"
+    with atomic_folder(folder, earlier_files(manifest)) as draft:
+        description = write_images(draft, images, frames_per_second)
+        content = {**settings, "files": sorted(file.name for file in draft.iterdir())}
+        (draft / manifest.name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return description
+
+
+def earlier_files(manifest: Path) -> list[str]:
+    """Names of the files that the task wrote earlier, in the manifest's folder."""
+    try:
+        names = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [name for name in map(str, names) if Path(name).name == name and name.endswith(ENDINGS)]
+
+
+def write_images(folder: Path, images: Mapping[str, Tensor], frames_per_second: float | None = None) -> str:
+    """Writes images into a folder that exists, and returns a description of the files.
+
+    Integers of any shape become NAME.npz, which NumPy reads by `load("NAME.npz")["NAME"]`. With `frames_per_second` the
+    images are frames and become `animation.gif` and `film.mp4`, too; where no video can be written, the description says why.
+    """
+    frames, files = [], []
+    for name, values in images.items():
+        if values.is_floating_point():
+            frames.append(to_uint8(values).permute(1, 2, 0).cpu().numpy())
+            files.append(f"{name}.png")
+            Image.fromarray(frames[-1]).save(folder / files[-1])
+        else:
+            files.append(f"{name}.npz")
+            np.savez_compressed(folder / files[-1], **{name: values.cpu().numpy()})
     if frames_per_second is None:
-        return ", ".join(f"{name}.{'png' if name in pixels else 'npz'}" for name in images)
-    frames = list(pixels.values())
+        return ", ".join(files)
     write_gif(folder / "animation.gif", frames, frames_per_second)
     film = folder / "film.mp4"
     try:
         write_film(film, frames, frames_per_second)
-    except Exception as error:  # a broken installation, or one without the codec, fails in its own way; the GIF is there
+    except Exception as error:  # each broken installation of PyAV, or one without the codec, fails in its own way
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
         film.unlink(missing_ok=True)
         return f"animation.gif, {len(frames)} frames; no {film.name}: {type(error).__name__}: {error}"
     return f"animation.gif, {film.name}, {len(frames)} frames"
 
 
 def write_gif(file: Path, frames: Sequence[np.ndarray], frames_per_second: float) -> None:
-    """Frames [H, W, 3] as a GIF that plays for ever; its clock counts hundredths of a second."""
+    """Frames [H, W, 3] as a GIF that repeats without end; its clock counts hundredths of a second."""
     first, *others = map(Image.fromarray, frames)
     first.save(file, save_all=True, append_images=others, duration=round(1000 / frames_per_second), loop=0)
 
 
 def write_film(file: Path, frames: Sequence[np.ndarray], frames_per_second: float) -> None:
-    """Frames [H, W, 3] as an MP4 that browsers and players know: H.264 with half the colour resolution (yuv420p).
+    """Frames [H, W, 3] as an MP4 that all browsers and players support: H.264 with half the color resolution (yuv420p).
 
-    That format has even sides only: an odd one is made even by its last row or column once more. Raises whatever PyAV does
-    where it is missing, broken or without an encoder of H.264.
+    That format requires even sides: the last row or column of an odd one is repeated. Raises whatever PyAV does where it is
+    missing, broken or without an H.264 encoder.
     """
     import av  # here, because a GIF needs none of it
 
@@ -57,7 +89,7 @@ def write_film(file: Path, frames: Sequence[np.ndarray], frames_per_second: floa
     with av.open(str(file), "w", options={"movflags": "faststart"}) as film:
         stream = film.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
-        stream.options = {"crf": "12"}  # small pictures are looked at enlarged, and cost little
+        stream.options = {"crf": "12"}  # high quality, because small images are viewed enlarged; their files are small anyway
         for frame in frames:
             even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             film.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))

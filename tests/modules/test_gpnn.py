@@ -103,9 +103,9 @@ def test_provenance_repaints_the_output(photographs):
     torch.manual_seed(0)
     module = model(photographs, min_size=20, iterations=5)
     out = module.sample(2)
-    image, row, column = module.provenance.unbind(1)
+    image, row, column = module.provenance().unbind(1)
     painted = photographs[image, :, row, column].permute(0, 3, 1, 2)
-    assert module.provenance.shape == (2, 3, 40, 48) and module.provenance.dtype == torch.int64
+    assert module.provenance().shape == (2, 3, 40, 48) and module.provenance().dtype == torch.int64
     assert psnr(painted, out) > 25
     assert psnr(painted.roll(1, 3), out) < psnr(painted, out) - 3
     shares = module.source_shares()
@@ -116,7 +116,7 @@ def test_provenance_repaints_the_output(photographs):
 
 def test_provenance_before_any_image_says_so(photographs):
     with pytest.raises(ValueError, match="none were made yet"):
-        _ = model(photographs).provenance
+        _ = model(photographs).provenance()
 
 
 @pytest.mark.parametrize("size", [(40, 72), (25, 48), (13, 90), (7, 7)])
@@ -124,7 +124,7 @@ def test_retargeting_gives_exactly_the_asked_size(photographs, size):
     module = model(photographs[:1], alpha=0.005, iterations_coarsest=10)
     out = module.inject(resize(photographs[:1], size))
     assert out.shape == (1, 3, *size) and out.isfinite().all() and out.abs().max() <= 1
-    assert module.provenance.shape == (1, 3, *size)
+    assert module.provenance().shape == (1, 3, *size)
     announced = [tuple(max(7, round(s * o / f)) for s, o, f in zip(size, own, (40, 48), strict=True)) for own in module.sizes]
     assert [module.size_at(scale, size) for scale in range(module.num_scales)] == announced
 

@@ -1,0 +1,128 @@
+"""Base of tasks: the capability that a task needs, options of the method, and messages about memory."""
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from functools import partial
+from inspect import Parameter
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import Tensor
+
+from core.errors import UserError, nearest_hint
+from core.memory import memory_limit
+from core.types import Options
+from core.units import human_bytes
+from modules import capabilities
+from modules.base import GenerativeModule, sampling_mode
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+OUTPUT_BYTES = 12  # of a pixel of an image: three float32
+WORKING_BYTES = 192  # of a pixel while it is computed; the methods take from 200 (SinGAN) to several thousand
+SIZE_KEYS = ("size", "factor", "num_images", "batch_size", "num_points", "num_frames")
+OUT_OF_MEMORY = re.compile(r"(allocate|enough) memory|Storage size calculation overflowed|out of memory", re.IGNORECASE)
+
+
+class Task(ABC):
+    """A use of a trained model. A call yields names and images [3, H, W] in [-1, 1], or integers of any shape.
+
+    Attributes:
+        capability: the protocol of `modules.capabilities` whose function the task calls.
+        options: further keywords of that function, which only some methods have.
+        seed: with a module it determines the images; image i does not depend on how many there are.
+        size: height and width of the images; None: those of the model or of the input.
+        frames_per_second: set if the images are the frames of an animation.
+    """
+
+    capability: type
+    options: Options | None
+    seed: int
+    size: tuple[int, int] | list[int] | None = None
+    num_images = batch_size = num_points = num_frames = 1
+    scale: int | None = None
+    frames_per_second: float | None = None
+
+    @abstractmethod
+    def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]: ...
+
+    @property
+    def name(self) -> str:
+        """The name of the task and of its YAML file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def run(self, module: GenerativeModule) -> dict[str, Tensor]:
+        """All images by name. UserError if the memory does not suffice."""
+        try:
+            return dict(self(module))
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not OUT_OF_MEMORY.search(str(error)):
+                raise
+            raise UserError(f"{self._sizes()}: not enough memory ({human_bytes(_memory(module))}); reduce them") from error
+
+    def bind(self, module: GenerativeModule) -> Callable[..., Tensor]:
+        """The function of the module that the task needs, with `scale` and `options` bound.
+
+        UserError if the method lacks it or has no such options, and for sizes beyond the memory.
+        """
+        function, method = capabilities.functions(self.capability)[0], type(module).__name__
+        if not isinstance(module, self.capability):
+            able = ", ".join(m.__name__ for m in capabilities.methods(self.capability)) or "none"
+            raise UserError(f"task {self.name} needs {function}(), which {method} does not have; methods that have it: {able}")
+        height, width = self.output_size(module)
+        images = self.num_images * self.num_points * self.num_frames
+        needed = height * width * (images * OUTPUT_BYTES + min(self.num_images, self.batch_size) * WORKING_BYTES)
+        if needed > _memory(module):
+            raise UserError(
+                f"{self._sizes()}: {height}×{width} pixels need at least {human_bytes(needed)} of memory, "
+                f"{human_bytes(_memory(module))} are available; reduce them"
+            )
+        scale = {} if self.scale is None else {"scale": self.scale}
+        return partial(getattr(module, function), **scale, **self._checked_options(type(module)))
+
+    def check_trained(self, module: GenerativeModule) -> None:
+        """UserError while the module cannot draw samples yet, such as before its prior is trained."""
+        if not module.samples_ready:
+            stage = getattr(module, "stage_name", "its current stage")
+            method = type(module).__name__
+            raise UserError(f"task {self.name}: this {method} cannot draw images yet, its training ended in {stage}")
+
+    def inject(self, module: GenerativeModule, image: Tensor) -> Tensor:
+        """An image [1, 3, H, W] rendered by the model from `scale` on, on the CPU."""
+        function = self.bind(module)
+        with sampling_mode(module, self.seed, [0]):
+            return function(image.to(module.device)).cpu()
+
+    def output_size(self, module: GenerativeModule) -> tuple[int, int]:
+        return tuple(self.size or module.image_size)
+
+    def _sizes(self) -> str:
+        values = {key: value for key in SIZE_KEYS if (value := vars(self).get(key)) is not None}
+        return ", ".join(f"task.{key}={value}" for key, value in values.items()) or f"task {self.name}"
+
+    def _checked_options(self, method: type[GenerativeModule]) -> dict[str, Any]:
+        known, values = capabilities.options(method, self.capability), self.options or {}
+        for name in values.keys() - known.keys():
+            options = {m.__name__: capabilities.options(m, self.capability) for m in capabilities.methods(self.capability)}
+            able = [other for other, names in options.items() if name in names]
+            raise UserError(
+                f"task.options.{name}: {method.__name__} has no such option in the task {self.name}."
+                f"{nearest_hint(name, known)} It has: {', '.join(known) or 'none'}. "
+                f"Methods with {name}: {', '.join(able) or 'none'}."
+            )
+        return {name: _converted(value, known[name], f"task.options.{name}") for name, value in values.items()}
+
+
+def _converted(value: Any, parameter: Parameter, key: str) -> Any:
+    try:
+        return TypeAdapter(parameter.annotation, config=STRICT).validate_json(json.dumps(value))
+    except ValidationError as error:
+        raise UserError(f"{key}={value}: {error.errors()[0]['msg']}") from None
+
+
+def _memory(module: GenerativeModule) -> int:
+    """Bytes of the device that the module is on."""
+    device = module.device
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_limit()
