@@ -68,7 +68,7 @@ class Task(ABC):
         UserError if the method lacks it or has no such options, and for sizes beyond the memory.
         """
         function, method = capabilities.functions(self.capability)[0], type(module).__name__
-        if not isinstance(module, self.capability):
+        if not isinstance(module, self.capability) or type(module).sample is GenerativeModule.sample:
             able = ", ".join(m.__name__ for m in capabilities.methods(self.capability)) or "none"
             raise UserError(f"task {self.name} needs {function}(), which {method} does not have; methods that have it: {able}")
         height, width = self.output_size(module)

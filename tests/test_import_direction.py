@@ -32,7 +32,10 @@ ROOMS = {
         "callbacks experiment metrics core modules.base modules.staged modules.capabilities modules.ops",
         "torch lightning torchmetrics omegaconf PIL numpy",
     ),
-    "tasks": ("tasks datamodules core modules.base modules.capabilities modules.ops", "torch torchvision kornia PIL numpy"),
+    "tasks": (
+        "tasks datamodules core modules.base modules.capabilities modules.ops",
+        "torch torchvision kornia PIL numpy pydantic",
+    ),
     "tasks.output": ("core modules.ops", "torch PIL numpy av"),
     "reports": (
         "reports tasks callbacks metrics experiment core modules.base modules.capabilities modules.ops modules.patches",
@@ -51,8 +54,6 @@ ROOMS = {
 }
 # Methods that build on another method, with the head of their family.
 FAMILIES: dict[str, str] = {}
-# tasks.inputs looks through the package to name the methods that can do what a task asks for.
-BARE_PACKAGES = {("tasks.inputs", "modules")}
 
 
 def within(name: str, rooms: tuple[str, ...] | list[str]) -> bool:
@@ -94,7 +95,7 @@ def complaints(name: str, imported: set[str]) -> list[str]:
     wrong = []
     for other in sorted(imported):
         first = other.split(".")[0]
-        if first in sys.stdlib_module_names or (name, other) in BARE_PACKAGES:
+        if first in sys.stdlib_module_names:
             continue
         if not within(other, [*project, *own] if first in OWN else stack):
             wrong.append(f"{name} ({room}) imports {other}")

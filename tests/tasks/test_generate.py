@@ -3,10 +3,52 @@ import pytest
 import torch
 from PIL import Image
 
+from core.errors import UserError
 from modules.gpdm import GPDM
 from modules.gpnn import GPNN
 from tasks.generate import Generate
-from tasks.output import write_pictures
+from tasks.output import write_images
+from tests.tasks.toys import NoisyMethod, PlainMethod, task
+
+
+def test_generate():
+    module = NoisyMethod()
+    images = dict(task("generate", num_images=5, size=[12, 40], options={"temperature": 0.5}, seed=3)(module))
+    assert list(images) == [f"sample_{i:03d}" for i in range(5)]
+    assert all(
+        image.shape == (3, 12, 40) and 0 <= image.min() and 0.4 < image.max() <= 0.5 for image in images.values()
+    )
+    again = dict(task("generate", num_images=5, size=[12, 40], options={"temperature": 0.5}, seed=3, batch_size=2)(module))
+    assert all(torch.equal(images[stem], again[stem]) for stem in images)
+    other = dict(task("generate", num_images=1, size=[12, 40], options={"temperature": 0.5}, seed=4)(module))
+    assert not torch.equal(other["sample_000"], images["sample_000"])
+    assert next(task("generate", num_images=1)(module))[1].shape == (3, 24, 32)
+
+
+def test_generate_passes_only_what_the_method_takes():
+    assert len(list(task("generate", num_images=3)(PlainMethod()))) == 3
+    for name in ("temperature", "top_k"):
+        message = f"task.options.{name}: PlainMethod has no such option .* Methods with {name}: FewGAN"
+        with pytest.raises(UserError, match=message):
+            list(task("generate", options={name: 3})(PlainMethod()))
+    for options, words in (({"num_images": 0}, "task.num_images"), ({"size": [0, 4]}, "size"), ({"size": [4]}, "size")):
+        with pytest.raises(UserError, match=words):
+            task("generate", **options)
+
+
+class CoarseMethod(NoisyMethod):
+    """Starts random images at a scale."""
+
+    def sample(self, num_images, size=None, start_scale: int = 0):
+        return torch.full((num_images, 3, *(size or self.image_size)), 0.1 * start_scale)
+
+
+def test_start_scale_reaches_the_methods_that_have_it():
+    assert next(task("generate", options={"start_scale": 2})(CoarseMethod()))[1].mean() == pytest.approx(0.2)
+    assert next(task("generate")(CoarseMethod()))[1].mean() == 0
+    words = r"task.options.start_scale: NoisyMethod .* It has: temperature, top_k. Methods with start_scale: SinGAN.$"
+    with pytest.raises(UserError, match=words):
+        list(task("generate", options={"start_scale": 1})(NoisyMethod()))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +78,7 @@ def test_every_sample_comes_with_the_places_its_pixels_were_copied_from(photogra
     hue = torch.stack([made[name] for name in names[5:]]).argmax(1)  # image 0 is red to yellow, 1 is green, 2 is blue
     assert (hue[image == 2] != 1).float().mean() > 0.95 and all(made[name].shape == (3, 20, 34) for name in names[5:])
 
-    told = write_pictures(tmp_path, made)
+    told = write_images(tmp_path, made)
     assert told.split(", ") == [f"{name}.{'npz' if name == 'sources' else 'png'}" for name in made]
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(told.split(", "))
     assert np.array_equal(np.load(tmp_path / "sources.npz")["sources"], made["sources"].numpy())

@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from tests.tasks.toys import NoisyMethod, outside, task
+
+
+class TunableMethod(NoisyMethod):
+    def inject(self, images, scale=0, finetune: int = 0):
+        return torch.full_like(images, 0.01 * finetune)
+
+
+@pytest.mark.parametrize(("name", "stem"), [("edit", "02_unmasked"), ("harmonize", "02_harmonized")])
+def test_fine_tuning_reaches_the_methods_that_have_it(files, name, stem):
+    words = {"image": files["image"], "mask": files["mask"], "dilation": 0, "blur": 0}
+    made = dict(task(name, **words, options={"finetune": 50})(TunableMethod()))[stem]
+    assert (made - 0.5).abs().amin() < 1e-6
+    message = "task.options.finetune: NoisyMethod has no such .* It has: none. Methods with finetune: ConSinGAN.$"
+    with pytest.raises(ValueError, match=message):
+        list(task(name, **words, options={"finetune": 50})(NoisyMethod()))
+
+
+@pytest.mark.parametrize(("name", "result"), [("edit", "03_edited"), ("harmonize", "02_harmonized")])
+def test_masked_tasks_change_the_masked_region_alone(files, name, result):
+    images = dict(task(name, image=files["image"], mask=files["mask"])(NoisyMethod()))
+    assert list(images) == sorted(images) and list(images)[:2] == ["00_input", "01_mask"] and list(images)[-1] == result
+    given, changed, m = images["00_input"], images[result], images["01_mask"] / 2 + 0.5
+    assert torch.equal(changed[:, outside()], given[:, outside()])
+    assert m[0, 6, 6] > 0.99 and (changed - given)[:, 6, 6].abs().max() > 0.1
+    conditional = dict(task("conditional", image=files["image"])(NoisyMethod()))["01_conditional"]
+    torch.testing.assert_close(changed, (1 - m) * given + m * conditional)
+    if name == "edit":
+        assert torch.equal(images["02_unmasked"], conditional)
+        tight = dict(task("harmonize", image=files["image"], mask=files["mask"])(NoisyMethod()))["01_mask"]
+        assert (images["01_mask"] > 0).sum() > (tight > 0).sum()
+
+
+@pytest.mark.parametrize(("name", "result"), [("edit", "03_edited"), ("harmonize", "02_harmonized")])
+def test_an_empty_mask_returns_the_image_exactly(files, name, result):
+    with pytest.warns(UserWarning, match="nothing is masked"):
+        images = dict(task(name, image=files["image"], mask=files["empty"])(NoisyMethod()))
+    assert torch.equal(images[result], images["00_input"])
+
+
+@pytest.mark.parametrize("name", ["edit", "harmonize"])
+def test_scale_out_of_range_is_the_methods_error(files, name):
+    with pytest.raises(ValueError, match="scales 0 to 2"):
+        list(task(name, image=files["image"], mask=files["mask"], scale=7)(NoisyMethod()))
