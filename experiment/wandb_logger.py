@@ -1,6 +1,8 @@
 """The Weights & Biases run of a run folder."""
 
 import os
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,8 @@ class WandbRun(WandbLogger):
         save_dir: the run folder; W&B writes to its subfolder wandb/.
         id: an id given here takes precedence over that in run.json.
         resume: what `wandb.init` does with an id that the server knows; "allow" goes on with it.
-        finish_timeout: seconds to wait at the end for uploads, 0 for no limit. `wandb sync` sends what is left.
+        finish_timeout: seconds to wait for uploads when the training ends, 0 for no limit; then a line names the command
+            that sends the rest.
         settings: further fields of `wandb.Settings`.
         more: further keywords of `WandbLogger` and `wandb.init`, such as entity, group, mode, tags, notes.
     """
@@ -37,7 +40,8 @@ class WandbRun(WandbLogger):
         settings: dict[str, Any] | None = None,
         **more: Any,
     ) -> None:
-        settings = {"finish_timeout": finish_timeout, **(settings or {})}
+        no_summary = {"max_end_of_run_history_metrics": 0, "max_end_of_run_summary_metrics": 0}
+        settings = {"finish_timeout": finish_timeout, "finish_timeout_raises": True, **no_summary, **(settings or {})}
         if rank_zero_only.rank == 0 and not more.get("mode") and not more.get("offline") and not log_in():
             more["mode"] = "offline"
             settings["silent"] = True  # the line that log_in printed says what matters
@@ -52,6 +56,18 @@ class WandbRun(WandbLogger):
             return super().experiment
         except Error as error:
             raise UserError(f"W&B: the run could not be started: {error}") from error
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Ends the W&B run: another one can begin in this process, and forked processes, too, wait for its uploads."""
+        super().finalize(status)
+        run, self._experiment = self._experiment, None
+        if run is not None:
+            folder = Path(run.dir).parent
+            try:
+                run.finish(exit_code=0 if status == "success" else 1)
+            except TimeoutError:
+                print(f"W&B: not everything is uploaded. Send the rest by: wandb sync --no-skip-online {quote(str(folder))}")
 
     def use_id(self, id: str) -> None:
         """Sets the id of a run that has not begun; afterwards nothing happens."""
@@ -73,8 +89,10 @@ def log_in() -> bool:
     """
     import wandb
 
+    if os.environ.get("WANDB_MODE", "online") != "online" or wandb.run is not None:
+        return True
     settings = wandb.setup().settings
-    if settings.mode not in ("online", "run", "shared") or wandb.run is not None:
+    if settings.mode in ("offline", "disabled"):  # by `wandb offline` or `wandb disabled`
         return True
     remedy = "Set WANDB_MODE=offline to keep the run on this machine."
     try:
