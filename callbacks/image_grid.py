@@ -1,12 +1,12 @@
 """Grids of samples and reconstructions, drawn while a method trains."""
 
 import math
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from PIL import Image
@@ -16,6 +16,7 @@ from callbacks.stages import ends_stage
 from core.errors import UserError
 from core.files import atomic_write
 from modules.base import sampling_mode
+from modules.capabilities import Injects, Reconstructs
 from modules.ops.images import image_grid, to_uint8
 
 
@@ -90,30 +91,40 @@ class ImageGrid(Callback):
         """Writes the grids of an epoch and hands them to the loggers; files get their names when all of that is done."""
         folder = Path(trainer.default_root_dir) / "images"
         sets = trainer.datamodule.sets() if hasattr(trainer.datamodule, "sets") else {}
-        grids = {}
+        grids = self._grids(module, sets)
+        paths = {kind: folder / f"{kind}_{pending.epoch:04d}.png" for kind in grids}
+        if pending.resumed and any(path.exists() for path in paths.values()):
+            logged = False  # before the interruption
         with ExitStack() as files:
-            with sampling_mode(module, self.seed):
-                for kind, images, columns in self._kinds(module, sets):
-                    grids[kind] = to_uint8(image_grid(images, columns)).permute(1, 2, 0).cpu().numpy()
-                    path = folder / f"{kind}_{pending.epoch:04d}.png"
-                    logged = logged and not (pending.resumed and path.exists())
-                    Image.fromarray(grids[kind]).save(files.enter_context(atomic_write(path)), format="PNG")
+            for kind, pixels in grids.items():
+                Image.fromarray(pixels).save(files.enter_context(atomic_write(paths[kind])), format="PNG")
             loggers = [logger for logger in trainer.loggers if logged and hasattr(logger, "log_image")]
             for logger, (kind, pixels) in product(loggers, grids.items()):
                 # The step is the one that losses are logged with (P 10.2).
                 logger.log_image(f"grids/{kind}", [pixels], step=trainer.fit_loop.total_batch_idx)
 
-    def _kinds(self, module: LightningModule, sets: dict[str, Any]) -> Iterator[tuple[str, Tensor, int]]:
-        """Kind, images [N, 3, H, W] in [-1, 1] and number of columns of each grid."""
-        if getattr(module, "samples_ready", True):
-            yield "samples", module.sample(self.num_images), math.ceil(math.sqrt(self.num_images))
-        side = "side_heldout" if len(sets.get("side_heldout", ())) else "side"
-        for kind, name, capability in (("reconstruction", "image", "reconstruct"), ("conditional", side, "inject")):
-            if hasattr(module, capability) and name in sets:
+    def _grids(self, module: LightningModule, sets: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Grid by kind: uint8 [H, W, 3]. Image i of each depends on (seed, i) alone."""
+        grids = {}
+        if module.samples_ready:
+            with sampling_mode(module, self.seed, range(self.num_images)):
+                grids["samples"] = _pixels(module.sample(self.num_images), math.ceil(math.sqrt(self.num_images)))
+        pairs = {"reconstruction": ("image", module.reconstruct)} if isinstance(module, Reconstructs) else {}
+        if isinstance(module, Injects):
+            pairs["conditional"] = ("side_heldout" if len(sets.get("side_heldout", ())) else "side", module.inject)
+        for kind, (name, render) in pairs.items():
+            if name in sets:
                 inputs = self._first(sets[name]).to(module.device)
-                yield kind, torch.cat([inputs, getattr(module, capability)(inputs)]), len(inputs)
+                with sampling_mode(module, self.seed, range(len(inputs))):
+                    grids[kind] = _pixels(torch.cat([inputs, render(inputs)]), len(inputs))
+        return grids
 
     def _first(self, images: Any) -> Tensor:
         """The first images of a set, without the mirrored copies in the second half of a flipped set."""
         originals = len(images) // (2 if getattr(images, "flip", False) else 1)
         return torch.stack([images[i] for i in range(min(originals, self.num_images // 2))])
+
+
+def _pixels(images: Tensor, columns: int) -> np.ndarray:
+    """One picture, uint8 [H, W, 3], of images [N, 3, h, w] in [-1, 1]."""
+    return to_uint8(image_grid(images, columns)).permute(1, 2, 0).cpu().numpy()

@@ -11,6 +11,8 @@ from torch import nn
 
 from callbacks.image_grid import ImageGrid
 from datamodules.synthetic import SyntheticDataModule
+from modules.base import sampling_mode
+from modules.ops.noise import rand
 
 SIZE = (6, 8)
 
@@ -31,7 +33,7 @@ class Toy(lightning.LightningModule):
 
     def sample(self, num_images):
         assert not self.training
-        return torch.rand(num_images, 3, *SIZE) * 2 - 1
+        return rand(num_images, 3, *SIZE) * 2 - 1
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)
@@ -91,14 +93,25 @@ def as_bytes(image):
 def test_samples_are_drawn_with_the_seed_alone_and_laid_out_in_rows(tmp_path):
     fit(Toy(), tmp_path, [ImageGrid(num_images=5, seed=11)])
     assert sorted(file.name for file in (tmp_path / "images").iterdir()) == ["samples_0000.png", "samples_0001.png"]
-    torch.manual_seed(11)
-    expected = torch.rand(5, 3, *SIZE) * 2 - 1
+    with sampling_mode(Toy(), 11, range(5)):
+        expected = Toy().eval().sample(5)
     for name in ("samples_0000.png", "samples_0001.png"):
-        picture = read(tmp_path / "images" / name)
-        assert picture.shape == (2 * 6 + 2, 3 * 8 + 2 * 2, 3)
+        grid = read(tmp_path / "images" / name)
+        assert grid.shape == (2 * 6 + 2, 3 * 8 + 2 * 2, 3)
         for i, image in enumerate(expected):
-            assert abs(tile(picture, i // 3, i % 3) - as_bytes(image)).max() <= 1
-        assert (tile(picture, 1, 2) == 255).all() and (picture[6:8] == 255).all()
+            assert abs(tile(grid, i // 3, i % 3) - as_bytes(image)).max() <= 1
+        assert (tile(grid, 1, 2) == 255).all() and (grid[6:8] == 255).all()
+
+
+def test_an_image_depends_on_seed_and_index_only(tmp_path):
+    for number, columns in ((4, 2), (9, 3)):
+        fit(Able(), tmp_path / str(number), [ImageGrid(num_images=number, seed=3)], epochs=1)
+        grid = read(tmp_path / f"{number}/images/samples_0000.png")
+        tiles = [tile(grid, i // columns, i % columns) for i in range(4)]
+        if number == 4:
+            expected = tiles
+    assert all(np.array_equal(*pair) for pair in zip(tiles, expected, strict=True))
+    assert not np.array_equal(tiles[0], tiles[1])
 
 
 def test_pairs_show_the_input_above_the_output(tmp_path):
