@@ -17,7 +17,7 @@ import train
 from cli.loader import load_config
 from core.units import human_bytes, human_time
 from datamodules.synthetic import SyntheticDataModule
-from experiment.cost import CostEstimate, PeakMemory, StageTimer, estimate_cost, plan
+from experiment.cost import CostEstimate, PeakMemory, StageTimer, estimate_cost, plan, sample_cost
 from modules.gpdm import GPDM
 from modules.gpnn import GPNN
 from modules.singan import SinGAN
@@ -60,7 +60,7 @@ def test_a_plan_lists_every_stage_or_scale_with_its_size(path, tmp_path):
     per_epoch = datamodule.samples_per_epoch // datamodule.batch_size
     for stage in range(module.num_stages):
         number, *label, own, steps, _, _ = rows[stage + 1].split()
-        assert int(number) == stage and " ".join(label) == " ".join(module.stage_label(stage))
+        assert int(number) == stage and " ".join(label) == "{} {}×{}".format(module.stage_label(stage), *module.stage_size(stage))
         assert int(own.replace(",", "")) == sum(p.numel() for m in module.stage_modules(stage) for p in m.parameters())
         assert int(steps) == per_epoch * module.stage_epochs(stage)
     total = sum(p.numel() for p in module.parameters())
@@ -110,7 +110,7 @@ def test_a_spent_budget_leaves_the_finer_stages_to_parameters_and_pixels():
 def test_an_estimate_stops_where_the_next_stage_does_not_fit_and_the_plan_says_so(monkeypatch):
     module, data, trainer, cost = singan(16, budget=0.0, width=8, epochs_per_stage=3)
     assert cost.measured == 1 and len(cost.seconds) == module.num_stages > 1
-    monkeypatch.setattr("modules.pyramid.estimate_cost", lambda *_: CostEstimate([5.0, 10.0], 3e9, 1))
+    monkeypatch.setattr("experiment.cost.estimate_cost", lambda *_: CostEstimate([5.0, 10.0], 3e9, 1))
     rows = plan(module, data, trainer).splitlines()
     assert rows[1].endswith("2 min") and rows[2].endswith("4 min")  # 8 x 3 iterations each
     assert "about 6 min of training here and 3.0 GB of memory" in rows[3] and "stages from 1 on" in rows[-1]
@@ -120,11 +120,11 @@ def test_an_estimate_stops_where_the_next_stage_does_not_fit_and_the_plan_says_s
 def test_a_sample_s_time_is_linear_in_the_setting_it_depends_on(method, monkeypatch):
     """Trials take 3 s and 2 s per unit of the setting, so that one with the whole setting is too long to be tried."""
     now = [0.0]
-    name, few = method.trial
-    monkeypatch.setattr("modules.bank.time.perf_counter", lambda: now[0])
+    name, few = method.cost_setting
+    monkeypatch.setattr("experiment.cost.time.perf_counter", lambda: now[0])
     monkeypatch.setattr(method, "sample", lambda self, number: now.__setitem__(0, now[0] + 3 + 2 * self.hparams[name]))
     module = method([24, 32], **{name: 40 * few})
-    assert module.sample_cost(torch.zeros(2, 3, 24, 32))[0] == pytest.approx(3 + 2 * 40 * few)
+    assert sample_cost(module, torch.zeros(2, 3, 24, 32))[0] == pytest.approx(3 + 2 * 40 * few)
 
 
 def test_peak_memory_sees_what_is_freed_again():

@@ -33,8 +33,8 @@ def test_the_checkpoint_holds_the_images_and_a_finished_run_keeps_its_own(tmp_pa
     module = GPNN([16, 20], min_size=8)
     images = fit(module, tmp_path)
     file = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert file["optimizer_states"] == [] and int(file["state_dict"]["stored"]) == 3
-    assert file["state_dict"]["bank"].shape == (16, 3, 16, 20) and file["state_dict"]["bank"].dtype == torch.uint8
+    assert file["optimizer_states"] == [] and int(file["state_dict"]["bank.count"]) == 3
+    assert file["state_dict"]["bank.values"].shape == (16, 3, 16, 20) and file["state_dict"]["bank.values"].dtype == torch.uint8
     again = GPNN([16, 20], min_size=8)
     fit(again, tmp_path / "again", checkpoint=tmp_path / "last.ckpt", num_images=2)
     assert torch.equal(again.images, images) and again.iteration == 1

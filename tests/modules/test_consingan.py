@@ -521,7 +521,7 @@ def test_any_size_can_be_sampled_and_injected(size, mode):
     with pytest.raises(ValueError, match=r"scale is 4.*0 \(coarsest\) to 3 \(finest\)"):
         module.inject(images, 4)
     with pytest.raises(ValueError, match="start_scale is -1"):
-        module.walk(2, start_scale=-1)
+        module.animate(2, start_scale=-1)
 
 
 def test_the_image_injected_at_stage_0_with_the_fixed_noise_is_the_reconstruction(trained, image, monkeypatch):
@@ -634,13 +634,13 @@ def test_the_random_walk_against_its_recursion():
 
 
 def test_an_animation_begins_at_the_reconstruction_and_moves(trained, image):
-    frames = seeded(0, trained.walk, 6)
+    frames = seeded(0, trained.animate, 6)
     assert frames.shape == (6, 3, 16, 20) and torch.allclose(frames[:1], trained.reconstruct(image), atol=1e-5)
     steps = (frames[1:] - frames[:-1]).abs().mean((1, 2, 3))
-    assert steps.min() > 0 and not torch.equal(frames, seeded(1, trained.walk, 6))
-    still = seeded(0, trained.walk, 3, alpha=1.0)  # pulled back completely: only z_1 differs
+    assert steps.min() > 0 and not torch.equal(frames, seeded(1, trained.animate, 6))
+    still = seeded(0, trained.animate, 3, alpha=1.0)  # pulled back completely: only z_1 differs
     assert torch.equal(still[0], still[2])
-    fine, coarse = (seeded(0, trained.walk, 6, start_scale=scale) for scale in (3, 0))
+    fine, coarse = (seeded(0, trained.animate, 6, start_scale=scale) for scale in (3, 0))
     assert (fine - fine[:1]).abs().mean() < (coarse - coarse[:1]).abs().mean()
 
 

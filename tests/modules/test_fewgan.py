@@ -92,7 +92,7 @@ def test_the_cached_chain_equals_the_chain_and_is_deterministic():
             images = module.trainer.datamodule.sets()["side"]
             for i in range(len(images)):
                 image = images[i].unsqueeze(0)
-                out = module.chain(image, module.stage - 1)
+                out = module.reconstruct_at(image, module.stage - 1)
                 size = module.sizes[module.stage]
                 again = F.interpolate(out, size, mode="bicubic", antialias=True).clamp(-1, 1)
                 assert torch.equal(module._inputs["side"][i : i + 1], again if out.shape[-2:] != size else out)
@@ -107,9 +107,9 @@ def test_a_scale_starts_as_the_one_below_resized(sets):
     torch.manual_seed(0)
     module = FewGAN([16, 20], **SIZES, **PRIOR).eval()
     image = sets["image"].stack()[:1]
-    coarse = module.chain(image, 0)
+    coarse = module.reconstruct_at(image, 0)
     finer = F.interpolate(coarse, module.sizes[1], mode="bicubic", antialias=True).clamp(-1, 1)
-    assert torch.equal(module.chain(image, 1), finer)
+    assert torch.equal(module.reconstruct_at(image, 1), finer)
 
 
 def critic_weights_after_one_epoch(critic_on_side, shift):
@@ -183,7 +183,7 @@ def test_fill_changes_only_codes_near_the_hole_and_gives_several_modes(trained):
     image = torch.rand(1, 3, 16, 80) * 2 - 1
     mask = torch.zeros(1, 1, 16, 80)
     mask[..., :6] = 1
-    first, second = trained.fill(image, mask, num_images=2)
+    first, second = trained.inpaint(image, mask, num_images=2)
     assert not torch.equal(first[..., :6], second[..., :6])
     assert torch.equal(first[..., 60:], second[..., 60:])
     # another batch size, so equal up to rounding
@@ -192,7 +192,7 @@ def test_fill_changes_only_codes_near_the_hole_and_gives_several_modes(trained):
 
 def test_fill_of_an_empty_mask_is_the_plain_reconstruction(trained):
     image = torch.rand(1, 3, 16, 20) * 2 - 1
-    filled = trained.fill(image, torch.zeros(1, 1, 16, 20), num_images=2)
+    filled = trained.inpaint(image, torch.zeros(1, 1, 16, 20), num_images=2)
     assert torch.allclose(filled[:1], trained.reconstruct(image), atol=1e-5) and torch.equal(filled[0], filled[1])
 
 
@@ -202,11 +202,11 @@ def test_fill_keeps_the_likeliest_candidate(trained):
     sample = trained.prior_best.sample
     trained.prior_best.sample = lambda *a, **k: draws.setdefault("codes", sample(*a, **k))
     try:
-        best = trained.fill(image, mask, num_images=1, candidates=4)
+        best = trained.inpaint(image, mask, num_images=1, candidates=4)
     finally:
         del trained.prior_best.sample
     likeliest = draws["codes"][trained.prior_best.log_prob(draws["codes"]).argmax()]
-    assert torch.allclose(best[0], trained.render(likeliest.unsqueeze(0), (16, 20))[0], atol=1e-5)
+    assert torch.allclose(best[0], trained.decode(likeliest.unsqueeze(0), (16, 20))[0], atol=1e-5)
 
 
 def test_samples_are_ready_after_the_first_epoch_of_the_prior():
@@ -272,7 +272,7 @@ def test_epochs_per_stage_may_be_a_list_of_the_right_length():
     assert [module.stage_at(e) for e in range(12)] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
     module = FewGAN([16, 20], epochs_per_stage=[4, 1, 2], **SIZES, **PRIOR)  # first, between, last
     assert [module.stage_at(e) for e in range(8)] == [0, 0, 0, 0, 1, 2, 3, 3]
-    with pytest.raises(ValueError, match=r"\[4, 3\].*or 4, one for each"):
+    with pytest.raises(ValueError, match=r"\[4, 3\]; expected 4 number"):
         FewGAN([16, 20], epochs_per_stage=[4, 3], **SIZES, **PRIOR)
 
 

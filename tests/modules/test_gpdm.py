@@ -27,8 +27,7 @@ def model(images, **settings):
     """A GPDM that holds `images`, as after a fit."""
     small = {"min_size": 12, "patch": 5, "steps": 60, "projections": 32, "lr": 0.03}
     module = GPDM(list(images.shape[-2:]), **small | settings)
-    module.bank[: len(images)] = to_uint8(images)
-    module.stored.fill_(len(images))
+    module.store(images)
     return module.eval()
 
 
@@ -72,7 +71,7 @@ def test_an_output_does_not_depend_on_the_others(photographs):
 
     def first(starts):
         torch.manual_seed(0)
-        return module.optimise(starts, (18, 24))[0]
+        return module.optimize_pixels(starts, (18, 24))[0]
 
     assert torch.allclose(first(start), first(start[:1]), atol=1e-4)
 

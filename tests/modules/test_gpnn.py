@@ -28,8 +28,7 @@ def photographs():
 def model(images, **settings):
     """A GPNN that holds `images`, as after a fit."""
     module = GPNN(list(images.shape[-2:]), **{"iterations": 2} | settings)
-    module.bank[: len(images)] = to_uint8(images)
-    module.stored.fill_(len(images))
+    module.store(images)
     return module.eval()
 
 
@@ -157,7 +156,7 @@ def hole(*box, size=(40, 48)):
 def test_no_patch_that_touches_the_hole_is_copied_at_any_scale(photographs, backend, levels):
     module, mask = model(photographs, backend=backend, min_size=20), hole(12, 26, 20, 32)
     torch.manual_seed(0)
-    filled = module.fill(photographs[1:2], mask, num_images=2)
+    filled = module.inpaint(photographs[1:2], mask, num_images=2)
     assert filled.shape == (2, 3, 40, 48) and len(levels) > 4
     for matches, grid, _ in levels:
         image, top, left = grid.locate(matches)
@@ -174,7 +173,7 @@ def test_fills_differ_inside_keep_the_rest_and_do_not_depend_on_what_was_in_the_
 
     def fill(image, seed, **options):
         torch.manual_seed(seed)
-        return module.fill(image, mask, 1, **options)
+        return module.inpaint(image, mask, 1, **options)
 
     first, second = fill(photographs[:1], 0), fill(photographs[:1], 1)
     inside = mask.expand_as(first) > 0
@@ -187,7 +186,7 @@ def test_fills_differ_inside_keep_the_rest_and_do_not_depend_on_what_was_in_the_
 
 def test_an_empty_mask_is_editing(photographs):
     module = model(photographs[:1])
-    filled = module.fill(photographs[:1], torch.zeros(1, 1, 40, 48), num_images=2)
+    filled = module.inpaint(photographs[:1], torch.zeros(1, 1, 40, 48), num_images=2)
     assert torch.equal(filled[:1], module.inject(photographs[:1])) and torch.equal(filled[0], filled[1])
 
 
@@ -195,7 +194,7 @@ def test_a_foreign_image_with_a_hole_adds_its_own_patches_to_those_of_the_traini
     module = model(photographs[:2])
     foreign = resize(photographs[2:], (36, 60))
     torch.manual_seed(0)
-    assert module.fill(foreign, hole(10, 20, 30, 44, size=(36, 60)), 1).shape == (1, 3, 36, 60)
+    assert module.inpaint(foreign, hole(10, 20, 30, 44, size=(36, 60)), 1).shape == (1, 3, 36, 60)
     assert module.grid.sizes.tolist() == [[36, 60], [40, 48], [40, 48]]
     assert module.source_shares()[0] > 0.7
 
@@ -203,10 +202,10 @@ def test_a_foreign_image_with_a_hole_adds_its_own_patches_to_those_of_the_traini
 def test_a_hole_that_leaves_no_patch_and_a_mask_of_another_size_are_refused(photographs):
     module = model(photographs[:1])
     with pytest.raises(ValueError, match="no patch of 7 pixels lies outside of the hole"):
-        module.fill(photographs[:1], hole(1, 39, 1, 47), 1)
-    assert module.fill(photographs[1:2], torch.ones(1, 1, 40, 48), 1).std() > 0  # nothing known: all training patches
+        module.inpaint(photographs[:1], hole(1, 39, 1, 47), 1)
+    assert module.inpaint(photographs[1:2], torch.ones(1, 1, 40, 48), 1).std() > 0  # nothing known: all training patches
     with pytest.raises(ValueError, match="the mask is 48×40 pixels, the image 40×48"):
-        module.fill(photographs[:1], torch.ones(1, 1, 48, 40), 1)
+        module.inpaint(photographs[:1], torch.ones(1, 1, 48, 40), 1)
 
 
 # --- check 8: several images ------------------------------------------------------------------------------------------

@@ -141,8 +141,8 @@ def test_draws_have_the_posteriors_mean_and_deviation_and_pass_gradients():
 
 def test_latents_have_the_size_of_the_coarsest_scale(trained, images):
     assert trained.sizes[0] == (8, 10)
-    assert trained.latents(4).shape == trained.encode(images[:1]).expand(4, -1, -1, -1).shape == (4, 6, 8, 10)
-    assert trained.latents(1, (16, 40)).shape == (1, 6, 8, 20)
+    assert trained.sample_latents(4).shape == trained.encode(images[:1]).expand(4, -1, -1, -1).shape == (4, 6, 8, 10)
+    assert trained.sample_latents(1, (16, 40)).shape == (1, 6, 8, 20)
 
 
 def test_learning_rates_and_parameters_of_every_stage():
@@ -319,7 +319,7 @@ def rmse(module, images):
     """Of each image, at the scale in training."""
     size = module.sizes[module.stage]
     with torch.no_grad():
-        return (module.chain(images, module.stage) - enlarge(images, size)).square().mean((1, 2, 3)).sqrt()
+        return (module.reconstruct_at(images, module.stage) - enlarge(images, size)).square().mean((1, 2, 3)).sqrt()
 
 
 @pytest.mark.slow
@@ -401,10 +401,10 @@ def test_a_sample_is_drawn_with_noise_at_every_scale_above_the_coarsest(trained)
 
 def test_rendered_latents_are_deterministic_and_of_an_encoded_image_its_reconstruction(trained, images):
     latents = trained.encode(images)
-    assert torch.equal(trained.render(latents), trained.reconstruct(images))
-    assert not torch.equal(trained.render(latents, noise=True), trained.render(latents))
+    assert torch.equal(trained.decode(latents), trained.reconstruct(images))
+    assert not torch.equal(trained.decode(latents, noise=True), trained.decode(latents))
     between = torch.lerp(latents[:1], latents[1:2], 0.5)
-    assert trained.render(between, (31, 22)).shape == (1, 3, 31, 22)
+    assert trained.decode(between, (31, 22)).shape == (1, 3, 31, 22)
 
 
 def test_injection_at_every_scale_keeps_the_size_and_names_the_allowed_scales(trained):
@@ -432,7 +432,7 @@ def test_scales_that_are_not_trained_yet_are_left_out():
     for generator in module.generators[2:]:
         torch.nn.init.normal_(generator.body[-1].weight)
     assert torch.equal(module.reconstruct(image), before[0])
-    assert torch.allclose(before[0], enlarge(module.chain(image, 1), (16, 20)))
+    assert torch.allclose(before[0], enlarge(module.reconstruct_at(image, 1), (16, 20)))
     assert torch.equal(module.inject(image, 3), before[1])
 
 

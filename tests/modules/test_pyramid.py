@@ -32,9 +32,6 @@ class Layers(PyramidModule):
     def samples_ready(self):
         return self.ready
 
-    def stage_label(self, stage):
-        return f"scale {stage}", "{}×{}".format(*self.sizes[stage])
-
     def stage_modules(self, stage):
         return [self.scales[stage]]
 
@@ -88,7 +85,7 @@ def warned(module, *callbacks):
 @pytest.mark.parametrize(("epoch", "stage"), [(1, 0), (3, 1)])
 def test_a_stage_that_ends_in_one_colour_is_reported_once_with_the_remedy(epoch, stage):
     (message,) = warned(Layers(), SetWeights(1, 1.0), SetWeights(3, 1.0), SetWeights(epoch, 0.01))
-    assert message.startswith(f"scale {stage} {Layers.sizes[stage][0]}×") and message.endswith("What helps: module.salt=less")
+    assert message.startswith(f"scale {stage} {Layers.sizes[stage][0]}×") and message.endswith("Possible remedies: module.salt=less")
     assert "contrast 0.006" in message
 
 
@@ -117,7 +114,7 @@ def test_the_look_at_a_stage_changes_no_random_number_and_no_mode():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_stop_the_training_before_they_are_saved(tmp_path, value):
-    with pytest.raises(FloatingPointError, match=r"scale 1 8×10: .* in epoch 2, .*learning rates.*module.salt=less"):
+    with pytest.raises(FloatingPointError, match=r"scale 1 8×10: .* after epoch 2\. .*learning rates.*module.salt=less"):
         fit(Layers(), SetWeights(2, value), root=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch=0.ckpt", "epoch=1.ckpt", "last.ckpt"]
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)

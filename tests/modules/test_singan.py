@@ -235,14 +235,14 @@ def test_an_unfinished_pyramid_ends_with_the_scale_in_training(trained):
     assert torch.allclose(module.sample(1), expected, atol=1e-5)
     images = torch.rand(1, 3, 16, 20)
     assert torch.allclose(module.inject(images, 1), shrink(shrink(images, SIZES[0]), SIZES[-1]), atol=1e-6)
-    assert module.reconstruct(images).shape == images.shape and module.walk(2, start_scale=1).shape == (2, 3, 16, 20)
+    assert module.reconstruct(images).shape == images.shape and module.animate(2, start_scale=1).shape == (2, 3, 16, 20)
 
 
 @pytest.mark.parametrize("factor, steps, size", [(2, 3, (22, 26)), (3, 5, (33, 39)), (4, 6, (44, 52)), (1.3, 1, (14, 16))])
 def test_enlarging_repeats_the_finest_scale(trained, factor, steps, size):
     calls = []
     hook = trained.pyramid.generators[2].register_forward_hook(lambda part, inputs, output: calls.append(inputs))
-    images = trained.enlarge(torch.rand(2, 3, 11, 13), factor)
+    images = trained.super_resolve(torch.rand(2, 3, 11, 13), factor)
     hook.remove()
     assert images.shape == (2, 3, *size) and images.abs().max() <= 1 and len(calls) == steps
     for noise, _ in calls:  # three independent channels with the finest scale's amplitude
@@ -255,7 +255,7 @@ def test_enlarging_repeats_the_finest_scale(trained, factor, steps, size):
 def test_enlarging_by_nothing_is_refused(trained):
     for factor in (1, 0.5, math.inf):
         with pytest.raises(ValueError, match="factor is .*larger than 1"):
-            trained.enlarge(torch.zeros(1, 3, 8, 8), factor)
+            trained.super_resolve(torch.zeros(1, 3, 8, 8), factor)
 
 
 @pytest.mark.parametrize("start", [0, 1])
@@ -275,7 +275,7 @@ def test_animation_is_the_random_walk_of_the_paper(trained, start):
     z = [rest[:start] + maps[start:] for maps in z]
     expected = torch.cat([chain_by_hand(trained, maps) for maps in z[:4]]).clamp(-1, 1)
     torch.manual_seed(0)
-    frames = trained.walk(4, alpha, beta, start)
+    frames = trained.animate(4, alpha, beta, start)
     assert torch.allclose(frames, expected, atol=1e-5)
     assert torch.equal(frames[:1], trained.reconstruct(frames[:1])) and not torch.equal(frames[1], frames[2])
 
@@ -302,7 +302,7 @@ class Spy(lightning.Callback):
         if module.stage != self.stage or self.before is not None:
             return
         self.rng = torch.get_rng_state()
-        self.before = copy.deepcopy([module.pyramid, module.discriminators, module._real, module._rest_input])
+        self.before = copy.deepcopy([module.pyramid, module.discriminators, module._real, module._reconstruction_input])
         original = module.optimize
 
         def optimize(optimizer, loss, clip_norm=None):
@@ -337,7 +337,7 @@ def spied(**changes):
 def test_one_iteration_equals_a_loop_written_by_hand(norm):
     """Weights after 3 critic and 3 generator steps of scale 1, with plain torch."""
     spy = spied(norm=norm)
-    pyramid, critics, real, rest_input = spy.before
+    pyramid, critics, real, reconstruction_input = spy.before
     generator, critic, pad = pyramid.generators[1].train(), critics[1].train(), [3] * 4
     for part in (generator, critic):
         part.requires_grad_(True)
@@ -368,7 +368,7 @@ def test_one_iteration_equals_a_loop_written_by_hand(norm):
         d_opt.step()
     for _ in range(3):
         loss = -critic(fake(noise, inputs[-1])).mean()
-        loss = loss + 10 * (fake(torch.zeros(1, 3, *SIZES[1]), rest_input) - real).square().mean()
+        loss = loss + 10 * (fake(torch.zeros(1, 3, *SIZES[1]), reconstruction_input) - real).square().mean()
         g_opt.zero_grad()
         loss.backward()
         g_opt.step()
@@ -494,7 +494,7 @@ def test_batch_statistics_become_the_mean_of_all_ranks(trained, monkeypatch):
             assert reduce_op == "mean"
             return (tensor + 2 * tensor) / 2  # of a second rank with twice the values
 
-    monkeypatch.setattr(SinGAN, "trainer", type("Trainer", (), {"strategy": Strategy()})())
+    monkeypatch.setattr(SinGAN, "trainer", type("Trainer", (), {"strategy": Strategy(), "world_size": 2})())
     module._average_statistics()
     assert torch.allclose(norm.running_mean, 1.5 * mean) and torch.allclose(norm.running_var, 1.5 * var)
     assert torch.equal(norm.num_batches_tracked, count)
@@ -505,7 +505,7 @@ def test_batch_statistics_become_the_mean_of_all_ranks(trained, monkeypatch):
 def test_variants_train(changes):
     module = fit(build(**changes))
     assert all(value.isfinite().all() for value in module.state_dict().values())
-    assert module.sample(1).std() > 0 and module.walk(2).shape == (2, 3, 16, 20)
+    assert module.sample(1).std() > 0 and module.animate(2).shape == (2, 3, 16, 20)
 
 
 def test_painting_scale_sees_few_colours(image):
@@ -544,7 +544,7 @@ def test_tiles_keep_their_size_at_every_scale(tile, tiles):
     assert spy.before[2].shape[-2:] == canvas[1] and module.pyramid.canvas_sizes == canvas
     assert module.pyramid.zstar.shape[-2:] == canvas[0] and module.image_size == (16, 20)
     assert module.sample(2).shape == (2, 3, 16, 20) and module.sample(1, size=canvas[-1]).shape[-2:] == canvas[-1]
-    assert module.sample(1, start_scale=2).shape[-2:] == module.walk(1).shape[-2:] == canvas[-1]
+    assert module.sample(1, start_scale=2).shape[-2:] == module.animate(1).shape[-2:] == canvas[-1]
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ def generator(**changes):
 
 
 def straight_through(vq, images):
-    placed = vq.quantizer.place(vq.encode(images))
+    placed = vq.quantizer.add_coordinates(vq.encode(images))
     entries = vq.quantizer.lookup(vq.quantizer.indices(placed))
     return placed, entries, placed + (entries - placed).detach()
 
@@ -40,7 +40,7 @@ def test_literal_repetition_of_coordinates_gives_the_same_codes(weight):
     literal_codes = torch.cat([quantizer.codebook[:, :5], *[stored] * weight], dim=1)
     literal = torch.cat([features, *[positions] * weight], dim=1).permute(0, 2, 3, 1).flatten(0, 2)
     expected = torch.cdist(literal.double(), literal_codes.double()).argmin(1).view(2, 6, 7)
-    assert torch.equal(quantizer.indices(quantizer.place(features)), expected)
+    assert torch.equal(quantizer.indices(quantizer.add_coordinates(features)), expected)
 
 
 def test_without_position_weight_codes_move_with_the_image():
@@ -53,7 +53,7 @@ def test_without_position_weight_codes_move_with_the_image():
 
 def test_with_an_enormous_position_weight_codes_depend_on_position_only():
     vq = generator(position_weight=1e8, num_codes=12)
-    vq.quantizer.initialise(vq.quantizer.place(vq.encode(torch.rand(1, 3, 8, 8))), torch.Generator().manual_seed(0))
+    vq.quantizer.initialize(vq.quantizer.add_coordinates(vq.encode(torch.rand(1, 3, 8, 8))), torch.Generator().manual_seed(0))
     a, b = vq.codes(torch.rand(2, 3, 8, 8) * 2 - 1)
     assert torch.equal(a, b) and len(a.unique()) > 6
 
@@ -88,7 +88,7 @@ def test_terms_on_side_images_do_not_reach_the_code_book():
 
 def test_revival_moves_only_dead_codes_and_onto_given_features():
     vq = generator(num_codes=40)
-    placed = vq.quantizer.place(vq.encode(torch.rand(2, 3, 10, 10) * 2 - 1)).detach()
+    placed = vq.quantizer.add_coordinates(vq.encode(torch.rand(2, 3, 10, 10) * 2 - 1)).detach()
     used = vq.quantizer.indices(placed).unique()
     before = vq.quantizer.codebook.detach().clone()
     revived = vq.quantizer.revive(placed, torch.Generator().manual_seed(0))
