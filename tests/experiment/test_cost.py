@@ -60,7 +60,8 @@ def test_a_plan_lists_every_stage_or_scale_with_its_size(path, tmp_path):
     per_epoch = datamodule.samples_per_epoch // datamodule.batch_size
     for stage in range(module.num_stages):
         number, *label, own, steps, _, _ = rows[stage + 1].split()
-        assert int(number) == stage and " ".join(label) == "{} {}×{}".format(module.stage_label(stage), *module.stage_size(stage))
+        height, width = module.stage_size(stage)
+        assert int(number) == stage and " ".join(label) == f"{module.stage_label(stage)} {height}×{width}"
         assert int(own.replace(",", "")) == sum(p.numel() for m in module.stage_modules(stage) for p in m.parameters())
         assert int(steps) == per_epoch * module.stage_epochs(stage)
     total = sum(p.numel() for p in module.parameters())

@@ -4,7 +4,7 @@ import torch
 from datamodules.folder import ImageFolder, list_images
 from modules.gpdm import GPDM
 from modules.losses.sliced import patch_directions, sliced_wasserstein
-from modules.ops.images import resize, to_uint8
+from modules.ops.images import resize
 
 TINY = [
     "datamodule.image_size=[16,20]",

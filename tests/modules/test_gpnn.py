@@ -4,7 +4,7 @@ import torch
 import modules.gpnn as gpnn
 from datamodules.folder import ImageFolder, list_images
 from modules.gpnn import GPNN
-from modules.ops.images import resize, to_uint8
+from modules.ops.images import resize
 from modules.ops.nearest import extract
 from modules.patches.mosaic import PatchGrid, centre_weights
 from modules.patches.search import ExactSearch
