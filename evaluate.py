@@ -6,7 +6,7 @@
     python evaluate.py A.ckpt B.ckpt configs/tasks/compare.yaml out=report    # one page about several checkpoints
     python evaluate.py runs configs/tasks/gallery.yaml out=gallery            # one page about all runs in a folder
 
-The file alone rebuilds the model. The configuration in it, changed by key=value, names the images to compare with.
+The file alone rebuilds the model. Its configuration, changed by key=value, names the images to compare with.
     out                  folder of metrics.json (default: the run's), a task's pictures (tasks/<task> in it) or a page
     datamodule.*         other images to measure against
     callbacks.metrics.*  number of samples, metrics, backbone: see callbacks/sample_metrics.py
@@ -22,34 +22,34 @@ from omegaconf import DictConfig, OmegaConf
 from cli.build import build
 from cli.environment import configure_openmp, filter_warnings
 from cli.errors import report_user_errors
-from cli.evaluation import output_folder, rebuild, report_config, split_words, stored_config
+from cli.evaluation import output_folder, rebuild, report_config, split_arguments, stored_config
 from core.errors import UserError
 from core.files import atomic_folder
 
 
-def opened(path: Path, words: list[str]) -> tuple[dict[str, Any], DictConfig, Any]:
-    """Content, configuration and module of a checkpoint."""
+def open_checkpoint(path: Path, arguments: list[str]) -> tuple[dict[str, Any], DictConfig, Any]:
+    """A checkpoint, its configuration with `arguments` on top, and its module."""
     from experiment.checkpoint import read_checkpoint
 
-    content = read_checkpoint(path)
-    return content, stored_config(path, content, words), rebuild(path, content)
+    checkpoint = read_checkpoint(path)
+    return checkpoint, stored_config(path, checkpoint, arguments), rebuild(path, checkpoint)
 
 
-def tested(content: dict[str, Any], config: DictConfig, module: Any) -> tuple[dict[str, Any], Any, Any, Any]:
-    """Content, module, metrics with their results, data."""
+def run_test(checkpoint: dict[str, Any], config: DictConfig, module: Any) -> tuple[dict[str, Any], Any, Any, Any]:
+    """The checkpoint, its module, the metrics with their results, and the data."""
     metrics, data = build(config.callbacks.metrics), build(config.datamodule)
     build(config.trainer, callbacks=[metrics]).test(module, datamodule=data, verbose=False)
-    return content, module, metrics, data
+    return checkpoint, module, metrics, data
 
 
-def measure(path: Path, content: dict[str, Any], config: DictConfig, module: Any, folder: Path) -> None:
+def measure(path: Path, checkpoint: dict[str, Any], config: DictConfig, module: Any, folder: Path) -> None:
     """Writes `folder`/metrics.json, and nearest.png with the samples nearest to training images, and prints a table."""
     from metrics.results import format_card, write_card
     from tasks.output import write_images
 
-    facts = {"run_name": config.run_name, "checkpoint": str(path), "class_path": content["class_path"]}
+    facts = {"run_name": config.run_name, "checkpoint": str(path), "class_path": checkpoint["class_path"]}
     facts |= {"iteration": module.iteration, "images_seen": module.images_seen}
-    metrics = tested(content, config, module)[2]
+    metrics = run_test(checkpoint, config, module)[2]
     if module.global_rank == 0:
         with atomic_folder(folder, ["nearest.png"] if (folder / "metrics.json").exists() else ()) as draft:
             write_card(draft / "metrics.json", {**facts, **metrics.results})
@@ -68,22 +68,22 @@ def do_task(path: Path, config: DictConfig, module: Any, folder: Path) -> None:
     print(f"{folder}: {write_results(folder, task.name, settings, images, task.frames_per_second)}")
 
 
-def report(paths: list[Path], words: list[str]) -> None:
+def report(paths: list[Path], arguments: list[str]) -> None:
     """Writes a page about all `paths` into the folder `out`."""
-    config = report_config(words)
+    config = report_config(arguments)
     loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
-    print(build(config.task)(paths, Path(config.out), lambda path: tested(*opened(path, words)), loggers))
+    print(build(config.task)(paths, Path(config.out), lambda path: run_test(*open_checkpoint(path, arguments)), loggers))
 
 
-def evaluate(checkpoints: list[Path], words: list[str]) -> None:
+def evaluate(checkpoints: list[Path], arguments: list[str]) -> None:
     taken = set()
     for path in checkpoints:
-        content, config, module = opened(path, words)
+        checkpoint, config, module = open_checkpoint(path, arguments)
         folder = output_folder(config, path, checkpoints)
         if folder in taken:
             raise UserError(f"{path}: {folder} holds the results of another one of these checkpoints; give it alone.")
         taken.add(folder)
-        do_task(path, config, module, folder) if "task" in config else measure(path, content, config, module, folder)
+        do_task(path, config, module, folder) if "task" in config else measure(path, checkpoint, config, module, folder)
 
 
 def main(arguments: list[str]) -> int:
@@ -93,8 +93,8 @@ def main(arguments: list[str]) -> int:
     configure_openmp()
     filter_warnings()
     with report_user_errors() as errors:
-        checkpoints, words = split_words(arguments)
-        (report if report_config(words) else evaluate)(checkpoints, words)
+        checkpoints, settings = split_arguments(arguments)
+        (report if report_config(settings) else evaluate)(checkpoints, settings)
     return errors.exit_code
 
 

@@ -73,7 +73,7 @@ def take(waiting: list[Trial]) -> tuple[Trial, IO[str]]:
 def train(trial: Trial, lock: IO[str]) -> str:
     """How the training ended. It holds the lock itself, too: should this process be killed, the training may go on."""
     print(f"--- {trial.label} in {trial.folder}", flush=True)
-    command = [sys.executable, TRAIN, *trial.words]
+    command = [sys.executable, TRAIN, *trial.arguments]
     with subprocess.Popen(command, pass_fds=[lock.fileno()], start_new_session=True) as process:
         try:
             code = process.wait()

@@ -7,7 +7,7 @@
     python train.py configs/fewgan.yaml run_name=birds resume=auto
     python train.py configs/fewgan.yaml trainer.devices=2 trainer.accelerator=cpu
 
-Later words win: configs/base.yaml, then the YAML files, then key=value. A value is YAML: datamodule.image_size=[72,96],
+Later arguments win: configs/base.yaml, then the YAML files, then key=value. A value is YAML: datamodule.image_size=[72,96],
 callbacks.metrics=null, module.lr_g=1e-4. What a key means is in the YAML files and in the docstring of its class.
 
     --dry-run   shows the whole configuration and the plan of the training, and trains nothing
@@ -24,7 +24,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cli.build import build, check_all
+from cli.build import build
 from cli.environment import configure_openmp, filter_warnings
 from cli.errors import report_user_errors
 from cli.loader import load_config
@@ -40,9 +40,8 @@ def main(arguments: list[str]) -> int:
     filter_warnings()
     dry_run = "--dry-run" in arguments
     with StopSignals() as stop, report_user_errors() as errors:
-        config = load_config(word for word in arguments if word != "--dry-run")
+        config = load_config(argument for argument in arguments if argument != "--dry-run")
         stop.checkpoints = Path(config.run_dir) / "checkpoints"
-        check_all(config, own_only=True)
         if dry_run:
             print(OmegaConf.to_yaml(config), end="")  # at once: what the plan needs takes seconds to import
             print("# the plan follows in 10 to 20 seconds: a few iterations of each stage are trained", flush=True)
@@ -62,9 +61,7 @@ def main(arguments: list[str]) -> int:
 
 def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | None]:
     """Trainer, module, data module and the checkpoint to go on from. Finds all mistakes before any file is written."""
-    check_all(config)
-
-    from lightning import seed_everything  # not at the top: help and wrong words are answered without torch
+    from lightning import seed_everything  # not at the top: help and mistakes are answered without torch
 
     from callbacks.config_snapshot import ConfigSnapshot
     from callbacks.run_manifest import RunManifest

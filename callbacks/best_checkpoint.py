@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from core.errors import UserError
+from core.types import PathStr, PositiveInt
 from experiment.checkpoint import copy_checkpoint
 from metrics.pareto import DIVERSITY, QUALITY, REPEATED, Candidate, Choice, choose, first_key
 
@@ -44,12 +45,12 @@ class BestCheckpoint(Checkpoint):
 
     def __init__(
         self,
-        dirpath: str,
+        dirpath: PathStr,
         quality: str | None = None,
         diversity: str | None = None,
         copies: str = "val/copies",
         copies_above: float = 0.5,
-        patience: int | None = None,
+        patience: PositiveInt | None = None,
     ) -> None:
         if patience is not None and patience < 1:
             raise UserError(f"patience={patience}: at least 1 measurement is needed, or null")

@@ -4,17 +4,18 @@ import math
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
 from callbacks.stages import ends_stage
-from core.errors import UserError
 from core.files import atomic_write
+from core.types import PositiveInt, Seed
 from modules.base import sampling_mode
 from modules.capabilities import Injects, Reconstructs
 from modules.ops.images import image_grid, to_uint8
@@ -46,11 +47,13 @@ class ImageGrid(Callback):
         seed: of the random draws, the same at all epochs, so that grids can be compared.
     """
 
-    def __init__(self, num_images: int = 16, every_n_epochs: int = 1, log_every_n_epochs: int = 5, seed: int = 0) -> None:
-        limits = {"num_images": (num_images, 2), "every_n_epochs": (every_n_epochs, 1)}
-        for name, (value, minimum) in {**limits, "log_every_n_epochs": (log_every_n_epochs, 1)}.items():
-            if value < minimum:
-                raise UserError(f"{name}={value} has to be at least {minimum}")
+    def __init__(
+        self,
+        num_images: Annotated[int, Field(ge=2)] = 16,
+        every_n_epochs: PositiveInt = 1,
+        log_every_n_epochs: PositiveInt = 5,
+        seed: Seed = 0,
+    ) -> None:
         self.num_images, self.seed = num_images, seed
         self.every_n_epochs, self.log_every_n_epochs = every_n_epochs, log_every_n_epochs
         self._pending: PendingGrid | None = None

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from core.errors import UserError
+from core.types import PathStr, PositiveInt, Seed
 from metrics.backbones.backbone import Backbone
 from metrics.backbones.mobilenet import PACKAGE
 from metrics.backbones.random_cnn import RandomCNN
@@ -64,18 +65,18 @@ class SampleMetrics(Callback):
 
     def __init__(
         self,
-        num_images: int = 100,
+        num_images: PositiveInt = 100,
         metrics: list[str] | None = None,
         backbone: str = "auto",
-        weights: str | None = None,
+        weights: PathStr | None = None,
         lowpass: int | None = None,
-        every_n_epochs: int = 1,
-        chunk: int = 16,
-        seed: int = 0,
-        crops: int = 16,
-        sample_crops: int = 4,
-        perceptual_weights: str | None = None,
-        sampling_seeds: int = 1,
+        every_n_epochs: PositiveInt = 1,
+        chunk: PositiveInt = 16,
+        seed: Seed = 0,
+        crops: PositiveInt = 16,
+        sample_crops: PositiveInt = 4,
+        perceptual_weights: PathStr | None = None,
+        sampling_seeds: PositiveInt = 1,
     ) -> None:
         self.num_images, self.every_n_epochs, self.chunk, self.seed = num_images, every_n_epochs, chunk, seed
         self.crops, self.sample_crops, self.sampling_seeds = crops, sample_crops, sampling_seeds

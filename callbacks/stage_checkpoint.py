@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from pydantic import Field
 
 from callbacks.run_manifest import file_sha256, read_manifest
 from callbacks.stages import ends_stage
 from core.errors import UserError
+from core.types import PathStr, PositiveInt
 from experiment.checkpoint import copy_checkpoint, read_checkpoint
 
 UPLOADS = ("last", "best", "stages")
@@ -43,9 +45,9 @@ class StageCheckpoint(ModelCheckpoint):
 
     def __init__(
         self,
-        dirpath: str,
-        every_n_epochs: int = 1,
-        save_top_k: int = 1,
+        dirpath: PathStr,
+        every_n_epochs: PositiveInt = 1,
+        save_top_k: Annotated[int, Field(ge=-1)] = 1,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
         save_on_exception: bool = False,

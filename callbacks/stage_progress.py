@@ -7,6 +7,8 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from core.types import NonNegativeInt
+
 
 class StageProgress(TQDMProgressBar):
     """Lightning's bar with the stage's name and the values logged with `prog_bar=True`.
@@ -17,7 +19,7 @@ class StageProgress(TQDMProgressBar):
         refresh_rate: batches between two updates of the bar.
     """
 
-    def __init__(self, refresh_rate: int = 1) -> None:
+    def __init__(self, refresh_rate: NonNegativeInt = 1) -> None:
         super().__init__(refresh_rate=refresh_rate)
         self._epoch_start = 0.0
 

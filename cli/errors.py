@@ -11,7 +11,7 @@ def is_user_error(error: BaseException) -> bool:
 
 
 class report_user_errors:
-    """Context that a user error ends with one line on stderr; `exit_code` is 2 then, else 0."""
+    """Context that a user error ends with a line on stderr for each of its messages; `exit_code` is 2 then, else 0."""
 
     exit_code = 0
 
@@ -21,6 +21,7 @@ class report_user_errors:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if error is None or not is_user_error(error):
             return False
-        print(f"error: {error}", file=sys.stderr)
+        messages = error.args if isinstance(error, UserError) else [error]
+        print(*(f"error: {message}" for message in messages), sep="\n", file=sys.stderr)
         self.exit_code = 2
         return True

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from cli.build import check_all
 from cli.loader import load_config
 from core.errors import UserError
 
@@ -18,10 +17,10 @@ LONGEST_NAME = 100  # characters of a run's name, for file systems and W&B
 
 
 class Trial(NamedTuple):
-    """One training of a grid: what is swept (`module.lr_g=1e-3 seed=0`), the words for train.py, and their configuration."""
+    """One training of a grid: what is swept (`module.lr_g=1e-3 seed=0`), the arguments of train.py, and their configuration."""
 
     label: str
-    words: list[str]
+    arguments: list[str]
     config: DictConfig
 
     @property
@@ -68,17 +67,15 @@ def is_finished(trial: Trial) -> bool:
 
 def _trial(fixed: list[str], values: dict[str, str]) -> Trial:
     label = " ".join(f"{key}={text}" for key, text in values.items())
-    words = [*fixed, *(f"{key}={text}" for key, text in values.items())]
-    base = load_config(words)
+    arguments = [*fixed, *(f"{key}={text}" for key, text in values.items())]
+    base = load_config(arguments)
     last = [key.rsplit(".", 1)[-1] for key in values]
     short = [name if last.count(name) == 1 else key.replace(".", "_") for key, name in zip(values, last, strict=True)]
     ending = "_".join(f"{name}-{_plain(text)}" for name, text in zip(short, values.values(), strict=True))
     if len(base.run_name) + len(ending) >= LONGEST_NAME:
         ending = hashlib.sha256(label.encode()).hexdigest()[:12]
-    words += [f"run_name={base.run_name}_{ending}", f"run_dir={base.run_dir}_{ending}", "resume=auto"]
-    config = load_config(words)
-    check_all(config, own_only=True)
-    return Trial(label, words, config)
+    arguments += [f"run_name={base.run_name}_{ending}", f"run_dir={base.run_dir}_{ending}", "resume=auto"]
+    return Trial(label, arguments, load_config(arguments))
 
 
 def _plain(text: str) -> str:

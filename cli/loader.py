@@ -1,153 +1,238 @@
-"""From the words of a command line to one configuration: base.yaml, then YAML files, then key=value.
+"""From a command line to one configuration: base.yaml, then YAML files, then key=value; checked, and complete.
 
 Imports neither torch nor lightning, so that help and mistakes are answered at once.
 """
 
 import difflib
+import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field
 
-from core.errors import UserError, nearest_hint
+from cli.schema import complete, convert, describe, members, quoting_advice
+from core.errors import Mistakes, UserError, nearest_hint
+from core.types import PathStr, Seed
 
 FOLDER = Path(__file__).parent.parent / "configs"
-MAPPING = (DictConfig,)
-MAPPING_OR_NONE = (DictConfig, type(None))
-TOP_LEVEL: dict[str, tuple[type, ...]] = {
-    "seed": (int,),
-    "run_name": (str,),
-    "run_dir": (str,),
-    "resume": (str, type(None)),
-    "module": MAPPING,
-    "datamodule": MAPPING,
-    "trainer": MAPPING,
-    "logger": MAPPING_OR_NONE,
-    "callbacks": MAPPING_OR_NONE,
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", description="letters, digits, _ and -")]
+TOP_LEVEL: dict[str, Any] = {
+    "seed": Seed,
+    "run_name": RunName,
+    "run_dir": PathStr,
+    "resume": PathStr | None,
+    "module": dict,
+    "datamodule": dict,
+    "trainer": dict,
+    "logger": dict | None,
+    "callbacks": dict | None,
 }
+OBJECTS = ("module", "datamodule", "trainer", "task")  # nodes; loggers and callbacks are groups of nodes
 OPTIONS = ("--dry-run", "--help")
-TYPE_NAMES = {DictConfig: "mapping", type(None): "null"}
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
+FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
+
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """YAML with unique keys, without dates and without octal, hexadecimal and base-60 numbers: 007, 0x1 and 12:30 are texts."""
+
+    yaml_implicit_resolvers = {
+        letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float", ":timestamp"))]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"found duplicate key {key.value}", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, "-+0123456789")
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, "-+0123456789.")
 
 
 def load_config(
     arguments: Iterable[str],
     start: Mapping[str, Any] | None = None,
-    extra_keys: Mapping[str, tuple[type, ...]] | None = None,
+    extra_keys: Mapping[str, Any] | None = None,
 ) -> DictConfig:
-    """The resolved configuration of command-line words; UserError for everything that is not in order.
+    """The configuration of a command line, every object with all keywords of its class; one UserError for all mistakes.
+
+    Arguments: see `read_config`.
+    """
+    arguments, mistakes = list(arguments), Mistakes()
+    config = OmegaConf.to_container(read_config(arguments, start, extra_keys, mistakes))
+    texts = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if start is None and "module" not in config:
+        mistakes.add("module", "module: nothing given. Name a YAML file with its class_path, such as configs/fewgan.yaml.")
+        config.pop("datamodule")
+    for key, node in list(nodes(config)):
+        group, _, name = key.rpartition(".")
+        siblings = config[group] if group else config
+        if isinstance(node, Mapping) and "class_path" not in node:
+            others = [f"{group}.{other}" for other in siblings if group and other != name]
+            known = nearest_hint(key, others) or (f" There are: {', '.join(others)}." if others else "")
+            mistakes.add(key, f"{key}: no {key}.class_path is given.{known}")
+        else:
+            siblings[name] = complete(node, key, mistakes, texts=texts)
+    mistakes.raise_any()
+    return OmegaConf.create(config)
+
+
+def read_config(
+    arguments: Iterable[str],
+    start: Mapping[str, Any] | None = None,
+    extra_keys: Mapping[str, Any] | None = None,
+    mistakes: Mistakes | None = None,
+) -> DictConfig:
+    """The resolved configuration of a command line, its objects as they are written.
 
     Args:
         arguments: names of YAML files and `dotted.key=value`, where a value is YAML (`[48, 64]`, `null`, `1e-4`).
         start: a configuration to use in place of base.yaml, such as the one of a checkpoint.
-        extra_keys: top-level keys beside `TOP_LEVEL`, with the types that they may have (`MAPPING`, `(str,)`).
+        extra_keys: types of top-level keys beside `TOP_LEVEL`.
+        mistakes: gets a message by key or argument. Without it, and for a file that cannot be read, UserError is raised.
     """
     keys = {**TOP_LEVEL, **(extra_keys or {})}
-    files, overrides = _sorted_words(arguments)
-    merged = _read(FOLDER / "base.yaml") if start is None else OmegaConf.create(dict(start))
-    layers = {name: _read(Path(name)) for name in files} | {word: _override(word, keys) for word in overrides}
-    for source, layer in {"start": merged, **layers}.items():
-        for key in layer:
-            if key not in keys:
-                advice = " Tasks are for evaluate.py." if key == "task" else f" The top level has: {', '.join(keys)}."
-                raise UserError(f"{key}: no such key.{nearest_hint(str(key), keys)}{advice}")
+    found = Mistakes() if mistakes is None else mistakes
+    unread = Mistakes()
+    layers: dict[str, DictConfig] = {"start": OmegaConf.create(dict(start)) if start else _read(FOLDER / "base.yaml")}
+    arguments = list(arguments)
+    for argument in sorted(arguments, key=lambda argument: "=" in argument):  # files first, each group in its order
+        is_override = "=" in argument and not argument.startswith("-")
+        with _noted(argument, found if is_override else unread):
+            layers[argument] = _override(argument, keys) if is_override else _read(_file_name(argument))
+    if unread:
+        raise UserError(*unread.values(), *found.values())
+    merged = OmegaConf.create()
+    for source, layer in layers.items():
+        for key in [key for key in layer if key not in keys]:
+            advice = " Tasks are for evaluate.py." if key == "task" else f" The top level has: {', '.join(keys)}."
+            found.add(str(key), f"{key}: no such key.{nearest_hint(str(key), keys)}{advice}")
+            del layer[key]
         try:
             merged = OmegaConf.merge(merged, layer)
         except (TypeError, OmegaConfBaseException):
-            raise UserError(f"{source}: sets keys below one that has a value, or a value for one that has keys.") from None
-    merged = _resolve(merged)
+            found.add(source, f"{source}: sets keys below one that has a value, or a value for one that has keys.")
+    _resolve(merged, found)
     config = OmegaConf.create({key: merged[key] for key in keys if key in merged})  # in one order, for readers
-    for key, kinds in keys.items():
-        if key == "seed" and type(config.get(key)) is int and not 0 <= config.seed < 2**32:
-            raise UserError(f"seed: has to be at least 0 and below 2^32, but is {config.seed}.")
-        if key in config and (isinstance(config[key], bool) or not isinstance(config[key], kinds)):
-            expected = " or ".join(TYPE_NAMES.get(kind, kind.__name__) for kind in kinds)
-            raise UserError(f"{key}: expected {expected}, got {config[key]!r}.")
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", config.run_name):
-        raise UserError(f"run_name: {config.run_name!r} is not made of letters, digits, _ and - alone.")
+    for key in config:
+        value = OmegaConf.to_container(config)[key]
+        try:
+            config[key] = convert(value, keys[key])
+        except ValueError:
+            found.add(key, f"{key}: expected {describe(keys[key])}, got {value!r}.")
+    if mistakes is None:
+        found.raise_any()
     return config
 
 
-def nodes(config: DictConfig) -> Iterator[tuple[str, Any]]:
-    """Dotted key and node of every object of an experiment; loggers and callbacks that are null are left out."""
-    yield from ((key, config.get(key)) for key in ("module", "datamodule", "trainer"))
+def nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Dotted key and node of every object of a configuration; loggers and callbacks that are null are left out."""
+    yield from ((key, config[key]) for key in OBJECTS if key in config)
     for group in ("logger", "callbacks"):
-        yield from ((f"{group}.{name}", node) for name, node in (config.get(group) or {}).items() if node is not None)
+        entries = config.get(group)
+        entries = entries.items() if isinstance(entries, Mapping | DictConfig) else ()
+        yield from ((f"{group}.{name}", node) for name, node in entries if node is not None)
 
 
-def _sorted_words(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
-    files, overrides = [], []
-    for word in arguments:
-        if word.startswith("-"):
-            raise UserError(f"{word}: no such option.{nearest_hint(word, OPTIONS)} Keys are set by key=value.")
-        if "=" in word:
-            overrides.append(word)
-        elif word.endswith((".yaml", ".yml")):
-            files.append(word)
-        else:
-            raise UserError(_neither(word))
-    return files, overrides
+@contextmanager
+def _noted(key: str, mistakes: Mistakes) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        mistakes.add(key, str(error))
 
 
-def _neither(word: str) -> str:
-    if re.fullmatch(rf"({'|'.join(TOP_LEVEL)})(\.[\w.-]+)?", word):
-        return f"{word}: no value; a key is set by key=value, without blanks: {word}=…"
+def _file_name(argument: str) -> Path:
+    if argument.startswith("-"):
+        raise UserError(f"{argument}: no such option.{nearest_hint(argument, OPTIONS)} Keys are set by key=value.")
+    if argument.endswith((".yaml", ".yml")):
+        return Path(argument)
+    if re.fullmatch(rf"({'|'.join(TOP_LEVEL)})(\.[\w.-]+)?", argument):
+        raise UserError(f"{argument}: no value; a key is set by key=value, without blanks: {argument}=…")
     files = {path.stem: f" Did you mean {path.relative_to(FOLDER.parent)}?" for path in FOLDER.glob("**/*.yaml")}
-    close = difflib.get_close_matches(word, files, n=1)
-    return f"{word}: neither a .yaml file nor key=value.{files[close[0]] if close else nearest_hint(word, TOP_LEVEL)}"
+    close = difflib.get_close_matches(argument, files, n=1)
+    hint = files[close[0]] if close else nearest_hint(argument, TOP_LEVEL)
+    raise UserError(f"{argument}: neither a .yaml file nor key=value.{hint}")
 
 
 def _read(file: Path) -> DictConfig:
     try:
         text = file.read_text(encoding="utf-8")
         if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise UserError(f"{file}: aliases (*name) are not understood, their copies could fill the memory; use ${{key}}.")
-        content = OmegaConf.load(file)
+            raise UserError(f"{file}: YAML aliases (*name) are not supported, they could fill the memory; use ${{key}}.")
+        content = OmegaConf.create(yaml.load(text, Loader))
     except FileNotFoundError:
         known = sorted(str(path) for folder in {file.parent, Path("configs")} for path in folder.glob("**/*.yaml"))
-        same_name = [f" Did you mean {path}?" for path in known if Path(path).name == file.name]
-        hint = same_name[0] if same_name else nearest_hint(str(file), known) or f" There are: {', '.join(known)}"
-        raise UserError(f"{file}: no such file.{hint}") from None
+        same_name = [path for path in known if unicodedata.normalize("NFC", Path(path).name) == file.name]
+        hint = f" Did you mean {same_name[0]}?" if same_name else nearest_hint(str(file), known)
+        there = f" There are: {', '.join(known)}" if known else ""
+        raise UserError(f"{file}: no such file.{hint or there}") from None
     except yaml.MarkedYAMLError as error:
-        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{file}{place}: {error.problem or error.context}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException, RecursionError) as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{file}{line}: {error.problem or error.context}.") from None
+    except (yaml.YAMLError, ValueError, OSError, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{file}: not readable as YAML: {error}") from None
     if not isinstance(content, DictConfig):
         raise UserError(f"{file}: expected keys with values (`key: value`) at the top level.")
     return content
 
 
-def _override(word: str, keys: Mapping[str, tuple[type, ...]]) -> DictConfig:
-    key, text = word.split("=", 1)
+def _override(argument: str, keys: Mapping[str, Any]) -> DictConfig:
+    key, text = argument.split("=", 1)
     if not re.fullmatch(r"\w+(\.[\w-]+)*", key):
-        raise UserError(f"{word}: {key!r} is not a key such as trainer.devices.")
+        raise UserError(f"{argument}: {key!r} is not a key such as trainer.devices.")
     if not text.strip():
-        raise UserError(f"{word}: no value. Write {key}=null to switch something off.")
-    if str in keys.get(key, ()) and text != "null":
-        return OmegaConf.create({key: text})  # a run may be named 007 or no, which YAML takes for 7 and false
+        raise UserError(f"{argument}: no value. Write {key}=null to switch something off.")
     try:
-        return OmegaConf.from_dotlist([word])
+        literal = str in members(keys.get(key)) and text != "null"  # a run may be named 007 or no
+        config = OmegaConf.create()
+        OmegaConf.update(config, key, text if literal else parse_value(text))
+        return config
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{word}: the value is not YAML ({problem}). Quote a text: {key}=\"'…'\".") from None
+        raise UserError(f"{argument}: the value is not YAML ({problem}).{quoting_advice(key, text)}") from None
 
 
-def _resolve(config: DictConfig) -> DictConfig:
-    for key, text in _texts(OmegaConf.to_container(config, resolve=False), ""):
-        for resolver in re.findall(r"\$\{\s*([\w.]+)\s*:", text):
-            if resolver != "oc.env":
-                raise UserError(f"{key}: {text!r} uses {resolver!r}; the only resolver allowed is oc.env.")
-    try:
-        OmegaConf.resolve(config)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}.") from None
-    for key in sorted(OmegaConf.missing_keys(config)):
-        raise UserError(f"{key}: needs a value, for example {key}=… on the command line.")
-    return config
+def parse_value(text: str) -> Any:
+    """The YAML value of an override. What is no scalar, flow list or flow mapping to its end is a text: "birds #1"."""
+    node = yaml.compose(text, Loader)
+    is_whole = node is not None and node.end_mark.index == len(text.rstrip())
+    if is_whole and (isinstance(node, yaml.ScalarNode) or node.flow_style):
+        return yaml.load(text, Loader)
+    return text
+
+
+def _resolve(config: DictConfig, mistakes: Mistakes) -> None:
+    """Replaces interpolations by their values, those that have none by null; `~` in the top level's paths comes first."""
+    for key, text in _texts(OmegaConf.to_container(config), ""):
+        if text == "???":
+            mistakes.add(key, f"{key}: needs a value, for example {key}=… on the command line.")
+        elif "${" in text:
+            mistakes.copies[key] = text.removeprefix("${").removesuffix("}")
+            unknown = [name for name in re.findall(r"\$\{\s*([\w.]+)\s*:", text) if name != "oc.env"]
+            try:
+                if unknown:
+                    raise OmegaConfBaseException(f"{text!r} uses {unknown[0]!r}; the only resolver allowed is oc.env")
+                OmegaConf.select(config, key)
+            except (OmegaConfBaseException, RecursionError) as error:
+                mistakes.add(key, f"{key}: {str(error).splitlines()[0]}.")
+                OmegaConf.update(config, key, None)
+    for key in config:
+        if not OmegaConf.is_missing(config, key) and isinstance(config[key], str):
+            config[key] = os.path.expanduser(config[key])
+    OmegaConf.resolve(config)
 
 
 def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:

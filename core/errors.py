@@ -5,7 +5,29 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in a command, a configuration or a file. The message is all that is shown; anything else has a traceback."""
+    """Mistakes in a command, a configuration or a file, a message each. They are all that is shown; bugs have a traceback."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
+
+
+class Mistakes(dict[str, str]):
+    """Messages by dotted key or argument, to be shown together; the first one about a key stays.
+
+    `copies` are keys that take their value from another key: a mistake there is not repeated.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies: dict[str, str] = {}
+
+    def add(self, key: str, message: str) -> None:
+        self.setdefault(key, message)
+
+    def raise_any(self) -> None:
+        messages = [message for key, message in self.items() if self.copies.get(key) not in self]
+        if messages:
+            raise UserError(*messages)
 
 
 def nearest_hint(word: str, known: Iterable[str]) -> str:

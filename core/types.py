@@ -15,10 +15,10 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]  # neither none nor all
-Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running average, such as Adam's betas
-Betas = tuple[Decay, Decay]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy accepts
-ImageSize = Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]  # height, width
-PathStr = Annotated[str, AfterValidator(os.path.expanduser)]  # ~ is expanded when the configuration is loaded
+BelowOne = Annotated[float, Field(ge=0, lt=1)]  # such as a rate of dropout
+Betas = Annotated[tuple[BelowOne, BelowOne], Field(description="[beta1, beta2], both >= 0 and < 1")]
+Seed = Annotated[int, Field(ge=0, lt=2**32, description="int from 0 to 2^32 - 1")]  # what numpy accepts
+ImageSize = Annotated[list[PositiveInt], Field(min_length=2, max_length=2, description="[height, width], both >= 1")]
+PathStr = Annotated[str, AfterValidator(os.path.expanduser), Field(description="path")]  # ~ is expanded at load
 Node = Mapping[str, Any]  # {class_path: …, keyword: value}, built by `core.build.build_node`
 Options = Mapping[str, Any]  # keywords that a method's own signature checks, see `tasks.base`

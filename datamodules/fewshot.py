@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from core.errors import UserError
+from core.types import ImageSize, NonNegativeInt, PathStr, PositiveInt, Seed
 from datamodules.folder import ImageFolder, list_images, shorten
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.sampler import StridedSampler
@@ -35,16 +36,16 @@ class FewShotDataModule(ImageDataModule):
 
     def __init__(
         self,
-        root: str,
-        image_size: list[int],
-        batch_size: int = 1,
-        samples_per_epoch: int = 4000,
-        num_workers: int = 0,
+        root: PathStr,
+        image_size: ImageSize,
+        batch_size: PositiveInt = 1,
+        samples_per_epoch: PositiveInt = 4000,
+        num_workers: NonNegativeInt = 0,
         flip: bool = False,
         image: str | int | None = None,
         tile: str | None = None,
-        seed: int = 0,
-        heldout_root: str | None = None,
+        seed: Seed = 0,
+        heldout_root: PathStr | None = None,
     ) -> None:
         super().__init__(root, image_size, batch_size, samples_per_epoch, num_workers, flip, seed, heldout_root)
         check_arrangement(tile)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from core.errors import UserError
+from core.types import ImageSize, NonNegativeInt, PathStr, PositiveInt, Seed
 from datamodules.findings import brief, quick_check
 from datamodules.folder import ImageFolder, list_images, shared_files, shorten
 from datamodules.sampler import NO_ENTRY, EpochSampler, JoinedSampler, StridedSampler
@@ -47,14 +48,14 @@ class ImageDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: str,
-        image_size: list[int],
-        batch_size: int = 1,
-        samples_per_epoch: int = 4000,
-        num_workers: int = 0,
+        root: PathStr,
+        image_size: ImageSize,
+        batch_size: PositiveInt = 1,
+        samples_per_epoch: PositiveInt = 4000,
+        num_workers: NonNegativeInt = 0,
         flip: bool = False,
-        seed: int = 0,
-        heldout_root: str | None = None,
+        seed: Seed = 0,
+        heldout_root: PathStr | None = None,
     ) -> None:
         super().__init__()
         check_image_size(image_size)

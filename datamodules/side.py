@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from core.errors import UserError
+from core.types import ImageSize, NonNegativeInt, OpenFraction, PathStr, PositiveInt, Seed
 from datamodules.folder import ImageFolder, list_images, shared_files, shorten
 from datamodules.image_datamodule import ImageDataModule
 
@@ -30,17 +31,17 @@ class SideDataModule(ImageDataModule):
 
     def __init__(
         self,
-        root: str,
-        side_root: str,
-        image_size: list[int],
-        batch_size: int = 1,
-        samples_per_epoch: int = 4000,
-        num_workers: int = 0,
+        root: PathStr,
+        side_root: PathStr,
+        image_size: ImageSize,
+        batch_size: PositiveInt = 1,
+        samples_per_epoch: PositiveInt = 4000,
+        num_workers: NonNegativeInt = 0,
         flip: bool = False,
         side_flip: bool = False,
-        heldout_fraction: float = 0.1,
-        seed: int = 0,
-        heldout_root: str | None = None,
+        heldout_fraction: OpenFraction = 0.1,
+        seed: Seed = 0,
+        heldout_root: PathStr | None = None,
     ) -> None:
         super().__init__(root, image_size, batch_size, samples_per_epoch, num_workers, flip, seed, heldout_root)
         if not 0 < heldout_fraction < 1:

@@ -3,6 +3,7 @@
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from core.errors import UserError
+from core.types import ImageSize, NonNegativeFloat, NonNegativeInt, PathStr, PositiveInt, Seed
 from datamodules.folder import ImageFolder, list_images
 from datamodules.image_datamodule import ImageDataModule
 
@@ -19,14 +20,14 @@ class SourceDataModule(ImageDataModule):
 
     def __init__(
         self,
-        root: str,
-        image_size: list[int],
-        batch_size: int = 1,
-        samples_per_epoch: int = 4000,
-        num_workers: int = 0,
+        root: PathStr,
+        image_size: ImageSize,
+        batch_size: PositiveInt = 1,
+        samples_per_epoch: PositiveInt = 4000,
+        num_workers: NonNegativeInt = 0,
         flip: bool = False,
-        max_memory_gib: float = 1.0,
-        seed: int = 0,
+        max_memory_gib: NonNegativeFloat = 1.0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(root, image_size, batch_size, samples_per_epoch, num_workers, flip, seed)
         if not max_memory_gib >= 0:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from core.errors import UserError
+from core.types import ImageSize, NonNegativeFloat, NonNegativeInt, OpenFraction, PathStr, PositiveInt, Seed
 from datamodules.fewshot import check_arrangement, reference_loader, with_tiling
 from datamodules.folder import ImageFolder
 from datamodules.image_datamodule import MAX_PIXELS
@@ -31,23 +32,23 @@ class SyntheticDataModule(SideDataModule):
 
     def __init__(
         self,
-        image_size: list[int],
-        root: str = "",
-        side_root: str = "",
-        batch_size: int = 1,
-        samples_per_epoch: int = 4000,
-        num_workers: int = 0,
+        image_size: ImageSize,
+        root: PathStr = "",
+        side_root: PathStr = "",
+        batch_size: PositiveInt = 1,
+        samples_per_epoch: PositiveInt = 4000,
+        num_workers: NonNegativeInt = 0,
         flip: bool = False,
         side_flip: bool = False,
-        heldout_fraction: float = 0.1,
-        max_memory_gib: float = 1.0,
-        num_images: int = 3,
-        num_side: int = 8,
-        num_source: int = 8,
+        heldout_fraction: OpenFraction = 0.1,
+        max_memory_gib: NonNegativeFloat = 1.0,
+        num_images: PositiveInt = 3,
+        num_side: PositiveInt = 8,
+        num_source: PositiveInt = 8,
         image: str | int | None = None,
         tile: str | None = None,
-        seed: int = 0,
-        heldout_root: str | None = None,
+        seed: Seed = 0,
+        heldout_root: PathStr | None = None,
     ) -> None:
         sampling = (image_size, batch_size, samples_per_epoch, num_workers)
         super().__init__(root, side_root, *sampling, flip, side_flip, heldout_fraction, seed, heldout_root)

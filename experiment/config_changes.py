@@ -1,12 +1,9 @@
 """What a run that goes on may change in its configuration. Imports neither torch nor lightning."""
 
-import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-
-from cli.build import check
 
 FREE_GROUPS = ("run_name", "run_dir", "trainer", "logger", "callbacks")
 FREE_KEYS = ("datamodule.num_workers", "datamodule.max_memory_gib")
@@ -23,8 +20,8 @@ class Finished(SystemExit):
 def changes(stored: Mapping[str, Any], config: DictConfig, free: Collection[str] = ()) -> tuple[list[str], list[str]]:
     """Lines `key: old → new`: first those that make it another training, then those that do not.
 
-    Keys of the module and the data module that are not written count as their class's defaults. `free` are further keys
-    that may change. Places in the run folder that differ because the folder does are not listed.
+    Both configurations hold all keywords of their classes. `free` are further keys that may change. Paths in the run
+    folder that differ because the folder does are not listed.
     """
     now = OmegaConf.to_container(config)
     before, after = _comparable(stored, now), _comparable(now, stored)
@@ -50,22 +47,12 @@ def _comparable(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str
     for group in ("module", "datamodule"):
         own, others = groups.get(group) or {}, other.get(group) or {}
         same_class = own.get("class_path") == others.get("class_path")
-        groups[group] = _completed(own, group) if same_class else {"class_path": own.get("class_path")}
+        groups[group] = own if same_class else {"class_path": own.get("class_path")}
     for group in ("logger", "callbacks"):
         own, others = groups.get(group) or {}, other.get(group) or {}
         unlike = [name for name in own | others if bool(own.get(name)) != bool(others.get(name))]
         groups[group] = {**own, **{name: "on" if own.get(name) else "off" for name in unlike}}
     return _leaves(groups)
-
-
-def _completed(node: Mapping[str, Any], group: str) -> dict[str, Any]:
-    """The node with the defaults of its class; as written if the class is gone or has other keys now."""
-    try:
-        class_, _ = check(OmegaConf.create(dict(node)), group)
-    except ValueError:
-        return dict(node)
-    parameters = inspect.signature(class_).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty} | dict(node)
 
 
 def _leaves(node: Any, key: str = "") -> dict[str, Any]:

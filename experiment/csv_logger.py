@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from core.types import PathStr
+
 
 class MetricsCSV(Logger):
     """Writes `metrics.csv`: a row for each logging call; columns step (batches since the start), epoch and metrics.
@@ -20,7 +22,7 @@ class MetricsCSV(Logger):
         run_dir: folder of the file.
     """
 
-    def __init__(self, run_dir: str) -> None:
+    def __init__(self, run_dir: PathStr) -> None:
         super().__init__()
         self.file = Path(run_dir) / "metrics.csv"
         self._columns: list[str] = []

@@ -3,13 +3,14 @@
 import os
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from core.errors import UserError
+from core.types import PathStr
 
 
 class WandbRun(WandbLogger):
@@ -31,11 +32,11 @@ class WandbRun(WandbLogger):
 
     def __init__(
         self,
-        save_dir: str,
+        save_dir: PathStr,
         project: str = "handful",
         name: str | None = None,
         id: str | None = None,
-        resume: str = "allow",
+        resume: Literal["allow", "must", "never", "auto"] = "allow",
         finish_timeout: float = 600.0,
         settings: dict[str, Any] | None = None,
         **more: Any,

@@ -134,8 +134,6 @@ class PatchBankModule(BankModule):
         super().__init__()
         if min_size < patch:
             raise UserError(f"min_size is {min_size}, patch {patch}: the coarsest scale has to hold a patch")
-        if max_images < 1:
-            raise UserError(f"max_images is {max_images}; it has to be at least 1")
         self.patch = patch
         self.image_size = tuple(image_size)
         self.sizes = scale_sizes(self.image_size, min_size, scale_factor=scale_factor)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice, repeat
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +14,16 @@ from torch.optim import Adam, Optimizer
 from torch.utils.data import Dataset
 
 from core.errors import UserError
-from core.types import NonNegativeInt, Probability
+from core.types import Betas, ImageSize, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.networks.growing import INPUT_AUGMENTATIONS, GrowingGenerator, ValidCritic, random_walk
 from modules.ops import noise
-from modules.ops.checks import at_least, check_scale
+from modules.ops.checks import check_scale
 from modules.ops.images import resize
 from modules.ops.scales import MAX_SCALES, ROUNDING, proportional_size
 from modules.pyramid import PyramidModule
 
-MODES = ("generation", "retarget", "animation", *INPUT_AUGMENTATIONS)
 LR_DROP, LR_DROP_AT = 0.1, 0.8  # both rates, after this share of a stage
 Step = Callable[[Optimizer, Tensor], None]
 
@@ -55,29 +55,26 @@ class ConSinGAN(PyramidModule):
 
     def __init__(
         self,
-        image_size: list[int],
-        epochs_per_stage: int | list[int] = 5,
-        mode: str = "generation",
-        num_scales: int = 6,
-        min_size: int = 25,
-        train_depth: int = 3,
-        width: int = 64,
-        num_layers: int = 3,
+        image_size: ImageSize,
+        epochs_per_stage: PositiveInt | list[PositiveInt] = 5,
+        mode: Literal["generation", "retarget", "animation", "harmonization", "editing"] = "generation",
+        num_scales: PositiveInt = 6,
+        min_size: PositiveInt = 25,
+        train_depth: PositiveInt = 3,
+        width: PositiveInt = 64,
+        num_layers: PositiveInt = 3,
         slope: float = 0.05,
         batch_norm: bool = False,
-        noise_factor: float = 0.1,
-        lr_g: float = 5e-4,
-        lr_d: float = 5e-4,
-        lr_scale: float = 0.1,
-        betas: tuple[float, float] = (0.5, 0.999),
-        d_steps: int = 3,
-        g_steps: int = 3,
-        weight_reconstruction: float = 10.0,
-        weight_gp: float = 0.1,
+        noise_factor: NonNegativeFloat = 0.1,
+        lr_g: PositiveFloat = 5e-4,
+        lr_d: PositiveFloat = 5e-4,
+        lr_scale: PositiveFloat = 0.1,
+        betas: Betas = (0.5, 0.999),
+        d_steps: PositiveInt = 3,
+        g_steps: PositiveInt = 3,
+        weight_reconstruction: NonNegativeFloat = 10.0,
+        weight_gp: NonNegativeFloat = 0.1,
     ) -> None:
-        if mode not in MODES:
-            raise UserError(f"mode is {mode!r}; allowed are {', '.join(MODES)}")
-        at_least(1, train_depth=train_depth, d_steps=d_steps, g_steps=g_steps, width=width, num_layers=num_layers)
         sizes = concurrent_sizes(tuple(image_size), min_size, num_scales, even=mode == "harmonization")
         super().__init__(num_scales, epochs_per_stage)
         self.save_hyperparameters()

@@ -10,14 +10,14 @@ from torch.optim import Adam
 from torch.utils.data import Dataset
 
 from core.errors import UserError
-from core.types import NonNegativeInt, PositiveFloat, PositiveInt
+from core.types import BelowOne, Betas, ImageSize, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.losses.structure import continuity_loss, ssim_loss
 from modules.networks.patch_gan import PatchCritic, ResidualGenerator
 from modules.networks.pixelcnn import GatedPixelCNN
 from modules.networks.vqvae import VQGenerator
-from modules.ops.checks import at_least, check_scale
+from modules.ops.checks import check_scale
 from modules.ops.codes import code_usage, order0_bits
 from modules.ops.images import resize, rmse_by_image
 from modules.ops.noise import randint
@@ -57,41 +57,37 @@ class FewGAN(PyramidModule):
 
     def __init__(
         self,
-        image_size: list[int],
-        epochs_per_stage: int | list[int] = 5,
-        min_size: int = 32,
-        scale_factor: float = 0.75,
-        num_codes: int = 256,
-        code_dim: int = 128,
-        position_weight: float = 16.0,
-        beta: float = 0.25,
-        width: int = 64,
-        depth: int = 5,
-        encoder_depth: int = 3,
+        image_size: ImageSize,
+        epochs_per_stage: PositiveInt | list[PositiveInt] = 5,
+        min_size: PositiveInt = 32,
+        scale_factor: OpenFraction = 0.75,
+        num_codes: PositiveInt = 256,
+        code_dim: PositiveInt = 128,
+        position_weight: NonNegativeFloat = 16.0,
+        beta: NonNegativeFloat = 0.25,
+        width: PositiveInt = 64,
+        depth: PositiveInt = 5,
+        encoder_depth: PositiveInt = 3,
         critic_on_side: bool = True,
-        weight_reconstruction: float = 10.0,
-        weight_codebook: float = 1.0,
-        weight_adversarial: float = 1.0,
-        weight_adversarial_side: float = 1.0,
-        weight_ssim: float = 0.1,
-        weight_continuity: float = 0.1,
-        weight_gp: float = 0.1,
-        lr_g: float = 5e-4,
-        lr_d: float = 5e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        clip_norm: float = 5.0,
-        revive_every: int = 100,
-        prior_width: int = 64,
-        prior_layers: int = 8,
-        prior_dropout: float = 0.1,
-        prior_batch_size: int = 16,
-        prior_lr: float = 3e-4,
-        prior_patience: int = 5,
+        weight_reconstruction: NonNegativeFloat = 10.0,
+        weight_codebook: NonNegativeFloat = 1.0,
+        weight_adversarial: NonNegativeFloat = 1.0,
+        weight_adversarial_side: NonNegativeFloat = 1.0,
+        weight_ssim: NonNegativeFloat = 0.1,
+        weight_continuity: NonNegativeFloat = 0.1,
+        weight_gp: NonNegativeFloat = 0.1,
+        lr_g: PositiveFloat = 5e-4,
+        lr_d: PositiveFloat = 5e-4,
+        betas: Betas = (0.5, 0.999),
+        clip_norm: NonNegativeFloat = 5.0,
+        revive_every: PositiveInt = 100,
+        prior_width: PositiveInt = 64,
+        prior_layers: PositiveInt = 8,
+        prior_dropout: BelowOne = 0.1,
+        prior_batch_size: PositiveInt = 16,
+        prior_lr: PositiveFloat = 3e-4,
+        prior_patience: PositiveInt = 5,
     ) -> None:
-        at_least(1, num_codes=num_codes, code_dim=code_dim, width=width, depth=depth, encoder_depth=encoder_depth)
-        at_least(1, revive_every=revive_every, prior_width=prior_width, prior_layers=prior_layers)
-        at_least(1, min_size=min_size, prior_batch_size=prior_batch_size, prior_patience=prior_patience)
-        at_least(0, position_weight=position_weight, beta=beta, weight_gp=weight_gp, clip_norm=clip_norm)
         sizes = scale_sizes(tuple(image_size), min_size, scale_factor=scale_factor)
         super().__init__(len(sizes) + 1, epochs_per_stage)
         self.save_hyperparameters()

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.utils.data import Dataset
 
-from core.types import NonNegativeFloat
+from core.types import ImageSize, NonNegativeFloat, OpenFraction, PositiveFloat, PositiveInt
 from modules.bank import PatchBankModule
 from modules.losses.sliced import patch_directions, sliced_wasserstein
 from modules.ops.images import resize
@@ -36,15 +36,15 @@ class GPDM(PatchBankModule):
 
     def __init__(
         self,
-        image_size: list[int],
-        max_images: int = 16,
-        min_size: int = 21,
-        scale_factor: float = 0.85,
-        patch: int = 7,
-        noise: float = 0.75,
-        projections: int = 64,
-        steps: int = 300,
-        lr: float = 0.01,
+        image_size: ImageSize,
+        max_images: PositiveInt = 16,
+        min_size: PositiveInt = 21,
+        scale_factor: OpenFraction = 0.85,
+        patch: PositiveInt = 7,
+        noise: NonNegativeFloat = 0.75,
+        projections: PositiveInt = 64,
+        steps: PositiveInt = 300,
+        lr: PositiveFloat = 0.01,
     ) -> None:
         super().__init__(image_size, max_images, min_size, scale_factor, patch)
         self.save_hyperparameters()

@@ -1,7 +1,7 @@
 """GPNN (Granot, Feinstein, Shocher, Bagon & Irani, CVPR 2022, arXiv 2103.15545): new images from nearest patches, untrained."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from core.errors import UserError
-from core.types import NonNegativeFloat, PositiveFloat, PositiveInt
+from core.types import ImageSize, NonNegativeFloat, OpenFraction, PositiveFloat, PositiveInt
 from modules.bank import PatchBankModule
 from modules.ops.images import resize, rmse_by_image
 from modules.ops.noise import randint, randn_like, single_image
@@ -18,7 +18,6 @@ from modules.patches.mosaic import PatchGrid, centre_weights, paint, pixel_sourc
 from modules.patches.patchmatch import carry_over
 from modules.patches.search import ExactSearch, PatchMatchSearch
 
-BACKENDS = ("exact", "patchmatch")
 SAME_PHOTOGRAPH = 0.02  # mean difference up to which an image equals a training image, for inpaint()
 
 
@@ -62,22 +61,20 @@ class GPNN(PatchBankModule):
 
     def __init__(
         self,
-        image_size: list[int],
-        max_images: int = 16,
-        min_size: int = 14,
-        scale_factor: float = 0.75,
-        patch: int = 7,
-        noise: float = 0.75,
-        alpha: float | None = None,
-        iterations: int = 10,
-        iterations_coarsest: int = 1,
-        backend: str = "exact",
-        sweeps: int = 4,
+        image_size: ImageSize,
+        max_images: PositiveInt = 16,
+        min_size: PositiveInt = 14,
+        scale_factor: OpenFraction = 0.75,
+        patch: PositiveInt = 7,
+        noise: NonNegativeFloat = 0.75,
+        alpha: PositiveFloat | None = None,
+        iterations: PositiveInt = 10,
+        iterations_coarsest: PositiveInt = 1,
+        backend: Literal["exact", "patchmatch"] = "exact",
+        sweeps: PositiveInt = 4,
     ) -> None:
         super().__init__(image_size, max_images, min_size, scale_factor, patch)
         self.save_hyperparameters()
-        if backend not in BACKENDS:
-            raise UserError(f"backend is {backend!r}; choose {' or '.join(BACKENDS)}")
         self._check_alpha(alpha)
         self.grid: PatchGrid | None = None
         self.matches: Tensor | None = None

@@ -1,6 +1,7 @@
 """HP-VAE-GAN (Gur, Benaim & Wolf 2020, arXiv 2006.12226), image version, for one image or a handful of them."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +10,12 @@ from torch.optim import Adam
 from torch.utils.data import Dataset
 
 from core.errors import UserError
+from core.types import Betas, ImageSize, NonNegativeFloat, OpenFraction, PositiveFloat, PositiveInt
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.networks.patch_gan import PatchCritic
 from modules.networks.vae import PatchVAE, RefinementBlock
-from modules.ops.checks import at_least, check_scale
+from modules.ops.checks import check_scale
 from modules.ops.images import resize, rmse_by_image
 from modules.ops.noise import randn, randn_like
 from modules.ops.scales import proportional_size, scale_sizes
@@ -56,34 +58,32 @@ class HPVAEGAN(PyramidModule):
 
     def __init__(
         self,
-        image_size: list[int],
-        epochs_per_stage: int | list[int] = 5,
-        min_size: int = 32,
-        scale_factor: float = 0.75,
-        vae_levels: int = 3,
-        latent_dim: int = 128,
-        width: int = 64,
-        depth: int = 6,
-        encoder_depth: int = 3,
-        squash: str = "sum",
-        bn_mode: str = "eval",
-        noise_factor: float = 0.1,
-        weight_reconstruction: float = 10.0,
-        weight_kl: float = 1.0,
-        weight_adversarial: float = 1.0,
-        weight_gp: float = 0.1,
-        lr_vae: float = 5e-4,
-        lr_scale: float = 0.2,
-        lr_g: float = 5e-4,
-        lr_d: float = 5e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        clip_norm: float = 5.0,
+        image_size: ImageSize,
+        epochs_per_stage: PositiveInt | list[PositiveInt] = 5,
+        min_size: PositiveInt = 32,
+        scale_factor: OpenFraction = 0.75,
+        vae_levels: PositiveInt = 3,
+        latent_dim: PositiveInt = 128,
+        width: PositiveInt = 64,
+        depth: PositiveInt = 6,
+        encoder_depth: PositiveInt = 3,
+        squash: Literal["sum", "residual"] = "sum",
+        bn_mode: Literal["eval", "batch"] = "eval",
+        noise_factor: NonNegativeFloat = 0.1,
+        weight_reconstruction: NonNegativeFloat = 10.0,
+        weight_kl: NonNegativeFloat = 1.0,
+        weight_adversarial: NonNegativeFloat = 1.0,
+        weight_gp: NonNegativeFloat = 0.1,
+        lr_vae: PositiveFloat = 5e-4,
+        lr_scale: PositiveFloat = 0.2,
+        lr_g: PositiveFloat = 5e-4,
+        lr_d: PositiveFloat = 5e-4,
+        betas: Betas = (0.5, 0.999),
+        clip_norm: NonNegativeFloat = 5.0,
     ) -> None:
-        at_least(1, min_size=min_size, latent_dim=latent_dim, width=width, depth=depth, encoder_depth=encoder_depth)
-        at_least(0, noise_factor=noise_factor, weight_kl=weight_kl, weight_gp=weight_gp, clip_norm=clip_norm)
         sizes = scale_sizes(tuple(image_size), min_size, scale_factor=scale_factor)
         super().__init__(len(sizes), epochs_per_stage)
-        if not 1 <= vae_levels <= len(sizes):
+        if vae_levels > len(sizes):
             raise UserError(f"vae_levels is {vae_levels}; allowed are 1 to {len(sizes)}, the number of scales")
         self.save_hyperparameters()
         self.image_size, self.sizes = tuple(image_size), sizes

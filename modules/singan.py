@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch.optim import Adam
 from torch.utils.data import Dataset
 
 from core.errors import UserError
-from core.types import NonNegativeInt, Probability
+from core.types import Betas, ImageSize, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt, Probability
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.networks.noise_pyramid import NoisePyramid, valid_stack
@@ -55,29 +56,29 @@ class SinGAN(PyramidModule):
 
     def __init__(
         self,
-        image_size: list[int],
-        epochs_per_stage: int | list[int] = 5,
-        tiles: tuple[int, int] = (1, 1),
-        min_size: int = 25,
-        scale_factor: float = 0.75,
-        width: int = 32,
-        max_width: int = 128,
-        scales_per_width: int = 4,
-        depth: int = 4,
-        norm: str = "batch",
-        noise_padding: str = "zeros",
-        noise_factor: float = 0.1,
+        image_size: ImageSize,
+        epochs_per_stage: PositiveInt | list[PositiveInt] = 5,
+        tiles: tuple[PositiveInt, PositiveInt] = (1, 1),
+        min_size: PositiveInt = 25,
+        scale_factor: OpenFraction = 0.75,
+        width: PositiveInt = 32,
+        max_width: PositiveInt = 128,
+        scales_per_width: PositiveInt = 4,
+        depth: PositiveInt = 4,
+        norm: Literal["batch", "none"] = "batch",
+        noise_padding: Literal["zeros", "noise"] = "zeros",
+        noise_factor: NonNegativeFloat = 0.1,
         resample_zstar: bool = False,
-        paint_scale: int | None = None,
-        paint_colors: int = 5,
-        d_steps: int = 3,
-        g_steps: int = 3,
-        weight_reconstruction: float = 10.0,
-        weight_gp: float = 0.1,
-        lr_g: float = 5e-4,
-        lr_d: float = 5e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        decay_at: float = 0.8,
+        paint_scale: NonNegativeInt | None = None,
+        paint_colors: PositiveInt = 5,
+        d_steps: PositiveInt = 3,
+        g_steps: PositiveInt = 3,
+        weight_reconstruction: NonNegativeFloat = 10.0,
+        weight_gp: NonNegativeFloat = 0.1,
+        lr_g: PositiveFloat = 5e-4,
+        lr_d: PositiveFloat = 5e-4,
+        betas: Betas = (0.5, 0.999),
+        decay_at: Probability = 0.8,
     ) -> None:
         sizes = scale_sizes(tuple(image_size), min_size, scale_factor=scale_factor)
         super().__init__(len(sizes), epochs_per_stage)
@@ -94,14 +95,8 @@ class SinGAN(PyramidModule):
 
     def _check_settings(self) -> None:
         hp, field = self.hparams, 2 * self.hparams.depth + 3
-        counts = ("width", "max_width", "scales_per_width", "paint_colors", "d_steps", "g_steps")
-        for name, smallest in [("tiles", min(hp.tiles)), *((name, hp[name]) for name in counts)]:
-            if smallest < 1:
-                raise UserError(f"{name} is {hp[name]}; at least 1 is needed")
         if hp.min_size < field:
             raise UserError(f"min_size is {hp.min_size}; scale 0 has to hold the critic's patches of {field} pixels")
-        if hp.noise_padding not in ("zeros", "noise"):
-            raise UserError(f"noise_padding is {hp.noise_padding!r}; allowed are 'zeros' and 'noise'")
         if hp.paint_scale is not None:
             check_scale(self.num_scales, lowest=1, paint_scale=hp.paint_scale)
 

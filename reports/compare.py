@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError
+from core.types import PathStr, PositiveInt
 from modules.ops.weights import file_sha256
 from reports.checkpoint_entry import CheckpointEntry, collect_samples, reference_set
 from reports.compare_page import page
@@ -34,9 +35,9 @@ class Compare:
 
     def __init__(
         self,
-        num_shown: int = 16,
-        num_nearest: int = 8,
-        inputs: list[str] | None = None,
+        num_shown: PositiveInt = 16,
+        num_nearest: PositiveInt = 8,
+        inputs: list[PathStr] | None = None,
         quality: str | None = None,
         diversity: str | None = None,
     ) -> None:

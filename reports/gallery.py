@@ -7,12 +7,14 @@ import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from core.errors import UserError, nearest_hint
+from core.types import NonNegativeInt
 from metrics.pareto import direction
 from reports.page import format_number, render, write_report
 
@@ -34,7 +36,7 @@ class Gallery:
         depth: levels of folders that are searched.
     """
 
-    def __init__(self, thumbnail: int = 360, depth: int = 3) -> None:
+    def __init__(self, thumbnail: Annotated[int, Field(ge=16)] = 360, depth: NonNegativeInt = 3) -> None:
         if thumbnail < 16 or depth < 0:
             raise UserError(f"task.thumbnail={thumbnail}, task.depth={depth}: must be at least 16 and 0")
         self.thumbnail, self.depth = thumbnail, depth

@@ -221,7 +221,7 @@ def test_mistakes_in_words_are_explained(copied: Path, refused: Callable[..., st
     assert "trainer.devices" in refused(checkpoint, "trainer.device=2")
     assert "num_images" in refused(checkpoint, CPU, "callbacks.metrics.num_image=3")
     assert "kd_crops" in refused(checkpoint, CPU, "callbacks.metrics.metrics=[kd_crop]")
-    assert "nowhere" in refused(checkpoint, CPU, *QUICK[:2], "metrics.weights=nowhere.pth")
+    assert "nowhere" in refused(checkpoint, CPU, *QUICK[:2], "callbacks.metrics.weights=nowhere.pth")
     assert "configs/tasks/generate.yaml" in refused(checkpoint, "configs/tasks/generat.yaml")
     assert "configs/tasks/generate.yaml" in refused(checkpoint, "task.num_images=3")
     assert "num_images" in refused(checkpoint, "configs/tasks/generate.yaml", "task.nu_images=3")

@@ -26,11 +26,11 @@ ROOMS = {
         "torch lightning omegaconf numpy",
     ),
     "experiment.wandb_logger": ("core", "lightning numpy wandb"),  # nothing else knows W&B; a logger object is enough
-    "datamodules": ("datamodules core modules.ops", "torch torchvision kornia lightning PIL numpy imagehash"),
+    "datamodules": ("datamodules core modules.ops", "torch torchvision kornia lightning pydantic PIL numpy imagehash"),
     "metrics": ("metrics core modules.ops", "torch torchvision torchmetrics torch_fidelity lpips scipy"),
     "callbacks": (
         "callbacks experiment metrics core modules.base modules.staged modules.capabilities modules.ops",
-        "torch lightning torchmetrics omegaconf PIL numpy",
+        "torch lightning torchmetrics omegaconf pydantic PIL numpy",
     ),
     "tasks": (
         "tasks datamodules core modules.base modules.capabilities modules.ops",
@@ -39,7 +39,7 @@ ROOMS = {
     "tasks.output": ("core modules.ops", "torch PIL numpy av"),
     "reports": (
         "reports tasks callbacks metrics experiment core modules.base modules.capabilities modules.ops modules.patches",
-        "torch PIL numpy jinja2",
+        "torch pydantic PIL numpy jinja2",
     ),
     "modules": (
         "core modules.base modules.staged modules.pyramid modules.bank modules.capabilities modules.conditions "

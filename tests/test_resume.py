@@ -25,14 +25,14 @@ from PIL import Image
 
 import experiment.checkpoint
 import train
-from cli.build import check
 from cli.loader import load_config
+from core.build import find_class
 from modules.bank import BankModule
 from tests.test_contract import YAMLS, tiny, unequal
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {path.stem: path for path in YAMLS}
-CLASSES = {name: check(load_config([str(path)]).module)[0] for name, path in CONFIGS.items()}
+CLASSES = {name: find_class(load_config([str(path)]).module.class_path, ["modules."]) for name, path in CONFIGS.items()}
 TRAINABLE = [name for name in CONFIGS if not issubclass(CLASSES[name], BankModule)]
 METHODS = {"singan", *{CLASSES[name]: name for name in reversed(TRAINABLE)}.values()}  # and the first YAML of each class
 DRAWN = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"

@@ -16,7 +16,6 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 import sweep
-from cli.build import check_all
 from cli.grid import trials
 from cli.loader import load_config
 from core.errors import UserError
@@ -48,7 +47,7 @@ def test_every_combination_is_a_trial_with_a_name_and_a_folder_of_its_own() -> N
     ]  # fmt: skip
     assert [str(t.folder) for t in grid] == [f"runs/{t.config.run_name}" for t in grid]
     assert all(t.config.module.width == 8 and t.config.resume == "auto" for t in grid)
-    assert all(load_config(t.words) == t.config for t in grid), "train.py gets the same"
+    assert all(load_config(t.arguments) == t.config for t in grid), "train.py gets the same"
     larger = trials([FEWGAN, "run_name=birds", "module.lr_g=1e-2,1e-3,0.0005", "seed=2,1,0,3", "module.width=8"])
     assert {t.folder for t in grid} < {t.folder for t in larger}, "an extended grid finds what is finished"
 
@@ -80,7 +79,7 @@ def test_names_tell_keys_of_the_same_name_apart_and_stay_short() -> None:
         (["seed=0,1", "seed=2,3"], ["seed", "twice"]),
         (["run_name=a,b"], ["run_name", "cannot be swept"]),
         (["module.lr_g=1e-3,fast"], ["module.lr_g", "float", "'fast'"]),
-        (["module.lr_g=1e-3,-1"], ["module.lr_g", "above 0"]),
+        (["module.lr_g=1e-3,-1"], ["module.lr_g", "float > 0"]),
         (["module.lrg=1,2"], ["module.lrg", "lr_g"]),
     ],
 )
@@ -210,7 +209,6 @@ def test_wandbs_agent_drives_train_py_as_it_is(monkeypatch: pytest.MonkeyPatch) 
     parameters = yaml.safe_load((ROOT / "configs/sweeps/wandb.yaml").read_text())["parameters"]
     for choice in choices(parameters):
         config = load_config(agents_words(choice))
-        check_all(config)
         assert config.run_name == "fewgan_k3x9ab2c" and config.run_dir == "runs/fewgan_k3x9ab2c" and config.resume == "auto"
         assert config.module.lr_g == choice["module.lr_g"] and config.datamodule.side_flip is choice["datamodule.side_flip"]
         assert str(list(config.module.epochs_per_stage)) == choice["module.epochs_per_stage"]

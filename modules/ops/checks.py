@@ -3,13 +3,6 @@
 from core.errors import UserError
 
 
-def at_least(minimum: float, **values: float | None) -> None:
-    """ValueError for the first named value below `minimum`; None passes."""
-    for name, value in values.items():
-        if value is not None and not value >= minimum:
-            raise UserError(f"{name} is {value}; it has to be at least {minimum}")
-
-
 def check_scale(num_scales: int, lowest: int = 0, **values: int) -> None:
     """ValueError for the first named value that is no scale from `lowest` on; a `lowest` of 1 is for what takes an image."""
     for name, value in values.items():

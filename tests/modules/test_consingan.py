@@ -99,8 +99,6 @@ def test_harmonization_spaces_the_scales_evenly():
         ({"image_size": [60, 60], "min_size": 10}, "min_size is 10.*at least 11"),
         ({"image_size": [60, 60], "num_scales": 2}, "num_scales is 2; at least 3"),
         ({"image_size": [60, 60], "num_scales": 1, "mode": "harmonization"}, "num_scales is 1; at least 2"),
-        ({"image_size": [60, 60], "mode": "harmonisation"}, "'harmonisation'; allowed are generation, retarget"),
-        ({"image_size": [60, 60], "train_depth": 0}, "train_depth is 0"),
         ({"image_size": [60, 60], "epochs_per_stage": [5, 5]}, r"epochs_per_stage is \[5, 5\]"),
     ],
 )

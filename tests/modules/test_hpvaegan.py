@@ -459,12 +459,6 @@ def test_a_collapsed_scale_gives_a_warning_with_the_remedy(collapsed):
     assert not collapsed or found[0].startswith("scale 0 8×10")
 
 
-@pytest.mark.parametrize("wrong", [{"width": 0}, {"latent_dim": 0}, {"weight_gp": -1.0}, {"clip_norm": -5.0}])
-def test_numbers_out_of_range_are_refused_by_name(wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is "):
-        create(**wrong)
-
-
 def test_with_residual_squash_images_stay_in_range():
     module = create(squash="residual").eval()
     module.stage = 3
@@ -475,6 +469,5 @@ def test_with_residual_squash_images_stay_in_range():
 
 def test_a_pure_vae_has_no_critic_and_too_many_levels_are_refused():
     assert not list(create(vae_levels=4).discriminators.parameters())
-    for wrong in (0, 5):
-        with pytest.raises(ValueError, match=f"vae_levels is {wrong}.*1 to 4"):
-            create(vae_levels=wrong)
+    with pytest.raises(ValueError, match="vae_levels is 5.*1 to 4"):
+        create(vae_levels=5)

@@ -571,12 +571,9 @@ def test_other_data_are_refused(data, message):
         ({"min_size": 6}, "min_size is 6; .* patches of 7 pixels"),
         ({"image_size": [8, 20]}, "shorter side has to be larger than min_size 8"),
         ({"image_size": [1, 400]}, r"image_size \[1, 400\]: the shorter side"),
-        ({"noise_padding": "mirror"}, "noise_padding is 'mirror'; allowed are 'zeros' and 'noise'"),
         ({"norm": "group"}, "norm is 'group'; allowed are 'batch' and 'none'"),
         ({"paint_scale": 0}, "paint_scale is 0; allowed are 1 .* to 2"),
         ({"paint_scale": 3}, "paint_scale is 3; allowed are 1 .* to 2"),
-        ({"d_steps": 0}, "d_steps is 0; at least 1"),
-        ({"tiles": (0, 2)}, r"tiles is \(0, 2\); at least 1"),
         ({"epochs_per_stage": [1, 2]}, "epochs_per_stage"),
     ],
 )

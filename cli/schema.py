@@ -1,0 +1,257 @@
+"""The constructor of a class as the schema of its configuration: read from source, values checked, defaults completed.
+
+Neither the project's classes nor Lightning's are imported for that, so that a mistake is answered before torch is there.
+"""
+
+import ast
+import builtins
+import inspect
+import json
+import shlex
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.errors import PydanticUndefinedAnnotation
+
+from core.build import is_node
+from core.errors import Mistakes, UserError, nearest_hint
+
+ROOT = Path(__file__).parent.parent
+OWN = ("modules.", "datamodules.", "callbacks.", "experiment.", "tasks.", "reports.")
+PREFIXES = (*OWN, "lightning.Trainer", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.")
+IMPORTABLE = {*sys.stdlib_module_names, "core", "pydantic"}  # packages that annotations may take names from
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+SYMBOLS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+NAMES = {NoneType: "null", dict: "mapping", Mapping: "mapping", Sequence: "list", tuple: "list", Any: "any value"}
+OPEN_ENDED = {"more": inspect.Parameter("more", inspect.Parameter.VAR_KEYWORD)}
+Parameters = dict[str, inspect.Parameter]
+
+
+class Foreign:
+    """Stands for a class that only an import would give; no value of a YAML file is an instance."""
+
+
+def is_foreign(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Foreign)
+
+
+class Source(dict):
+    """The top-level names of a Python file, evaluated when an annotation or a default asks for them."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(vars(builtins))
+        body = ast.parse(file.read_bytes()).body
+        targets = [(target, node.value) for node in body if isinstance(node, ast.Assign) for target in node.targets]
+        self.assigned = {target.id: value for target, value in targets if isinstance(target, ast.Name)}
+        self.classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+        froms = [node for node in body if isinstance(node, ast.ImportFrom)]
+        self.imported = {alias.asname or alias.name: (node.module or "", alias.name) for node in froms for alias in node.names}
+
+    def __missing__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise KeyError(name)
+        module, original = self.imported.get(name, ("", name))
+        file = _file(module)
+        if name in self.assigned:
+            value = self.evaluate(self.assigned[name])
+        elif module.split(".")[0] in IMPORTABLE:
+            value = getattr(import_module(module), original)
+        else:
+            value = _source(file)[original] if file else type(name, (Foreign,), {})
+        self[name] = value
+        return value
+
+    def evaluate(self, node: ast.expr) -> Any:
+        return eval(compile(ast.Expression(node), "source", "eval"), {"__builtins__": {}}, self)
+
+    def annotation(self, node: ast.expr | None) -> Any:
+        """The type, or Any for one that only an import could tell."""
+        try:
+            value = self.evaluate(node) if node else Any
+            return self.evaluate(ast.parse(value, mode="eval").body) if isinstance(value, str) else value
+        except (AttributeError, NameError, TypeError):
+            return Any
+
+    def default(self, node: ast.expr | None) -> Any:
+        """The default, or ... for one of Lightning that only an import could tell."""
+        try:
+            return self.evaluate(node) if node else inspect.Parameter.empty
+        except AttributeError:
+            return ...
+
+    def parameters(self, arguments: ast.arguments) -> Parameters:
+        """What a constructor takes, without `self`."""
+        positional = [*arguments.posonlyargs, *arguments.args]
+        defaults = [*[None] * (len(positional) - len(arguments.defaults)), *arguments.defaults]
+        rows = [*zip(positional, defaults, strict=True), *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)][1:]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        values = {a.arg: (self.default(default), self.annotation(a.annotation)) for a, default in rows}
+        found = {name: inspect.Parameter(name, kind, default=d, annotation=a) for name, (d, a) in values.items()}
+        if arguments.kwarg:
+            found[arguments.kwarg.arg] = inspect.Parameter(arguments.kwarg.arg, inspect.Parameter.VAR_KEYWORD)
+        return found
+
+
+def complete(
+    node: Any, key: str, mistakes: Mistakes, injected: Collection[str] = (), texts: Mapping[str, str] | None = None
+) -> Any:
+    """`node` with every keyword of its class, each converted to its type; also nodes within. UserError is not raised.
+
+    A class of Lightning is checked and gets no defaults. One with **keywords takes other names, but no near misses of its
+    named ones.
+
+    Args:
+        key: dotted key of the node.
+        mistakes: gets a message for each dotted key that is wrong; the first one of a key stays.
+        injected: keywords that the program adds and a configuration must not have.
+        texts: what the command line gave for a dotted key, for hints.
+    """
+    if not isinstance(node, Mapping):
+        mistakes.add(key, f"{key}: expected a mapping with class_path, got {node!r}.")
+        return node
+    class_path = node.get("class_path")
+    try:
+        parameters = signature_of(class_path)
+    except UserError as error:
+        mistakes.add(key, f"{key}.class_path: {error}")
+        return node
+    class_name = class_path.rpartition(".")[2]
+    named = {name: p for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+    values = {name: value for name, value in node.items() if name not in ("class_path", *named)}
+    for name in [*values, *(name for name in injected if name in node)]:
+        close = nearest_hint(str(name), named)
+        if name in injected or close or len(named) == len(parameters):
+            option = f" An option of the method is {key}.options.{name}." if "options" in named else ""
+            hint = close or f"{option} It has: {', '.join(named)}."
+            mistakes.add(f"{key}.{name}", f"{key}.{name}: {class_name} has no such key.{hint}")
+    completed = {"class_path": class_path}
+    for name, parameter in named.items():
+        if name in injected:
+            continue
+        if name in node:
+            completed[name] = _checked(node[name], parameter, f"{key}.{name}", mistakes, texts or {})
+        elif parameter.default is parameter.empty:
+            mistakes.add(f"{key}.{name}", f"{key}.{name}: missing; {class_name} needs it.")
+        elif class_path.startswith(OWN):
+            completed[name] = parameter.default
+    return completed | values
+
+
+def _checked(value: Any, parameter: inspect.Parameter, key: str, mistakes: Mistakes, texts: Mapping[str, str]) -> Any:
+    def nested(value: Any, key: str) -> Any:
+        if is_node(value):
+            return complete(value, key, mistakes, texts=texts)
+        if isinstance(value, Mapping):
+            return {name: nested(child, f"{key}.{name}") for name, child in value.items()}
+        return [nested(child, f"{key}.{i}") for i, child in enumerate(value)] if isinstance(value, list | tuple) else value
+
+    hint = Optional[parameter.annotation] if parameter.default is None else parameter.annotation  # noqa: UP045, any hint
+    value = nested(value, key)
+    try:
+        return convert(value, hint)
+    except ValueError:
+        kinds = members(hint)
+        if not isinstance(value, Mapping | list) or not any(map(is_foreign, kinds)):
+            close = nearest_hint(str(value), (kind for kind in kinds if isinstance(kind, str)))
+            advice = close or (quoting_advice(key, texts.get(key, value)) if str in kinds else "")
+            mistakes.add(key, f"{key}: expected {describe(hint)}, got {value!r}.{advice}")
+        return value
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """`value`, made of what YAML can hold, as the type `hint`: a list as tuple, 1 as 1.0; a bool is no int. Else ValueError."""
+    try:
+        return TypeAdapter(hint, config=STRICT).validate_json(json.dumps(value))
+    except TypeError as error:  # what JSON cannot hold
+        raise ValueError(str(error)) from None
+    except PydanticUndefinedAnnotation:  # a type in quotes, of Lightning
+        return value
+
+
+def members(hint: Any) -> list[Any]:
+    """The types and choices that a union is made of."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return members(parts[0])
+    return [member for part in parts for member in members(part)] if origin in (Union, UnionType, Literal) else [hint]
+
+
+def describe(hint: Any) -> str:
+    """A type for people: int >= 1, list[float] or null, 'min' or 'max'."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        fields = [item for item in parts[1:] if hasattr(item, "metadata")]
+        limits = [(name, limit) for field in fields for limit in field.metadata for name in SYMBOLS if hasattr(limit, name)]
+        numbers = " and ".join(f"{SYMBOLS[name]} {getattr(limit, name):.10g}" for name, limit in limits)
+        return next((field.description for field in fields if field.description), f"{describe(parts[0])} {numbers}".strip())
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(describe(part) for part in parts if not is_foreign(part)))
+    if origin is Literal:
+        return " or ".join(map(repr, parts))
+    if origin and parts:
+        return f"{describe(origin)}[{', '.join('...' if part is ... else describe(part) for part in parts)}]"
+    return NAMES.get(hint) or getattr(hint, "__name__", str(hint))
+
+
+def quoting_advice(key: str, text: Any) -> str:
+    """How to write a text that YAML takes for something else, such that it can be pasted into a shell."""
+    return f" Quote a text: {shlex.quote(f'{key}={json.dumps(str(text), ensure_ascii=False)}')}"
+
+
+def signature_of(class_path: Any) -> Parameters:
+    """The parameters of a class's constructor; open-ended where a class that is not read from source has it."""
+    if not isinstance(class_path, str) or not class_path.startswith(PREFIXES):
+        raise UserError(f"{class_path!r} does not begin with one of {' '.join(PREFIXES)}")
+    return _constructor(class_path)
+
+
+def class_at(class_path: str) -> tuple[Source, ast.ClassDef, list[str | None]]:
+    """The file of a class, its definition, and the paths of its bases; None for a base that is not read from source."""
+    module, _, name = class_path.rpartition(".")
+    file = _file(module)
+    if file is None:
+        folder = next(folder for folder in ROOT.joinpath(*module.split(".")).parents if folder.is_dir())
+        beside = (path.relative_to(ROOT).with_suffix("") for path in folder.glob("*.py") if path.stem != "__init__")
+        raise UserError(f"there is no module {module}.{nearest_hint(module, ('.'.join(path.parts) for path in beside))}")
+    source = _source(file)
+    if file.name == "__init__.py" and name in source.imported:
+        return class_at(".".join(source.imported[name]))
+    if name not in source.classes:
+        known = [*source.classes, *(source.imported if file.name == "__init__.py" else ())]
+        raise UserError(f"{module} has no class {name}.{nearest_hint(name, known)}")
+    node, bases = source.classes[name], []
+    for base in map(ast.unparse, source.classes[name].bases):
+        origin = source.imported.get(base, ("", base))
+        bases.append(f"{module}.{base}" if base in source.classes else ".".join(origin) if _file(origin[0]) else None)
+    return source, node, bases
+
+
+@cache
+def _constructor(class_path: str) -> Parameters:
+    source, node, bases = class_at(class_path)
+    for member in node.body:
+        if isinstance(member, ast.FunctionDef) and member.name == "__init__":
+            return source.parameters(member.args)
+    found = (_constructor(base) if base else OPEN_ENDED for base in bases)
+    return next((parameters for parameters in found if parameters), {})
+
+
+@cache
+def _source(file: Path) -> Source:
+    return Source(file)
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module of this project or of Lightning."""
+    if not f"{module}.".startswith((*OWN, "lightning.")):
+        return None
+    root = Path(find_spec("lightning").origin).parents[1] if module.startswith("lightning") else ROOT
+    path = root.joinpath(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
