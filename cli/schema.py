@@ -128,7 +128,7 @@ def complete(
     for name in [*values, *(name for name in injected if name in node)]:
         close = nearest_hint(str(name), named)
         if name in injected or close or len(named) == len(parameters):
-            option = f" An option of the method is {key}.options.{name}." if "options" in named else ""
+            option = f" An option of the method is set by {key}.options.{name}=…" if "options" in named else ""
             hint = close or f"{option} It has: {', '.join(named)}."
             mistakes.add(f"{key}.{name}", f"{key}.{name}: {class_name} has no such key.{hint}")
     completed = {"class_path": class_path}

@@ -205,7 +205,7 @@ def filled(words: list[str], data: Path, run_dir: Path | None) -> list[str]:
 
 
 # Cases with several mistakes, and how many.
-SEVERAL = {"value after a blank": 2, "dotted key without a value": 2, "value after a blank, evaluate": 2, "two tasks": 4,
+SEVERAL = {"value after a blank": 2, "dotted key without a value": 2, "value after a blank, evaluate": 2, "two tasks": 2,
            "task without its picture": 2, "folder that the method's data does not have": 2}  # fmt: skip
 
 

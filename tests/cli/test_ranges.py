@@ -30,6 +30,16 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("modules.gpnn.GPNN", {"backend": "faiss"}, "'exact' or 'patchmatch'"),
     ("modules.gpnn.GPNN", {"max_images": 0, "iterations": 0, "sweeps": 0}, "int >= 1"),
     ("modules.gpnn.GPNN", {"alpha": 0}, "float > 0 or null"),
+    ("callbacks.image_grid.ImageGrid", {"num_images": 1}, "int >= 2"),
+    ("callbacks.image_grid.ImageGrid", {"every_n_epochs": 0, "log_every_n_epochs": 0}, "int >= 1"),
+    ("callbacks.sample_metrics.SampleMetrics", {"num_images": 0, "chunk": 0, "sampling_seeds": 0}, "int >= 1"),
+    ("callbacks.stage_checkpoint.StageCheckpoint", {"every_n_epochs": 0}, "int >= 1"),
+    ("callbacks.stage_checkpoint.StageCheckpoint", {"save_top_k": -2}, "int >= -1"),
+    ("datamodules.side.SideDataModule", {"batch_size": 0, "samples_per_epoch": 1.5}, "int >= 1"),
+    ("datamodules.side.SideDataModule", {"num_workers": -1}, "int >= 0"),
+    ("datamodules.side.SideDataModule", {"heldout_fraction": 1.0}, "float > 0 and < 1"),
+    ("datamodules.side.SideDataModule", {"seed": 2**32}, "int from 0 to 2^32 - 1"),
+    ("tasks.generate.Generate", {"seed": 99999999999999999999}, "int from 0 to 2^32 - 1"),
     ("modules.gpdm.GPDM", {"steps": 0, "projections": 0, "patch": 0}, "int >= 1"),
 ]
 # Whatever the class: no seed, batch size, learning rate or path is of another type than all others of its kind.
