@@ -127,7 +127,7 @@ def test_defaults_are_completed_also_in_nested_nodes() -> None:
          ["module.several.0.class_path: modules.first has no class Label. Did you mean Labels?"]),
         ({"condition": 3}, ["module.condition: expected mapping[str, any value] or null, got 3."]),
         ({"labels": 3}, ["module.labels: expected null, got 3."]),
-        ({"temperature": 3}, ["module.temperature: Method has no such key. An option of the method is set by module.options.tem"]),
+        ({"temperature": 3}, ["module.temperature: Method has no such key. An option of the method is set by module"]),
         ({"class_path": "modules.second.Third", "share": 0.1}, ["module.a: missing; Third needs it."]),
         ({"class_path": "modules.third.X"}, ["module.class_path: there is no module modules.third."]),
         ({"class_path": "modules.Second.X"}, ["module.class_path: there is no module modules.Second. Did you mean modules.s"]),
