@@ -27,6 +27,10 @@ ROOT = Path(__file__).parent.parent
 OWN = ("modules.", "datamodules.", "callbacks.", "experiment.", "tasks.", "reports.")
 PREFIXES = (*OWN, "lightning.Trainer", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.")
 IMPORTABLE = {*sys.stdlib_module_names, "core", "pydantic"}  # packages that annotations may take names from
+FORMER = dict.fromkeys(
+    ("datamodules.fewshot.FewShotDataModule", "datamodules.side.SideDataModule", "datamodules.source.SourceDataModule"),
+    "datamodules.image_datamodule.ImageDataModule",
+)
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 SYMBOLS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 NAMES = {NoneType: "null", dict: "mapping", Mapping: "mapping", Sequence: "list", tuple: "list", Any: "any value"}
@@ -209,6 +213,8 @@ def signature_of(class_path: Any) -> Parameters:
     """The parameters of a class's constructor; open-ended where a class that is not read from source has it."""
     if not isinstance(class_path, str) or not class_path.startswith(PREFIXES):
         raise UserError(f"{class_path!r} does not begin with one of {' '.join(PREFIXES)}")
+    if class_path in FORMER:
+        raise UserError(f"{class_path} is {FORMER[class_path]} now")
     return _constructor(class_path)
 
 

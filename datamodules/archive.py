@@ -11,28 +11,40 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from core.errors import UserError
-from datamodules.image_files import MAX_FILE_BYTES, check_file_bytes
+from datamodules.decode import MAX_FILE_BYTES, check_file_bytes
 
 
-def in_archive(path: Path) -> tuple[Path, str] | None:
-    """The zip file that `path` leads into and the place in it ("" for its top); None for a path outside of zip files."""
-    for place in (path, *path.parents):
-        if place.suffix.lower() == ".zip" and place.is_file():
-            return place, "/".join(path.relative_to(place).parts)
+def split_archive(path: Path) -> tuple[Path, str] | None:
+    """The zip file that `path` leads into and the member's name in it ("" for its top); None outside of zip files."""
+    for parent in (path, *path.parents):
+        if parent.suffix.lower() == ".zip" and parent.is_file():
+            return parent, "/".join(path.relative_to(parent).parts)
     return None
 
 
-def member_names(archive: Path, place: str = "") -> list[str]:
-    """The files below `place`, by their names from there; none if there is no such place. Errors: see `read_member`."""
-    start = f"{place}/" if place else ""
+def read_content(path: Path) -> bytes:
+    """The content of an image file, which may lie in a zip file; UserError that names it if it cannot be read."""
+    inside = split_archive(path)
+    if inside is not None:
+        return read_member(*inside)
+    try:
+        check_file_bytes(path, path.stat().st_size)
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the image {path}: {error.strerror}") from error
+
+
+def member_names(archive: Path, folder: str = "") -> list[str]:
+    """Names of the files below `folder`, relative to it; none if there is no such folder. Errors: see `read_member`."""
+    start = f"{folder}/" if folder else ""
     return [name.removeprefix(start) for name in _open(archive)[1] if name.startswith(start)]
 
 
 def read_member(archive: Path, name: str) -> bytes:
-    """The content of one file, at most MAX_FILE_BYTES.
+    """The content of one member, at most MAX_FILE_BYTES.
 
-    Raises ValueError that names the file if it is larger, missing, encrypted or damaged, or if the archive is no zip
-    file or holds names that lead out of it, links, or one name twice.
+    Raises UserError that names the member if it is larger, missing, encrypted or damaged, or if the archive is no zip
+    file or has members outside of it, links, or two members of one name.
     """
     content, members = _open(archive)
     if name not in members:
@@ -54,7 +66,7 @@ def _open(archive: Path) -> tuple[ZipFile, Mapping[str, ZipInfo]]:
 
 @lru_cache(maxsize=4)
 def _opened(archive: Path, size: int, changed: int, process: int) -> tuple[ZipFile, Mapping[str, ZipInfo]]:
-    """Kept open, since reading the directory of a large archive takes long; not over a fork, which would share the place."""
+    """Cached, since reading a large archive's directory is slow; not over a fork, which would share the file position."""
     try:
         content = ZipFile(archive)
     except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -65,7 +77,7 @@ def _opened(archive: Path, size: int, changed: int, process: int) -> tuple[ZipFi
             continue
         _check_member(archive, info)
         if info.filename in members:
-            raise UserError(f"{archive}: refused, it holds two files named {info.filename!r}")
+            raise UserError(f"{archive}: refused, it has two members named {info.filename!r}")
         members[info.filename] = info
     return content, members
 

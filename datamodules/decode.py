@@ -1,96 +1,219 @@
-"""One image file to bytes [3, H, W] at the wanted size.
+"""The decoder of image files from unknown sources: accepted formats and sizes, every mode as RGB, fitting to a size.
 
-Files are opened and turned into RGB by `datamodules.image_files`, transparency over white, 16-bit grey scaled to 8 bits; here
-the EXIF orientation is applied, and the largest centred part with the wanted aspect is resized by Pillow's bicubic filter,
-which is antialiased when shrinking; an image that has the size already keeps its exact values.
+Transparency is laid over a given color, of an animation the first frame is used, 16-bit gray is scaled to 8 bits, color
+profiles are ignored, the EXIF orientation is applied. To fit a size, the largest centered box of its aspect is resized by
+Pillow's bicubic filter, which is antialiased when shrinking; an image that has the size already keeps its exact values.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from datamodules.image_files import FORMATS, is_deep_grey, opened, to_rgb
+from core.errors import UserError
 
+# A closed list, because Pillow goes by content, not by file name: EPS, for one, would start an external program.
+FORMATS = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+EXTENSIONS = tuple(sorted(extension for group in FORMATS.values() for extension in group))
+MAX_FILE_BYTES = 256 * 2**20  # of one image file, packed or not; 89 million pixels, Pillow's limit, are 255 MiB of bytes
 ORIENTATION = 0x0112
-TURNED = (5, 6, 7, 8)  # the orientations that swap width and height
+TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class Treatment(NamedTuple):
-    """What is done to one file on its way to [3, H, W].
+    """How one file becomes [3, H, W].
 
     Args:
-        format: what the content is, one of FORMATS, whatever the name ends in.
-        shown: (height, width) after the EXIF orientation.
-        box: left, top, right, bottom of the part that is used, in pixels of `shown`.
-        enlargement: the factor from `box` to the wanted size; 1 or less: nothing is enlarged.
-        steps: what else happens: rotated, transparent, palette, cmyk, deep, grey, animated, extension.
+        format: format of the content, one of FORMATS, whatever the file name says.
+        shape: (height, width) after the EXIF orientation.
+        box: left, top, right, bottom of the part that is used, in pixels of `shape`.
+        enlargement: factor from `box` to the requested size; 1 or less: nothing is enlarged.
+        steps: further conversions, keys of `datamodules.findings.STEPS`.
+        value_range: smallest and largest value of an image of 16 bits a channel, scaled to 0 … 65535; else None.
     """
 
     format: str
-    shown: tuple[int, int]
+    shape: tuple[int, int]
     box: tuple[float, float, float, float]
     enlargement: float
     steps: tuple[str, ...]
+    value_range: tuple[float, float] | None = None
 
     @property
-    def kept(self) -> float:
-        """The share of the picture's area that is used."""
+    def used_share(self) -> float:
+        """Share of the image's area inside `box`."""
         left, top, right, bottom = self.box
-        return (right - left) * (bottom - top) / (self.shown[0] * self.shown[1])
+        return (right - left) * (bottom - top) / (self.shape[0] * self.shape[1])
 
 
 def decode(data: bytes, path: Path, size: tuple[int, int]) -> tuple[Tensor, Treatment]:
-    """The file content `data` as uint8 [3, H, W] with (H, W) = `size`, and what was done to it.
+    """The file content `data` as uint8 [3, H, W] with (H, W) = `size`, and how it was treated.
 
-    Raises ValueError with `path` and the reason when the content is not an image that can be read.
+    Raises UserError with `path` and the reason if the content is not a readable image.
     """
-    with opened(data, f"cannot read the image {path}") as image:
+    with open_image(data, f"cannot read the image {path}") as image:
         treatment = _treatment(image, path, size)
-        image = to_rgb(ImageOps.exif_transpose(image))
+        if "deep" in treatment.steps:
+            treatment = treatment._replace(value_range=_value_range(image))
+        image = to_rgb(upright(image))
         return pil_to_tensor(image.resize(size[::-1], Image.Resampling.BICUBIC, box=treatment.box)), treatment
 
 
 def probe(path: Path, size: tuple[int, int], data: bytes | None = None) -> Treatment:
-    """What `decode` would do, from the header alone; the same errors as far as the header shows them.
+    """What `decode` would return as treatment, from the header alone and so without `value_range`.
 
-    Only the header is read from `path`, unless `data` is given.
+    Only the header is read from `path`, unless `data` is given. Raises the errors of `decode` that the header shows.
     """
-    with opened(path if data is None else data, f"cannot read the image {path}") as image:
+    with open_image(path if data is None else data, f"cannot read the image {path}") as image:
         return _treatment(image, path, size)
 
 
+@contextmanager
+def open_image(source: bytes | Path, failure: str) -> Iterator[Image.Image]:
+    """The image in a file or in its content; pixels are decoded on access.
+
+    Whatever a decoder raises, also inside the `with` block, becomes one UserError that begins with `failure`. Images beyond
+    Pillow's limit of 89 million pixels are refused by their header.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            content = BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(content, formats=tuple(FORMATS)) as image:
+                yield image
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        limit = f"the limit is {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
+        raise UserError(f"{failure}: it is too large to be opened safely, {limit}: scale it down first") from error
+    except UnidentifiedImageError as error:
+        reason = f"it is empty or in none of the formats {', '.join(FORMATS)}"
+        raise UserError(f"{failure}: {reason}") from error
+    except Exception as error:  # decoders raise nearly anything on damaged data: SyntaxError, struct.error, EOFError, …
+        raise UserError(f"{failure}: {error}") from error
+
+
+def check_file_bytes(name: Path | str, size: int) -> None:
+    """Raises UserError, which begins with `name`, for a file of more than MAX_FILE_BYTES."""
+    if size > MAX_FILE_BYTES:
+        raise UserError(f"{name} has {size / 2**20:.0f} MiB, the limit is {MAX_FILE_BYTES // 2**20}: not read")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image after its EXIF orientation; Pillow's `exif_transpose` fails where other EXIF fields are invalid."""
+    orientation = _orientation(image)[0]
+    return image.transpose(TRANSPOSITIONS[orientation]) if orientation in TRANSPOSITIONS else image
+
+
+def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
+    """A Pillow image of any mode as RGB of the same size, transparency over `background`.
+
+    Raises UserError where `deep_gray` does.
+    """
+    if is_deep_gray(image):
+        gray = deep_gray(image).point(lambda value: value + 0.5).convert("L")  # rounded
+        gray.info.pop("transparency", None)
+        return gray.convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
+
+
+def is_deep_gray(image: Image.Image) -> bool:
+    """True for gray of more than 8 bits."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def deep_gray(image: Image.Image) -> Image.Image:
+    """Gray of more than 8 bits as floats (mode F) from 0 to 255, not rounded; Pillow's `convert` would clip above 255.
+
+    Raises UserError for values beyond 16 bits and for floats outside [0, 1], whose white is unknown.
+    """
+    white = 1.0 if image.mode == "F" else 65535.0
+    if image.mode != "F":
+        image = image.convert("I")  # not all of Pillow supports the byte orders of 16-bit modes
+    values = np.asarray(image)  # Pillow's own extrema skip NaN
+    low, high = values.min(), values.max()
+    if not 0 <= low <= high <= white:
+        raise UserError(f"its gray values {low} to {high} are outside the supported range 0 to {white:g}")
+    scale = 255 / white
+    return image.convert("F").point(lambda value: value * scale)
+
+
 def _treatment(image: Image.Image, path: Path, size: tuple[int, int]) -> Treatment:
-    deep = is_deep_grey(image) or _is_deep_colour(image)
-    orientation = image.getexif().get(ORIENTATION)  # reads all of a PNG, and forgets its tiles
-    shown = image.size[::-1] if orientation in TURNED else image.size
-    box, enlargement = _centre_box(shown, size)
-    kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with further pictures behind it
+    deep = is_deep_gray(image) or _is_deep_color(image)
+    orientation, valid_metadata = _orientation(image)  # reads all of a PNG, and forgets its tiles
+    shape = image.size[::-1] if orientation not in (5, 6, 7, 8) else image.size
+    box, enlargement = _center_box(shape, size)
+    kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with further images behind it
     steps = {
-        "rotated": orientation in range(2, 9),
+        "rotated": orientation in TRANSPOSITIONS,
+        "metadata": not valid_metadata,
         "transparent": image.has_transparency_data,
         "palette": image.mode in ("P", "PA"),
         "cmyk": image.mode == "CMYK",
         "deep": deep,
-        "grey": image.mode in ("1", "L", "LA"),
+        "gray": image.mode in ("1", "L", "LA"),
         "animated": getattr(image, "is_animated", False),
         "extension": path.suffix.lower() not in FORMATS[kind],
     }
-    return Treatment(kind, shown[::-1], box, enlargement, tuple(step for step, happens in steps.items() if happens))
+    return Treatment(kind, shape, box, enlargement, tuple(step for step, applies in steps.items() if applies))
 
 
-def _is_deep_colour(image: Image.Image) -> bool:
-    """Whether Pillow cuts 16-bit channels to 8 while it reads: the image's mode does not show it, its tiles do."""
+def _orientation(image: Image.Image) -> tuple[int, bool]:
+    """The EXIF orientation, 1 if there is none that can be read; and whether all of the EXIF data are valid."""
+    try:
+        exif = image.getexif()
+        orientation = exif.get(ORIENTATION, 1)
+    except Exception:  # invalid metadata are no reason to refuse pixels
+        return 1, False
+    try:
+        exif.tobytes()
+        valid = orientation in range(9) and (len(exif) > 0 or not image.info.get("exif"))
+    except Exception:  # struct.error, TypeError, …: a value that its field cannot hold
+        valid = False
+    return (orientation if orientation in TRANSPOSITIONS else 1), valid
+
+
+def _is_deep_color(image: Image.Image) -> bool:
+    """True if Pillow cuts 16-bit channels to 8 while reading: the image's mode does not show it, its tiles do."""
     return any(
         ";16" in str(tile.args) or (tile.codec_name.startswith("ppm") and tile.args[-1] > 255) for tile in image.tile
     )
 
 
-def _centre_box(shown: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[float, float, float, float], float]:
-    """Left, top, right, bottom of the largest centred box with the aspect of `size`; the factor from box to size."""
-    width, height = shown
+def _value_range(image: Image.Image) -> tuple[float, float]:
+    gray = is_deep_gray(image)
+    values = np.asarray(deep_gray(image) if gray else image.convert("RGB"))
+    return round(float(values.min()) * 257), round(float(values.max()) * 257) + (0 if gray else 255)
+
+
+def _center_box(shape: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[float, float, float, float], float]:
+    """Left, top, right, bottom of the largest centered box with the aspect of `size`; the factor from box to size."""
+    height, width = shape
     factor = max(size[0] / height, size[1] / width)
     inner_width, inner_height = min(width, size[1] / factor), min(height, size[0] / factor)
     left, top = (width - inner_width) / 2, (height - inner_height) / 2

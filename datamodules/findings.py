@@ -1,31 +1,34 @@
-"""What is to be said about image files that were read: what is done to them, and which are copies of each other."""
+"""Errors, warnings and notes about image files: how they are decoded, and which are copies of each other."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from datamodules.copies import Look, look_at, near_copies
+from datamodules.copies import PerceptualHash, near_copies, perceptual_hash
 from datamodules.decode import Treatment
-from datamodules.folder import ImageFolder, shorten
+from datamodules.folder import ImageFolder
+from datamodules.listing import shorten
 
-TOO_SMALL = 4.0  # enlarged more than this, a picture is blur
-MAX_CUT = 0.5  # a warning if less of a picture's area is left
-QUICK_LIMIT = 1000  # images; about a second
+MAX_ENLARGEMENT = 4.0  # beyond it an image is blur
+MIN_USED_SHARE = 0.5  # a warning if less of an image's area is used
+MIN_WHITE = 65535 / 8  # of 16 bits; a darker image is probably one of fewer bits
+MAX_COMPARED = 1000  # images in the quick check; about a second
 STEPS = {
-    "rotated": "turned as its EXIF orientation says",
+    "rotated": "rotated to its EXIF orientation",
+    "metadata": "its invalid EXIF data are ignored",
     "transparent": "its transparency laid over white",
     "palette": "its palette resolved",
-    "cmyk": "CMYK turned into RGB without its colour profile",
+    "cmyk": "CMYK converted to RGB without its color profile",
     "deep": "16-bit or float values scaled to 8 bits",
-    "grey": "grey in all three channels",
+    "gray": "gray in all three channels",
     "animated": "its first frame only",
-    "extension": "read as what it is, not as its name ends",
+    "extension": "read by its content, which is not what its name ends in",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about one or several files ("set/name"). Levels: error (training would be wrong), warning, note."""
+    """A statement about files ("set/name"). Levels: error (training would be wrong), warning, note."""
 
     level: str
     kind: str
@@ -37,54 +40,53 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One file of a set; without a treatment it cannot be read, without a look it was not looked at."""
+class ImageFinding:
+    """One file of a set. An unreadable one has no treatment; one that is not compared has no perceptual hash."""
 
-    place: str
+    name: str  # set/file
     digest: str
     treatment: Treatment | None = None
-    look: Look | None = None
+    hash: PerceptualHash | None = None
 
 
-def findings_of(pictures: Sequence[Picture]) -> list[Finding]:
-    """All that shows in what was read: what is done to each picture, and copies within and between the sets."""
-    found, same = [], defaultdict(list)
-    for picture in pictures:
-        if picture.treatment:
-            found += _treated(picture.place, picture.treatment)
-            same[picture.digest or picture.place].append(picture)
-        if picture.look and not picture.look.colours.any():
-            found.append(Finding("warning", "blank", (picture.place,), "one colour all over"))
-    found += [_copies("duplicate", group, "the same file") for group in same.values() if len(group) > 1]
-    seen = [group[0] for group in same.values() if group[0].look]
-    for i, j, mirrored in near_copies([picture.look for picture in seen if picture.look]):
-        text = "nearly the same picture" + ", mirrored" * mirrored
-        found.append(_copies("near-duplicate", [seen[i], seen[j]], text))
-    return found
+def findings_of(images: Sequence[ImageFinding]) -> list[Finding]:
+    """How each image is decoded as far as that is worth a line, and copies within and between the sets."""
+    findings, by_digest = [], defaultdict(list)
+    for image in images:
+        if image.treatment:
+            findings += _of_treatment(image.name, image.treatment)
+            by_digest[image.digest or image.name].append(image)
+        if image.hash and not image.hash.colors.any():
+            findings.append(Finding("warning", "blank", (image.name,), "one color all over"))
+    findings += [_copies("duplicate", group, "the same file") for group in by_digest.values() if len(group) > 1]
+    hashed = [group[0] for group in by_digest.values() if group[0].hash]
+    for i, j, mirrored in near_copies([image.hash for image in hashed if image.hash]):
+        findings.append(_copies("near-duplicate", [hashed[i], hashed[j]], "nearly the same image" + ", mirrored" * mirrored))
+    return findings
 
 
 def quick_check(sets: Mapping[str, ImageFolder]) -> list[Finding]:
-    """Errors and warnings about sets that a data module has read, in bounded time; those it gave itself are left out.
+    """Errors and warnings about sets that a data module has read, in bounded time, without those that it has reported.
 
-    Looks are compared up to QUICK_LIMIT images in memory; what is not in memory is judged by its headers alone.
+    Perceptual hashes are compared for up to MAX_COMPARED images in memory; others are judged by their headers alone.
     """
     unique: dict[ImageFolder, str] = {}
     for key, images in sets.items():
         if images.treatments:
             unique.setdefault(images, key)  # one set may have two names
-    total = sum(len(images.files) for images in unique)
-    pictures = []
+    compared = sum(len(images.files) for images in unique) <= MAX_COMPARED
+    rows = []
     for images, key in unique.items():
+        in_memory = images.pixels is not None
         for position, (name, treatment) in enumerate(zip(images.files, images.treatments, strict=True)):
-            in_memory = images.pixels is not None
-            look = look_at(images.pixels[position]) if in_memory and total <= QUICK_LIMIT else None
             digest = images.digests[position] if in_memory else ""
-            pictures.append(Picture(f"{key}/{name}", digest, treatment, look))
-    found = [finding for finding in findings_of(pictures) if finding.level != "note" and finding.kind != "enlarged"]
-    return [own for finding in found for own in (_within(finding) if finding.kind == "duplicate" else [finding])]
+            hashed = perceptual_hash(images.bytes_of(position)) if in_memory and compared else None
+            rows.append(ImageFinding(f"{key}/{name}", digest, treatment, hashed))
+    findings = [finding for finding in findings_of(rows) if finding.level != "note" and finding.kind != "enlarged"]
+    return [part for finding in findings for part in (_within(finding) if finding.kind == "duplicate" else [finding])]
 
 
-def brief(findings: Iterable[Finding]) -> list[str]:
+def summarize(findings: Iterable[Finding]) -> list[str]:
     """One line for each level and kind."""
     groups = defaultdict(list)
     for finding in findings:
@@ -92,31 +94,36 @@ def brief(findings: Iterable[Finding]) -> list[str]:
     return [f"{kind}: {shorten(lines, 5)}" for (_, kind), lines in groups.items()]
 
 
-def _treated(place: str, treatment: Treatment) -> list[Finding]:
-    found = [Finding("note", step, (place,), STEPS[step]) for step in treatment.steps]
-    kept, enlargement = treatment.kept, treatment.enlargement
-    if enlargement > TOO_SMALL:
-        found.append(Finding("error", "too small", (place,), f"enlarged {enlargement:.3g} times: {TOO_SMALL:g} at most"))
+def _of_treatment(name: str, treatment: Treatment) -> list[Finding]:
+    findings = [Finding("note", step, (name,), STEPS[step]) for step in treatment.steps]
+    used, enlargement = treatment.used_share, treatment.enlargement
+    if enlargement > MAX_ENLARGEMENT:
+        text = f"enlarged {enlargement:.3g} times: {MAX_ENLARGEMENT:g} at most"
+        findings.append(Finding("error", "too small", (name,), text))
     elif enlargement > 1:
-        found.append(Finding("warning", "enlarged", (place,), f"enlarged {enlargement:.3g} times"))
-    if kept < 0.995:
-        level = "warning" if kept < MAX_CUT else "note"
-        found.append(Finding(level, "cropped", (place,), f"{kept:.0%} of it is used, the rest is cut away"))
-    return found
+        findings.append(Finding("warning", "enlarged", (name,), f"enlarged {enlargement:.3g} times"))
+    if used < 0.995:
+        level = "warning" if used < MIN_USED_SHARE else "note"
+        findings.append(Finding(level, "cropped", (name,), f"{used:.0%} of it is used, the rest is cropped"))
+    if treatment.value_range and treatment.value_range[1] < MIN_WHITE:
+        low, high = treatment.value_range
+        text = f"its values are {low:g} to {high:g} of 65535, so it is nearly black: rescale it if its white is darker"
+        findings.append(Finding("warning", "bit depth", (name,), text))
+    return findings
 
 
-def _copies(kind: str, pictures: Sequence[Picture], text: str) -> Finding:
-    places = tuple(picture.place for picture in pictures)
-    keys = _sets(places)
+def _copies(kind: str, images: Sequence[ImageFinding], text: str) -> Finding:
+    names = tuple(image.name for image in images)
+    keys = _sets(names)
     leak = kind == "duplicate" and "reference" in keys and len(keys) > 1
-    return Finding("error" if leak else "warning", kind, places, text + " is trained on and measured against" * leak)
+    return Finding("error" if leak else "warning", kind, names, text + " is trained on and measured against" * leak)
 
 
 def _within(copies: Finding) -> list[Finding]:
-    """Those of equal files that lie in one set; between sets they were told of when the sets were read."""
-    groups = [tuple(place for place in copies.files if _sets([place]) == {key}) for key in sorted(_sets(copies.files))]
+    """Equal files of one set each; those of different sets are reported when the sets are read."""
+    groups = [tuple(name for name in copies.files if _sets([name]) == {key}) for key in sorted(_sets(copies.files))]
     return [Finding("warning", copies.kind, group, "the same file") for group in groups if len(group) > 1]
 
 
-def _sets(places: Iterable[str]) -> set[str]:
-    return {place.split("/")[0] for place in places}
+def _sets(names: Iterable[str]) -> set[str]:
+    return {name.split("/")[0] for name in names}

@@ -1,50 +1,71 @@
-"""ImageDataModule: what all image data have in common — the batch contract, the loaders, the sets."""
+"""ImageDataModule: image files as training and reference batches."""
 
+import hashlib
+import os
+import re
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from core.errors import UserError
-from core.types import ImageSize, NonNegativeInt, PathStr, PositiveInt, Seed
-from datamodules.findings import brief, quick_check
-from datamodules.folder import ImageFolder, list_images, shared_files, shorten
+from core.errors import UserError, nearest_hint
+from core.types import ImageSize, NonNegativeFloat, NonNegativeInt, OpenFraction, PathStr, PositiveInt, Seed
+from datamodules.findings import quick_check, summarize
+from datamodules.fingerprints import compare_fingerprints, sha256
+from datamodules.folder import ImageFolder, shared_files
+from datamodules.labels import check_labels, read_labels
+from datamodules.listing import find_root, list_images, same_name, shorten
 from datamodules.sampler import NO_ENTRY, EpochSampler, JoinedSampler, StridedSampler
+from datamodules.tiling import TiledImages
 
-MAX_PIXELS = 2**26  # of one image, and of all that are drawn: a size from a stranger's checkpoint must not fill the memory
+MAX_PIXELS = 2**26  # of one image, and of all that are drawn: a size from an untrusted checkpoint must not fill the memory
+MAX_TEMPORARY_PATH = 75  # characters; worker processes add up to 32 for a socket, whose path has at most 107
+ROOTS = ("root", "side_root", "source_root", "heldout_root")
 
 
 class ImageDataModule(LightningDataModule):
-    """Batches are dicts: `image` float32 [N, 3, H, W] in [-1, 1] and `index` int64 [N], the entry in `sets()["image"]`.
-
-    Further sets in `train_keys` add `<key>` and `<key>_index` of the same length. A subclass writes `load_sets`.
+    """Batches are dicts: `image` float32 [N, 3, H, W] in [-1, 1] and `index` int64 [N], the entry in `sets()["image"]`;
+    with `labels` also `label` int64 [N]; with side and source images also `side`, `side_index`, `source`, `source_index`.
 
     Training: an epoch is `samples_per_epoch` samples over all devices, rounded up to a multiple of their number; see
     `EpochSampler` for their order. All batches have the same size, so the end of an epoch that does not fill one is
     left out; if a device's share is smaller than `batch_size`, the share is the epoch's one batch, with a warning.
-    Validation and test: the image set without mirrored entries, in order, each image on one rank only; a rank that gets
-    none gets one batch with N = 0.
+    Validation and test: the image set (with `tile` the single images) without mirrored entries, in order, each image on
+    one rank only; a rank without an image gets one batch with N = 0.
+
+    Memory: decoded, N images take N·3·H·W bytes in every device's process. Sets that fit into `max_memory_gib` together,
+    the smallest first, are decoded once, at the start. Of the others only the headers and some images are checked at the
+    start, and each access decodes its file, for which `num_workers` > 0 is advisable.
 
     Args:
-        root: folder of images, or one image file.
+        root: folder of images, its subfolders not included, or one image file. One image only is a warning.
         image_size: [height, width] of all images.
         batch_size: per device.
         samples_per_epoch: over all devices. 4000 makes the work between two epochs negligible (P 5.10).
-        num_workers: loader processes; 0 is fastest for a set that is in memory.
-        flip: also train on the mirrored images.
+        num_workers: loader processes; 0 is fastest for sets in memory.
+        flip: also train on the mirrored images, and on mirrored source images.
         seed: of the order of the samples; nothing else here is random.
+        image: use this image only: the name of a file with or without its extension, else its index in the sorted list.
+        tile: one training image made of all, see `TiledImages`; `image_size` is the size of one. Not with `labels`.
+        labels: `folder` (each subfolder of `root` is a class) or `FILE.csv:COLUMN`, see `read_labels`.
+        side_root: further, unlabelled images, subfolders included; at least two. They are split into the sets `side` and
+            `side_heldout`, which no training batch shows, see `split_heldout`.
+        side_flip: also train on mirrored side images.
+        heldout_fraction: of the side images; at least one image is held out and one is not.
+        source_root: images of a source domain, subfolders included: the set `source`.
         heldout_root: images of the kind that is learned, subfolders included, which training never sees: the set
-            `image_heldout`. A measurement tells whether an encoder reconstructs the training images better than these.
-    Files are first read in `setup`; its errors are FileNotFoundError or ValueError with one readable message.
+            `image_heldout`. A measurement shows whether an encoder reconstructs the training images better than these.
+        max_memory_gib: for decoded images, see above.
+    Files are first read in `setup`, which raises UserError. Files with equal content in two sets are a warning.
     """
-
-    train_keys: tuple[str, ...] = ("image",)
 
     def __init__(
         self,
@@ -55,12 +76,21 @@ class ImageDataModule(LightningDataModule):
         num_workers: NonNegativeInt = 0,
         flip: bool = False,
         seed: Seed = 0,
+        image: str | int | None = None,
+        tile: Literal["row", "column", "grid"] | None = None,
+        labels: str | None = None,
+        side_root: PathStr | None = None,
+        side_flip: bool = False,
+        heldout_fraction: OpenFraction = 0.1,
+        source_root: PathStr | None = None,
         heldout_root: PathStr | None = None,
+        max_memory_gib: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__()
         check_image_size(image_size)
-        _check_at_least(1, batch_size=batch_size, samples_per_epoch=samples_per_epoch)
-        _check_at_least(0, num_workers=num_workers)
+        check_labels(labels)
+        if tile is not None and labels is not None:
+            raise UserError("tile, labels: an image made of several has no label; set one of the two to null")
         self.root = root
         self.image_size = list(image_size)
         self.batch_size = batch_size
@@ -68,27 +98,72 @@ class ImageDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.flip = flip
         self.seed = seed
+        self.image = image
+        self.tile = tile
+        self.labels = labels
+        self.side_root = side_root
+        self.side_flip = side_flip
+        self.heldout_fraction = heldout_fraction
+        self.source_root = source_root
         self.heldout_root = heldout_root
+        self.max_memory_gib = max_memory_gib
+        self.label_names: list[str] = []
+        self.unlike_training: dict[str, str] = {}  # by set, see `check_trained_on`
         self._sets: dict[str, ImageFolder] = {}
 
-    def load_sets(self) -> dict[str, ImageFolder]:
-        """Read the files. `image` must be there; the others are `side`, `side_heldout`, `source`, `tile`."""
-        raise NotImplementedError
+    # --- sets -----------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
         """Read the files once, on every rank; `stage` does not matter."""
+        if self.num_workers:
+            _check_temporary_folder()
         if not self._sets:
             self._sets = self.load_sets()
-            if self.heldout_root is not None:
-                self._sets["image_heldout"] = self._heldout(self.heldout_root)
+            if self.tile is not None:
+                images = self._sets.pop("image")
+                self._sets = {"image": TiledImages(images, self.tile), "tile": images, **self._sets}
 
-    def _heldout(self, root: str) -> ImageFolder:
-        folder, files = list_images(root, recursive=True, key="heldout_root")
-        heldout = ImageFolder(folder, files, self.image_size)
-        known = self._sets.get("tile", self._sets["image"])
-        if pairs := shared_files(known, heldout):
-            raise UserError(f"heldout_root: {folder} holds training images: {shorten([name for _, name in pairs])}")
-        return heldout
+    def load_sets(self) -> dict[str, ImageFolder]:
+        """The image sets `image`, `side`, `side_heldout`, `source`, `image_heldout`, as far as they are configured."""
+        folder, files = list_images(self.root, recursive=self.labels == "folder")
+        classes = None
+        if self.labels is not None:
+            classes, self.label_names = read_labels(self.labels, folder, files)
+        is_file = [Path(self.root).name] == files
+        if self.image is not None:
+            chosen = choose(files, self.image, folder, is_file)
+            files, classes = [files[chosen]], classes and [classes[chosen]]
+        elif len(files) == 1 and (self.side_root or not is_file):
+            rank_zero_warn(f"root: one training image only, {folder / files[0]}")
+        parts = {"image": (folder, files, self.flip, classes)}
+        if self.side_root is not None:
+            side_folder, side_files = list_images(self.side_root, recursive=True, key="side_root")
+            if len(side_files) < 2:
+                needed = "at least two are needed, one to train on and one held out"
+                raise UserError(f"side_root: {side_folder} contains one image; {needed}")
+            side, side_heldout = split_heldout(side_files, self.heldout_fraction)
+            parts["side"] = (side_folder, side, self.side_flip)
+            parts["side_heldout"] = (side_folder, side_heldout)
+        if self.source_root is not None:
+            parts["source"] = (*list_images(self.source_root, recursive=True, key="source_root"), self.flip)
+        if self.heldout_root is not None:
+            parts["image_heldout"] = list_images(self.heldout_root, recursive=True, key="heldout_root")
+        sets = self._read(parts)
+        _check_shared_files(sets)
+        return sets
+
+    def _read(self, parts: Mapping[str, tuple]) -> dict[str, ImageFolder]:
+        """The sets with these folders, files, flips and labels, in memory as far as `max_memory_gib` allows."""
+        free, sets = self.max_memory_gib * 2**30, {}
+        for key, (folder, files, *more) in sorted(parts.items(), key=lambda item: len(item[1][1])):
+            needed = len(files) * 3 * self.image_size[0] * self.image_size[1]
+            if needed > free:
+                count, gib = len(files), needed / 2**30
+                rank_zero_info(f"{folder}: {count} images would take {gib:.1f} GiB, so each access decodes its file")
+            flip, labels = (*more, False, None)[:2] if more else (False, None)
+            sets[key] = ImageFolder(folder, files, self.image_size, flip, needed <= free, labels)
+            free -= needed * (needed <= free)
+        return {key: sets[key] for key in parts}
 
     def sets(self) -> dict[str, ImageFolder]:
         """The image sets by key, the same on every rank. Raises RuntimeError before `setup`."""
@@ -97,25 +172,56 @@ class ImageDataModule(LightningDataModule):
         return self._sets
 
     def check_images(self) -> None:
-        """A quick look at the images, see `datamodules.doctor`: one warning for each kind of doubt.
-
-        Raises ValueError if training would be wrong.
-        """
-        found = quick_check(self.sets())
-        errors = [finding for finding in found if finding.level == "error"]
+        """The quick check of `datamodules.findings`: a warning per kind of finding, UserError if training would be wrong."""
+        findings = quick_check(self.sets())
+        errors = [finding for finding in findings if finding.level == "error"]
         if errors:
-            raise UserError("\n".join(brief(errors)))
-        for line in brief(found):
+            raise UserError("\n".join(summarize(errors)))
+        for line in summarize(findings):
             rank_zero_warn(line)
 
+    # --- identity -------------------------------------------------------------------------------------------------------
+
     def fingerprints(self) -> dict[str, str]:
-        """For every set the SHA-256 over its file names and contents."""
-        return {key: images.fingerprint for key, images in self.sets().items()}
+        """For every set the SHA-256 over its file names and contents; for labels from a CSV file also `labels`."""
+        prints = {key: images.fingerprint for key, images in self.sets().items()}
+        classes = self.sets()["image"].labels
+        if classes is not None:
+            prints["labels"] = sha256("\n".join(self.label_names[index] for index in classes).encode())
+        return prints
+
+    def roots(self) -> dict[str, str]:
+        """The absolute path of every configured root, which is valid in any working directory."""
+        found = {key: find_root(getattr(self, key)) for key in ROOTS if getattr(self, key)}
+        return {key: str(path.absolute()) for key, path in found.items() if path}
+
+    def compare_fingerprints(self, stored: Mapping[str, str]) -> list[str]:
+        """A line with both fingerprints for every set whose files are not those with the `stored` fingerprints."""
+        return compare_fingerprints(stored, self.fingerprints())
+
+    def check_trained_on(self, stored: Mapping[str, str]) -> None:
+        """Warns about every set whose files are not those of the training, and keeps the lines in `unlike_training`."""
+        now = self.fingerprints()
+        common = sorted(now.keys() & stored.keys())
+        lines = {key: compare_fingerprints({key: stored[key]}, {key: now[key]}) for key in common}
+        self.unlike_training = {key: line[0] for key, line in lines.items() if line}
+        for line in self.unlike_training.values():
+            rank_zero_warn(f"not the images of the training: {line}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Goes into the checkpoint, so that a resumed run can detect changed files."""
+        return {"fingerprints": self.fingerprints()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Warns when a set is not the one the checkpoint was trained on; training continues with the new one."""
+        self.check_trained_on(state_dict["fingerprints"])
+
+    # --- loaders --------------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader:
         """See the class."""
-        sets = {key: self.sets()[key] for key in self.train_keys}
-        ranks, rank = self._place()
+        sets = {key: images for key, images in self.sets().items() if key in ("image", "side", "source")}
+        ranks, rank = self._rank()
         share = -(-self.samples_per_epoch // ranks)
         if share < self.batch_size:
             rank_zero_warn(
@@ -125,32 +231,21 @@ class ImageDataModule(LightningDataModule):
         samplers = [EpochSampler(len(images), share * ranks, self.seed, key) for key, images in sets.items()]
         sampler = JoinedSampler(samplers, ranks, rank)
         if self.trainer:
-            # A resumed fit makes the loader's iterator before it calls set_epoch, and workers then fetch at once.
+            # A resumed fit creates the loader's iterator before it calls set_epoch, and workers then fetch at once.
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return self._loader(sets, sampler, min(self.batch_size, share), drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         """The reference images, see the class."""
-        images = self.sets()["image"].originals()
-        return self._loader({"image": images}, StridedSampler(len(images), *self._place()), self.batch_size)
+        images = self.sets().get("tile", self.sets()["image"]).originals()
+        return self._loader({"image": images}, StridedSampler(len(images), *self._rank()), self.batch_size)
 
     def test_dataloader(self) -> DataLoader:
         """The same as `val_dataloader`."""
         return self.val_dataloader()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Goes into the checkpoint, so that a resumed run can tell whether its images are still the same."""
-        return {"fingerprints": self.fingerprints()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Warns when a set is not the one the checkpoint was trained on; training goes on with the new one."""
-        now, then = self.fingerprints(), state_dict["fingerprints"]
-        changed = sorted(key for key in now if now[key] != then.get(key))
-        if changed:
-            rank_zero_warn(f"not the files this checkpoint was trained on: the image set(s) {', '.join(changed)}")
-
-    def _place(self) -> tuple[int, int]:
-        """Number of ranks and own rank."""
+    def _rank(self) -> tuple[int, int]:
+        """Number of ranks, and the rank of this process."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _loader(
@@ -163,8 +258,8 @@ class ImageDataModule(LightningDataModule):
             drop_last=drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            collate_fn=_as_is,
-            worker_init_fn=_end_quietly,
+            collate_fn=identity_collate,
+            worker_init_fn=silence_worker_exit,
             generator=torch.Generator().manual_seed(self.seed),  # else every iterator draws from the global one (P 5.7)
         )
 
@@ -183,16 +278,47 @@ class JoinedSets(Dataset):
         rows = [index if isinstance(index, tuple) else (index,) for index in indices if index != NO_ENTRY]
         batch = {}
         for column, (key, images) in enumerate(self.sets.items()):
-            entries = [row[column] for row in rows]
+            entries = torch.tensor([row[column] for row in rows], dtype=torch.int64)
             batch[key] = torch.empty(len(entries), 3, *images.image_size, dtype=torch.float32)
-            for place, entry in enumerate(entries):
-                batch[key][place] = images[entry]
-            batch["index" if key == "image" else f"{key}_index"] = torch.tensor(entries, dtype=torch.int64)
+            for position, entry in enumerate(entries.tolist()):
+                batch[key][position] = images[entry]
+            batch["index" if key == "image" else f"{key}_index"] = entries
+            if key == "image" and images.labels is not None:
+                batch["label"] = images.labels[entries % len(images.files)]
         return batch
 
 
+def split_heldout(files: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
+    """Training and held-out names, both in the order of `files` (at least two).
+
+    A function of the names alone, the same on every rank, in every run and for every seed: names are ranked by their
+    SHA-256, and the lowest round(fraction · N), at least 1 and at most N - 1, are held out. So adding a file moves at
+    most a name or two between the parts.
+    """
+    number = min(max(1, round(fraction * len(files))), len(files) - 1)
+    heldout = set(sorted(files, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())[:number])
+    return [name for name in files if name not in heldout], [name for name in files if name in heldout]
+
+
+def choose(files: Sequence[str], image: str | int, folder: Path, is_file: bool = False) -> int:
+    """Index of the file called `image`, with or without its extension, else of file number `image`; else UserError."""
+    text = str(image)
+    matches = [i for i, name in enumerate(files) if same_name(text, name) or same_name(text, str(Path(name).with_suffix("")))]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UserError(f"image: {image} fits {', '.join(files[i] for i in matches)}; add the extension")
+    if is_file:
+        raise UserError(f"image: {image} is not the name of the one image {folder / files[0]}: set datamodule.image=null")
+    if re.fullmatch(r"-?(0|[1-9]\d*)", text):
+        if not 0 <= int(text) < len(files):
+            raise UserError(f"image: there is no number {text}; {folder} contains {len(files)} images, counted from 0")
+        return int(text)
+    raise UserError(f"image: {image} is not in {folder}.{nearest_hint(text, files) or f' It contains {shorten(files)}.'}")
+
+
 def check_image_size(image_size: Sequence[int]) -> None:
-    """Raises ValueError unless `image_size` is [height, width], two positive whole numbers, of at most MAX_PIXELS."""
+    """Raises UserError unless `image_size` is [height, width], two positive whole numbers, of at most MAX_PIXELS."""
     numbers = list(image_size) if isinstance(image_size, Sequence) and not isinstance(image_size, str) else []
     if len(numbers) != 2 or not all(type(number) is int and number > 0 for number in numbers):
         raise UserError(f"image_size must be [height, width], two positive whole numbers, but is {image_size!r}")
@@ -200,22 +326,35 @@ def check_image_size(image_size: Sequence[int]) -> None:
         raise UserError(f"image_size={numbers} has more than {MAX_PIXELS / 1e6:.0f} million pixels, the limit")
 
 
-def _check_at_least(least: int, **values: int) -> None:
-    for key, value in values.items():
-        if type(value) is not int or value < least:
-            raise UserError(f"{key} must be a whole number, at least {least}, but is {value!r}")
-
-
-def _as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def identity_collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
-def _end_quietly(worker: int) -> None:
-    """Of a worker that loses its main process, which was ended by a signal, nobody needs to read."""
+def silence_worker_exit(worker: int) -> None:
+    """Hides the traceback of a worker whose main process was ended by a signal."""
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not issubclass(kind, ConnectionError | EOFError):
             before(kind, error, trace)
 
-    sys.excepthook = hook  # the threads that hand over file descriptors answer to it, too
+    sys.excepthook = hook  # also called in the threads that hand over file descriptors
+
+
+def _check_shared_files(sets: Mapping[str, ImageFolder]) -> None:
+    if "image_heldout" in sets and (pairs := shared_files(sets["image"], sets["image_heldout"])):
+        folder = sets["image_heldout"].folder
+        raise UserError(f"heldout_root: {folder} contains training images: {shorten([name for _, name in pairs])}")
+    keys = [key for key in ("image", "side", "side_heldout", "source") if key in sets]
+    for first, second in [(a, b) for i, a in enumerate(keys) for b in keys[i + 1 :]]:
+        if pairs := shared_files(sets[first], sets[second]):
+            listed = shorten([f"{sets[first].folder / a} = {sets[second].folder / b}" for a, b in pairs])
+            rank_zero_warn(f"the same file is in the sets {first} and {second}: {listed}")
+
+
+def _check_temporary_folder() -> None:
+    """UserError where loader workers could not open their sockets and the training would wait for them for ever."""
+    folder = tempfile.gettempdir()
+    if sys.platform != "win32" and len(os.fsencode(folder)) > MAX_TEMPORARY_PATH:
+        advice = f"set TMPDIR to a path of at most {MAX_TEMPORARY_PATH} characters, or datamodule.num_workers=0"
+        raise UserError(f"num_workers: the path of the temporary folder is too long for sockets, {folder}: {advice}")

@@ -123,7 +123,7 @@ class FewGAN(PyramidModule):
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
         if "side" not in sets:
-            advice = "use datamodule.class_path=datamodules.side.SideDataModule with datamodule.side_root"
+            advice = "set datamodule.side_root to a folder of further images"
             raise UserError(f"FewGAN learns layouts from side images, and datamodule gives none; {advice}")
         factor, name = max(zip(sets["image"].enlargement, sets["image"].files, strict=True))
         if factor > self.image_size[0] / self.sizes[0][0]:

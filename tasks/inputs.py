@@ -12,12 +12,11 @@ from warnings import warn
 import torch
 import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
-from PIL import ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from core.errors import UserError, nearest_hint
-from datamodules.image_files import check_file_bytes, deep_grey, is_deep_grey, opened, to_rgb
+from datamodules.decode import check_file_bytes, deep_gray, is_deep_gray, open_image, to_rgb, upright
 from modules.base import GenerativeModule
 from modules.ops.images import from_uint8, luma, resize
 
@@ -40,10 +39,10 @@ def read_image(path: str, key: str = "task.image", background: str = "white") ->
         beside = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
         raise FileNotFoundError(f"{key}={path}: no such file.{nearest_hint(file.name, beside)}")
     check_file_bytes(f"{key}={path}", file.stat().st_size)
-    with opened(file, f"{key}={path}: not an image that can be read") as image:
-        image = ImageOps.exif_transpose(image)
-        if is_deep_grey(image):
-            return from_uint8(pil_to_tensor(deep_grey(image))).clamp(-1, 1).expand(1, 3, -1, -1)
+    with open_image(file, f"{key}={path}: not an image that can be read") as image:
+        image = upright(image)
+        if is_deep_gray(image):
+            return from_uint8(pil_to_tensor(deep_gray(image))).clamp(-1, 1).expand(1, 3, -1, -1)
         return from_uint8(pil_to_tensor(to_rgb(image, background)))[None]
 
 

@@ -116,8 +116,8 @@ FILES = {
     "one pixel wide": (("RGB", (9, 8, 7), (1, 2, 3), (1, 300)), "too small"),
     "one pixel high": (("RGB", (9, 8, 7), (1, 2, 3), (300, 1)), "too small"),
     "tiny": (("RGB", (9, 8, 7), (1, 2, 3), (4, 3)), "too small"),
-    "float beyond white": (("F", 0.0, 7.0), "grey values run from 0.0 to 7.0"),
-    "grey beyond 16 bits": (("I", 0, 70000), "grey values run from 0 to 70000"),
+    "float beyond white": (("F", 0.0, 7.0), "gray values 0.0 to 7.0"),
+    "gray beyond 16 bits": (("I", 0, 70000), "gray values 0 to 70000"),
 }
 
 

@@ -217,7 +217,7 @@ def test_the_run_holds_configuration_commit_data_and_size(logs, folder):
     assert {key: logs[1].config[key] for key in config} == config
     run = logs[1].config["run"]
     assert (run["git"] or {"commit": ""})["commit"] == git.stdout.strip()
-    assert run["data"] == content["SideDataModule"]["fingerprints"] and len(run["data"]) == 3
+    assert run["data"] == content["ImageDataModule"]["fingerprints"] and len(run["data"]) == 3
     assert run["parameters"] == sum(parameter.numel() for parameter in module.parameters())
     assert run["num_stages"] == len(STAGE_ENDS) and run["versions"]["torch"] == torch.__version__.split("+")[0]
 

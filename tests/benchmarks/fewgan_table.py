@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from callbacks.run_manifest import read_manifest
 from core.files import atomic_write
-from datamodules.folder import list_images
+from datamodules.listing import list_images
 from metrics.intervals import student
 from metrics.protocol import CODE_VERSION
 

@@ -14,7 +14,8 @@ import time
 import torch
 
 import modules.gpnn as gpnn
-from datamodules.folder import ImageFolder, list_images
+from datamodules.folder import ImageFolder
+from datamodules.listing import list_images
 from modules.gpnn import GPNN
 from modules.ops.images import to_uint8
 from modules.ops.nearest import extract

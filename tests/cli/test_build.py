@@ -54,7 +54,7 @@ def config_with(**node):
         ({**CHECKPOINT, "mode": 7}, ["callbacks.own.mode", "str", "7", "Quote"]),
         ({**CHECKPOINT, "filename": False}, ["callbacks.own.filename", "str", "False", "Quote"]),
         ({"class_path": "lightning.pytorch.callbacks.EarlyStopping"}, ["callbacks.own.monitor", "missing"]),
-        ({"class_path": "datamodules.fewshot.FewShotDataModule", "root": "a", "image_size": [1, "x"]},
+        ({"class_path": "datamodules.image_datamodule.ImageDataModule", "root": "a", "image_size": [1, "x"]},
          ["callbacks.own.image_size", "[height, width]", "'x'"]),
         ({"class_path": "lightning.pytorch.loggers.WandbLogger", "projct": "x"}, ["callbacks.own.projct", "project"]),
     ],

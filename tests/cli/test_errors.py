@@ -39,7 +39,7 @@ AT_ONCE: dict[str, tuple[str, list[str], list[str]]] = {
     # typos at each level
     "top level": ("train", [FEWGAN, "modul.lr_g=1"], ["modul: no such key", "Did you mean module or datamodule?"]),
     "module": ("train", [FEWGAN, "module.lrg=1"], ["module.lrg", "FewGAN", "Did you mean lr_g"]),
-    "datamodule": ("train", [FEWGAN, "datamodule.side_rot=x"], ["datamodule.side_rot", "SideDataModule", "side_root"]),
+    "datamodule": ("train", [FEWGAN, "datamodule.side_rot=x"], ["datamodule.side_rot", "ImageDataModule", "side_root"]),
     "callbacks": ("train", [FEWGAN, "callbacks.image.num_images=4"], ["callbacks.image:", "Did you mean callbacks.images"]),
     "nested entry": ("train", [FEWGAN, "callbacks.images.num_image=4"],
         ["callbacks.images.num_image:", "ImageGrid", "num_images"]),
@@ -159,9 +159,11 @@ LATER: dict[str, tuple[str, list[str], list[str]]] = {
     "too many images": ("train", [GPNN, "module.max_images=2"], ["module.max_images", "2", "module.max_images=5"]),
     "unknown backend": ("train", [GPNN, "module.backend=exat"], ["module", "backend", "'exat'", "exact"]),
     "no side images": ("train", ["{data}/few.yaml"], ["FewGAN", "side images"]),
-    "folder that the method's data does not have":
-        ("train", [FEWGAN, "datamodule.class_path=datamodules.fewshot.FewShotDataModule"],
-                                                    ["datamodule.side_root", "FewShotDataModule has no such key"]),
+    **{f"former class {name}": ("train", [FEWGAN, f"datamodule.class_path=datamodules.{name}DataModule"],
+        ["datamodule.class_path", f"datamodules.{name}DataModule is datamodules.image_datamodule.ImageDataModule now"])
+       for name in ("fewshot.FewShot", "side.Side", "source.Source")},
+    "name of one image of a file": ("train", [SINGAN, "datamodule.root=datamodules/starter/landscapes/001.jpg"],
+        ["image: 000.jpg", "landscapes/001.jpg", "datamodule.image=null"]),
     "metric": ("train", [FEWGAN, "callbacks.metrics.metrics=[fid]"], ["callbacks.metrics", "'fid'", "fd", "nearest"]),
     "weights of the metrics": ("train", [FEWGAN, "callbacks.metrics.weights={data}/no.pth"], ["callbacks.metrics", "no.pth"]),
     "backbone of the metrics": ("train", [FEWGAN, "callbacks.metrics.backbone=vgg61"],
@@ -182,7 +184,7 @@ def files(folder: Path) -> Path:
         "twice.yaml": "seed: 1\nseed: 2\n",
         "list.yaml": "- 1\n",
         "few.yaml": "module: {class_path: modules.fewgan.FewGAN, image_size: [48, 64], min_size: 24}\n"
-        "datamodule: {class_path: datamodules.fewshot.FewShotDataModule, root: datamodules/starter/landscapes}\n",
+        "datamodule: {class_path: datamodules.image_datamodule.ImageDataModule, root: datamodules/starter/landscapes}\n",
         "old.ckpt": "no checkpoint",
         "texts/a.txt": "no image",
         "damaged/a.png": "no image",

@@ -1,15 +1,16 @@
 """Pixels are checked against values written down here, files are written by Pillow or byte by byte."""
 
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from datamodules.decode import decode, probe
-from datamodules.image_files import to_rgb
+from datamodules.decode import decode, probe, to_rgb
+from datamodules.findings import ImageFinding, findings_of
 
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
 
@@ -22,7 +23,7 @@ def pixels_of(path: Path, size: tuple[int, int]) -> list[list[tuple[int, int, in
 
 
 def png(width: int, height: int, depth: int, kind: int, rows: list[bytes], *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG file of colour type `kind` built by hand: depths that Pillow cannot write."""
+    """A PNG file of color type `kind` built by hand: depths that Pillow cannot write."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -70,12 +71,12 @@ def test_palette_with_transparent_entry_is_laid_over_white(tmp_path: Path) -> No
 
 
 def test_sixteen_bit_files(tmp_path: Path) -> None:
-    grey, colour, keyed = tmp_path / "grey.png", tmp_path / "colour.png", tmp_path / "keyed.png"
-    grey.write_bytes(png(2, 1, 16, 0, [struct.pack(">HH", 65535, 25700)]))
-    colour.write_bytes(png(1, 1, 16, 2, [struct.pack(">HHH", 65535, 0, 0x8080)]))
+    gray, color, keyed = tmp_path / "gray.png", tmp_path / "color.png", tmp_path / "keyed.png"
+    gray.write_bytes(png(2, 1, 16, 0, [struct.pack(">HH", 65535, 25700)]))
+    color.write_bytes(png(1, 1, 16, 2, [struct.pack(">HHH", 65535, 0, 0x8080)]))
     keyed.write_bytes(png(2, 1, 16, 0, [struct.pack(">HH", 65535, 25700)], (b"tRNS", struct.pack(">H", 300))))
-    assert pixels_of(grey, (1, 2)) == [[WHITE, (100, 100, 100)]]
-    assert pixels_of(colour, (1, 1)) == [[(255, 0, 128)]]
+    assert pixels_of(gray, (1, 2)) == [[WHITE, (100, 100, 100)]]
+    assert pixels_of(color, (1, 1)) == [[(255, 0, 128)]]
     assert pixels_of(keyed, (1, 2)) == [[WHITE, (100, 100, 100)]]
 
 
@@ -90,8 +91,70 @@ def test_orientation_of_a_camera_is_applied(tmp_path: Path) -> None:
     assert probe(tmp_path / "turned.png", (2, 1)).enlargement == 1  # unturned it would be 2: one row enlarged to two
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_agrees_with_pillow(tmp_path: Path, orientation: int) -> None:
+    path, exif = tmp_path / "turned.png", Image.Exif()
+    exif[0x0112] = orientation
+    Image.effect_noise((3, 5), 90).save(path, exif=exif)
+    with Image.open(path) as image:
+        expected = ImageOps.exif_transpose(image).convert("RGB")
+    assert pixels_of(path, expected.size[::-1]) == [
+        [expected.getpixel((x, y)) for x in range(expected.width)] for y in range(expected.height)
+    ]
+
+
+def invalid_exif(*entries: tuple[int, int, bytes]) -> bytes:
+    """An EXIF block of these tags, types and values of four bytes."""
+    rows = b"".join(struct.pack("<HHI", tag, kind, 1) + value for tag, kind, value in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + rows + bytes(4)
+
+
+TURN = (0x0112, 3, struct.pack("<HH", 6, 0))
+
+
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [
+        (invalid_exif((0x0100, 9, struct.pack("<i", -5)), TURN), True),  # a negative width in an unsigned field
+        (invalid_exif((0x0111, 9, struct.pack("<i", -1)), TURN), True),
+        (invalid_exif((0x0112, 3, struct.pack("<HH", 77, 0))), False),  # no such orientation
+        (invalid_exif(TURN)[:-14], False),  # cut off within its only entry
+        (b"Exif\0\0XX*\0nothing", False),
+    ],
+)
+def test_invalid_metadata_do_not_refuse_pixels(tmp_path: Path, exif: bytes, turned: bool) -> None:
+    path = tmp_path / "camera.jpg"
+    Image.linear_gradient("L").resize((8, 16)).save(path, exif=exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own, about the block
+        pixels, treatment = decode(path.read_bytes(), path, (8, 16) if turned else (16, 8))
+    assert treatment.enlargement == 1 and treatment.steps[:1] == (("rotated",) if turned else ("metadata",))
+    assert "metadata" in treatment.steps
+    assert pixels.float().mean(1 if turned else 2)[0].diff().abs().min() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("eight.png", (0, 255), (0, 255)),
+        ("twelve.png", (16, 4095), (16, 4095)),
+        ("sixteen.png", (0, 65535), (0, 65535)),
+        ("color.png", (0, 4095), (0, 15 * 257 + 255)),  # Pillow has cut the lower byte
+    ],
+)
+def test_the_range_of_16_bit_values(tmp_path: Path, name: str, values: tuple[int, int], expected: tuple) -> None:
+    kind, channels = (2, 3) if name == "color.png" else (0, 1)
+    row = b"".join(struct.pack(">H", value) * channels for value in values)
+    (tmp_path / name).write_bytes(png(2, 1, 16, kind, [row]))
+    treatment = decode((tmp_path / name).read_bytes(), tmp_path / name, (1, 2))[1]
+    assert treatment.value_range == expected
+    findings = findings_of([ImageFinding(f"image/{name}", "", treatment)])
+    nearly_black = [finding.text for finding in findings if finding.kind == "bit depth"]
+    assert [f"{expected[0]} to {expected[1]} of 65535" in text for text in nearly_black] == [True] * (expected[1] < 8191)
+
+
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, (0, 255, 0))]
+    frames = [Image.new("RGB", (4, 4), color) for color in (RED, (0, 255, 0))]
     for ending in ("gif", "webp", "png", "tiff"):
         path = tmp_path / f"animated.{ending}"
         options = {"lossless": True} if ending == "webp" else {}
@@ -107,7 +170,7 @@ def test_same_size_keeps_exact_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "columns"), [((4, 4), slice(4, 8)), ((4, 8), slice(2, 10)), ((4, 12), slice(0, 12))])
-def test_centre_crop_to_the_aspect(tmp_path: Path, size: tuple[int, int], columns: slice) -> None:
+def test_center_crop_to_the_aspect(tmp_path: Path, size: tuple[int, int], columns: slice) -> None:
     image = Image.new("RGB", (12, 4))
     for column in range(12):
         image.paste((column * 20, 0, 0), (column, 0, column + 1, 4))
@@ -123,7 +186,7 @@ def test_shrinking_is_antialiased_and_keeps_the_mean(tmp_path: Path) -> None:
     assert (pixels[:, 1:-1, 1:-1].float() - 127.5).abs().max() <= 2 and treatment.enlargement == 8 / 64
 
 
-def test_enlargement_is_told(tmp_path: Path) -> None:
+def test_enlargement_is_reported(tmp_path: Path) -> None:
     Image.new("RGB", (10, 6)).save(tmp_path / "small.png")
     for size, factor in (((12, 20), 2.0), ((12, 12), 2.0), ((3, 5), 0.5), ((5, 1000), 100.0)):
         treatment = decode((tmp_path / "small.png").read_bytes(), tmp_path / "small.png", size)[1]
@@ -172,6 +235,6 @@ def test_a_bomb_between_warning_and_error_of_pillow_is_refused(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("mode", "value"), [("I", 70_000), ("I", -1), ("F", 1.5), ("F", float("nan"))])
-def test_grey_values_without_a_known_white_are_refused(mode: str, value: float) -> None:
-    with pytest.raises(ValueError, match="grey values run from"):
+def test_gray_values_without_a_known_white_are_refused(mode: str, value: float) -> None:
+    with pytest.raises(ValueError, match="gray values"):
         to_rgb(Image.new(mode, (2, 2), value))

@@ -9,12 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.folder import ImageFolder, list_images, shared_files, shorten
+from core.errors import UserError
+from datamodules import fingerprints
+from datamodules.folder import ImageFolder, shared_files
+from datamodules.listing import list_files, list_images, shorten
 
 
-def save(path: Path, colour: tuple[int, int, int] = (10, 20, 30), size: tuple[int, int] = (8, 6)) -> Path:
+def save(path: Path, color: tuple[int, int, int] = (10, 20, 30), size: tuple[int, int] = (8, 6)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("RGB", size, colour)
+    image = Image.new("RGB", size, color)
     image.putpixel((0, 0), (255, 255, 255))
     image.save(path)
     return path
@@ -47,31 +50,57 @@ def test_starter_images_are_found_from_any_working_directory(tmp_path: Path, mon
 
 
 def test_missing_folder_names_the_nearest(folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"side_root: .*sett does not exist. Did you mean .*set\?"):
+    with pytest.raises(UserError, match=r"side_root: .*sett does not exist. Did you mean .*set\?"):
         list_images(f"{folder}t", key="side_root")
-    with pytest.raises(FileNotFoundError, match="Did you mean .*sub"):
+    with pytest.raises(UserError, match="Did you mean .*sub"):
         list_images(str(folder / "sbu" / "deeper"))
-    with pytest.raises(FileNotFoundError, match="holds: a.PNG, attributes.csv, b.png, sub"):
+    with pytest.raises(UserError, match="contains: a.PNG, attributes.csv, b.png, sub"):
         list_images(str(folder / "zzzz"))
 
 
 def test_folder_without_images_says_what_is_read(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"root: no image in .*empty; endings that are read: .*\.webp. It is empty"):
+    with pytest.raises(ValueError, match=r"root: no image in .*empty; supported: .*\.webp. It is empty"):
         list_images(str(tmp_path / "empty"))
-    with pytest.raises(ValueError, match=r"subfolder\(s\) set: give one"):
+    with pytest.raises(ValueError, match=r"subfolder\(s\) set: choose one"):
         list_images(str(tmp_path))
     (tmp_path / "empty" / "photo.HEIC").touch()
-    with pytest.raises(ValueError, match="Endings found: .heic"):
+    with pytest.raises(ValueError, match="Extensions of its files: .heic"):
         list_images(str(tmp_path / "empty"))
     with pytest.raises(ValueError, match="attributes.csv is not an image"):
         list_images(str(folder / "attributes.csv"))
 
 
-def test_images_in_an_unread_format_are_not_left_out_silently(folder: Path) -> None:
+LEFT_OUT = {
+    "photo.heic": "format is not supported",
+    "noending": "do not end in a known extension",
+    "photo.image": "do not end in a known extension",
+    "linked": "links to folders are not followed",
+    "lost.jpg": "links to files that do not exist",
+}
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+def test_nothing_is_left_out_without_a_line(folder: Path, tmp_path: Path, recursive: bool) -> None:
+    for name in ("e.jpg", "f.jpe", "g.jfif", "h.JPEG"):
+        save(tmp_path / "e.jpg").rename(folder / name)
     (folder / "photo.heic").touch()
-    with pytest.warns(UserWarning, match="left out.*photo.heic"):
-        list_images(str(folder))
+    for name in ("noending", "photo.image"):
+        save(tmp_path / "x.png").rename(folder / name)
+    save(tmp_path / "elsewhere" / "z.png")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    with pytest.warns(UserWarning) as caught:
+        images = list_images(str(folder), recursive, "side_root")[1]
+    assert images == sorted(["a.PNG", "b.png", "e.jpg", "f.jpe", "g.jfif", "h.JPEG", *["sub/c.jpg"] * recursive])
+    reasons = LEFT_OUT | ({} if recursive else {"sub/c.jpg": "subfolders are not searched"})
+    lines = [str(warning.message) for warning in caught]
+    assert all(line.startswith("side_root: left out of") for line in lines) and len(lines) == len(set(reasons.values()))
+    for name, reason in reasons.items():
+        assert any(name in line and reason in line for line in lines), name
+    left_out = list_files(str(folder), recursive).left_out
+    assert {name for names in left_out.values() for name in names} == {*reasons, "attributes.csv"}
+    assert left_out["not an image"] == ["attributes.csv"]
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -80,6 +109,7 @@ def test_entries_are_files_then_their_mirror_images(folder: Path, in_memory: boo
     assert len(images) == 4
     assert images.names == ["a.PNG", "b.png", "a.PNG (mirrored)", "b.png (mirrored)"]
     first = images[0]
+    assert torch.equal(images.take([2, 0]), torch.stack([images[2], first]))
     assert first.shape == (3, 6, 8) and first.dtype == torch.float32
     assert torch.equal(first[:, 0, 0], torch.ones(3))
     assert torch.allclose(first[:, 3, 3], torch.tensor([0, 50, 250]) / 127.5 - 1)
@@ -122,18 +152,59 @@ def test_fingerprint_follows_names_and_contents_only(folder: Path, tmp_path: Pat
 @pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX only")
 def test_names_that_are_not_unicode(tmp_path: Path) -> None:
     save(tmp_path / "x.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
-    assert len(ImageFolder(*list_images(str(tmp_path)), (6, 8)).fingerprint) == 64
+    images = ImageFolder(*list_images(str(tmp_path)), (6, 8))
+    assert len(images.fingerprint) == 64 and images.names == ["caf\\xe9.png"] and images[0].shape == (3, 6, 8)
+
+
+def test_fingerprints_of_large_sets_are_cached_and_never_outdated(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    """Whatever happens to a file: also one of the same size and modification time is read again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fingerprints, "MIN_CACHED", 2)
+    monkeypatch.setattr(fingerprints, "SETTLE_SECONDS", -60)
+    read = []
+    content = fingerprints.read_content
+    monkeypatch.setattr(fingerprints, "read_content", lambda path: read.append(path.name) or content(path))
+
+    def digests() -> list[str]:
+        read.clear()
+        names = list_images(str(folder))[1]
+        result = fingerprints.file_digests(folder, names)
+        assert result == [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names]
+        return result
+
+    first = digests()
+    assert read == ["a.PNG", "b.png"]
+    assert digests() == first and read == []
+    before, data = (folder / "b.png").stat(), bytearray((folder / "b.png").read_bytes())
+    data[-1] ^= 1
+    (folder / "b.png").write_bytes(data)
+    os.utime(folder / "b.png", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert digests() != first and read == ["b.png"]
+    save(folder / "c.png")
+    (folder / "a.PNG").unlink()
+    assert len(digests()) == 2 and read == ["c.png"]
+    (cache,) = (tmp_path / "cache").rglob("*.json")
+    for damaged in (b"", b"[1]", b'{"b.png": 3, "c.png": [1, 2]}', b"[" * 100_000):
+        cache.write_bytes(damaged)
+        assert len(digests()) == 2 and read == ["b.png", "c.png"]
+    monkeypatch.setattr(fingerprints, "SETTLE_SECONDS", 60)  # just written: may change within one tick of the clock
+    cache.unlink()
+    digests(), digests()
+    assert read == ["b.png", "c.png"]
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/nowhere")
+    assert digests()
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_small_images_are_enlarged_with_one_warning(folder: Path, in_memory: bool) -> None:
     save(folder / "large.png", size=(16, 12))
+    listed = list_images(str(folder))
     with pytest.warns(UserWarning, match="smaller than image_size 12×16, enlarged: a.PNG, b.png$") as caught:
-        images = ImageFolder(*list_images(str(folder)), (12, 16), in_memory=in_memory)
+        images = ImageFolder(*listed, (12, 16), in_memory=in_memory)
     assert len(caught) == 1 and images[0].shape == (3, 12, 16)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ImageFolder(*list_images(str(folder)), (6, 8), in_memory=in_memory)
+        ImageFolder(*listed, (6, 8), in_memory=in_memory)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import modules.consingan as consingan
-from datamodules.fewshot import FewShotDataModule
+from datamodules.image_datamodule import ImageDataModule
 from datamodules.synthetic import SyntheticDataModule
 from modules.consingan import ConSinGAN, RepeatedAdam, concurrent_sizes
 from modules.networks.growing import GrowingGenerator, ValidCritic, degrade, move_tiles, random_walk
@@ -406,7 +406,7 @@ def test_the_reconstruction_of_a_two_coloured_image_halves_its_error(tmp_path):
     picture = Image.new("RGB", (32, 32), (200, 40, 40))
     picture.paste((40, 60, 200), (0, 16, 32, 32))
     picture.save(tmp_path / "one.png")
-    data = FewShotDataModule(str(tmp_path / "one.png"), [32, 32], samples_per_epoch=60)  # 60 iterations a stage
+    data = ImageDataModule(str(tmp_path / "one.png"), [32, 32], samples_per_epoch=60)  # 60 iterations a stage
     losses = []
 
     class Losses(lightning.Callback):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from datamodules.fewshot import FewShotDataModule
+from datamodules.image_datamodule import ImageDataModule
 from datamodules.synthetic import SyntheticDataModule
 from modules.fewgan import FewGAN
 from modules.networks.pixelcnn import GatedPixelCNN
@@ -256,7 +256,7 @@ def test_the_prior_overfits_one_grid_to_nothing():
 
 def test_few_shot_data_without_side_images_is_refused(tmp_path):
     Image.new("RGB", (20, 16), (40, 80, 120)).save(tmp_path / "one.png")
-    data = FewShotDataModule(str(tmp_path), [16, 20])
+    data = ImageDataModule(str(tmp_path), [16, 20])
     data.setup()
     with pytest.raises(ValueError, match="side_root"):
         FewGAN([16, 20], **SIZES, **PRIOR).check_data(data.sets())

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from datamodules.folder import ImageFolder, list_images
+from datamodules.folder import ImageFolder
+from datamodules.listing import list_images
 from modules.gpdm import GPDM
 from modules.losses.sliced import patch_directions, sliced_wasserstein
 from modules.ops.images import resize

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 import modules.gpnn as gpnn
-from datamodules.folder import ImageFolder, list_images
+from datamodules.folder import ImageFolder
+from datamodules.listing import list_images
 from modules.gpnn import GPNN
 from modules.ops.images import resize
 from modules.ops.nearest import extract

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from datamodules.fewshot import FewShotDataModule
+from datamodules.image_datamodule import ImageDataModule
 from datamodules.synthetic import SyntheticDataModule
 from modules.networks.noise_pyramid import NoiseGenerator, valid_stack
 from modules.singan import SinGAN
@@ -590,7 +590,7 @@ def test_two_colours_are_learnt_in_60_iterations(tmp_path):
     picture = Image.open(tmp_path / "a.png")
     picture.paste((20, 60, 200), (0, 18, 32, 32))
     picture.save(tmp_path / "a.png")
-    data = FewShotDataModule(str(tmp_path / "a.png"), [32, 32], 1, 60)
+    data = ImageDataModule(str(tmp_path / "a.png"), [32, 32], 1, 60)
     losses = []
 
     class Losses(lightning.Callback):
@@ -605,7 +605,7 @@ def test_two_colours_are_learnt_in_60_iterations(tmp_path):
 def coarse_landscape(**changes):
     """Trained on a photograph of 36 x 48 pixels: 240, 120 and 120 iterations."""
     settings = {"image_size": [36, 48], "epochs_per_stage": [2, 1, 1], "min_size": 18, "scale_factor": 0.5, "width": 16}
-    data = FewShotDataModule("datamodules/starter/landscapes", [36, 48], samples_per_epoch=120, image="001.jpg")
+    data = ImageDataModule("datamodules/starter/landscapes", [36, 48], samples_per_epoch=120, image="001.jpg")
     changes, trainer = ({k: v for k, v in changes.items() if (k == "max_epochs") == kind} for kind in (False, True))
     module = fit(SinGAN(**settings, **changes), data, log_every_n_steps=60, **trainer)
     return module, data.sets()["image"].stack()

@@ -6,7 +6,7 @@ import lightning
 import pytest
 import torch
 
-from datamodules.fewshot import FewShotDataModule
+from datamodules.image_datamodule import ImageDataModule
 from modules.gpnn import GPNN
 from modules.ops.images import resize, to_uint8
 from modules.singan import SinGAN
@@ -15,7 +15,7 @@ from tests.tasks.toys import saved, task
 
 def photograph(folder: Path, height: int, width: int, name: str = "001.jpg"):
     """Data module and file of a starter photograph of this size."""
-    data = FewShotDataModule("datamodules/starter/landscapes", [height, width], samples_per_epoch=80, image=name)
+    data = ImageDataModule("datamodules/starter/landscapes", [height, width], samples_per_epoch=80, image=name)
     data.setup("fit")
     image = data.sets()["image"][0]
     return data, image, saved(folder / "photograph.png", to_uint8(image).permute(1, 2, 0))

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from datamodules.folder import ImageFolder, list_images
+from datamodules.folder import ImageFolder
+from datamodules.listing import list_images
 from modules.ops.nearest import extract
 from modules.patches.neighbor_index import NeighborIndex, Projection, halve, nearest_scored, search_all
 

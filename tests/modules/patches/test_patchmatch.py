@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from datamodules.folder import ImageFolder, list_images
+from datamodules.folder import ImageFolder
+from datamodules.listing import list_images
 from modules.ops.images import resize
 from modules.ops.nearest import extract
 from modules.patches.mosaic import PatchGrid

@@ -1,0 +1,66 @@
+"""Class labels of image files, from their folders or from a column of a CSV file."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from unicodedata import normalize
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from core.errors import UserError, nearest_hint
+from datamodules.archive import read_content
+from datamodules.listing import shorten
+
+NAME_COLUMNS = ("file", "image")  # where there is neither, the first column has the file names
+
+
+def read_labels(labels: str, folder: Path, files: Sequence[str]) -> tuple[list[int], list[str]]:
+    """The class index of each of `files`, and the names of the classes, sorted as text.
+
+    Args:
+        labels: `folder` (the first folder in a file's name is its class), or `FILE.csv:COLUMN`, with a path relative to
+            `folder` or absolute. An empty cell is a class of its own, with a warning.
+    Raises UserError that names files without a row, rows without a file, files with two rows, or the columns there are.
+    """
+    if labels == "folder":
+        if outside := [name for name in files if "/" not in name]:
+            raise UserError(f"labels=folder: in no class folder of {folder}: {shorten(outside)}")
+        values = [name.split("/")[0] for name in files]
+    else:
+        values = _column(labels, folder, files)
+    indices = {name: index for index, name in enumerate(sorted(set(values)))}
+    return [indices[value] for value in values], list(indices)
+
+
+def check_labels(labels: str | None) -> None:
+    """Raises UserError for a text that `read_labels` does not accept."""
+    if labels not in (None, "folder") and not labels.rpartition(":")[0].lower().endswith(".csv"):
+        raise UserError(f"labels: {labels!r} is not supported; allowed: null, folder, FILE.csv:COLUMN")
+
+
+def _column(labels: str, folder: Path, files: Sequence[str]) -> list[str]:
+    path, _, column = labels.rpartition(":")
+    try:
+        text = read_content(folder / Path(path).expanduser()).decode("utf-8-sig")
+    except (UserError, UnicodeDecodeError) as error:
+        raise UserError(f"labels: cannot read {path} beside the images in {folder}: {error}") from None
+    reader = csv.DictReader(io.StringIO(text))
+    columns = list(reader.fieldnames or ())
+    if column not in columns:
+        hint = nearest_hint(column, columns) or f" It has: {', '.join(columns)}."
+        raise UserError(f"labels: {path} has no column {column!r}.{hint}")
+    key = next((name for name in NAME_COLUMNS if name in columns), columns[0])
+    rows = [(normalize("NFC", row[key] or ""), row[column] or "") for row in reader]
+    values, names = dict(rows), dict.fromkeys(normalize("NFC", name) for name in files)
+    problems = {
+        "images without a row": [name for name in names if name not in values],
+        "rows without an image": [name for name in values if name not in names],
+        "images with several rows": [name for name, count in Counter(name for name, _ in rows).items() if count > 1],
+    }
+    if found := [f"{problem}: {shorten(culprits)}" for problem, culprits in problems.items() if culprits]:
+        raise UserError(f"labels: {path} does not fit the images in {folder}; {'; '.join(found)}")
+    if empty := [name for name in names if not values[name]]:
+        rank_zero_warn(f"labels: {len(empty)} images have no value in the column {column}; they form a class of their own")
+    return [values[name] for name in names]

@@ -1,0 +1,179 @@
+"""The image files below a root: a folder, a zip file, a folder in a zip file, or one image file."""
+
+import difflib
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from core.errors import UserError
+from datamodules.archive import member_names, read_member, split_archive
+from datamodules.decode import EXTENSIONS, open_image
+
+PROJECT = Path(__file__).resolve().parents[1]
+UNSUPPORTED_EXTENSIONS = (".dng", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg")  # images that this project cannot decode
+MAX_IDENTIFIED = 1000  # files without a known extension whose headers are read
+MAX_FOLDERS = 1000  # folders below a root without subfolders that are searched for images
+LEFT_OUT = {
+    "unsupported format": "their format is not supported",
+    "unknown extension": "they are images, but their names do not end in a known extension: rename them",
+    "broken link": "links to files that do not exist",
+    "linked folder": "links to folders are not followed: copy the images",
+    "subfolder": "subfolders are not searched here",
+}
+
+
+class Listing(NamedTuple):
+    """Files below a root, by sorted names with '/' between folders.
+
+    Args:
+        left_out: names that are not used, by reason: one of LEFT_OUT, or "not an image".
+    """
+
+    folder: Path
+    images: list[str]
+    left_out: dict[str, list[str]]
+
+
+def list_images(root: str, recursive: bool = False, key: str = "root") -> tuple[Path, list[str]]:
+    """Folder and images of `list_files`, each name checked by `check_file_name`; a warning per reason of LEFT_OUT."""
+    folder, images, left_out = list_files(root, recursive, key)
+    for name in images:
+        check_file_name(folder, name)
+    for reason, explanation in LEFT_OUT.items():
+        if names := left_out.get(reason):
+            rank_zero_warn(f"{key}: left out of {folder}, because {explanation}: {shorten(names)}")
+    return folder, images
+
+
+def list_files(root: str, recursive: bool = False, key: str = "root") -> Listing:
+    """The images in `root`, and what is left out. Hidden files and folders count as absent.
+
+    A relative `root` is searched in the working directory, then in the project's own folder, so that the starter images
+    are found from anywhere. `key` is the setting's name in errors.
+    Raises UserError with the nearest existing name, or for a root without images.
+    """
+    folder = find_root(root)
+    if folder is None:
+        raise UserError(f"{key}: {root} does not exist. {_nearest(Path(root).expanduser())}")
+    inside = split_archive(folder)
+    if (inside is None and folder.is_file()) or (inside and inside[1] in member_names(inside[0])):
+        if folder.suffix.lower() not in EXTENSIONS:
+            raise UserError(f"{key}: {folder} is not an image; supported: {', '.join(EXTENSIONS)} and .zip")
+        return Listing(folder.parent, [folder.name], {})
+    images, left_out, unknown = [], defaultdict(list), []
+    for name, kind in _walk(folder, recursive):
+        if kind != "file":
+            left_out[kind].append(name)
+        elif not recursive and "/" in name:
+            if name.lower().endswith(EXTENSIONS):
+                left_out["subfolder"].append(name)
+        elif name.lower().endswith(EXTENSIONS):
+            images.append(name)
+        elif name.lower().endswith(UNSUPPORTED_EXTENSIONS):
+            left_out["unsupported format"].append(name)
+        else:
+            unknown.append(name)
+    for name in sorted(unknown)[:MAX_IDENTIFIED]:
+        left_out["unknown extension" if _is_image(folder / name) else "not an image"].append(name)
+    left_out = {reason: sorted(names) for reason, names in left_out.items()}
+    if not images:
+        raise UserError(f"{key}: no image in {folder}; supported: {', '.join(EXTENSIONS)}. {_content(left_out)}")
+    return Listing(folder, sorted(images), left_out)
+
+
+def find_root(root: str) -> Path | None:
+    """The existing path that `root` means, see `list_files`; None if there is none."""
+    path = Path(root).expanduser()
+    return _existing(path) or _existing(PROJECT / path)
+
+
+def check_file_name(folder: Path, name: str) -> None:
+    """Raises UserError for a link to a file outside of the folder and for a name with control characters."""
+    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+        raise UserError(f"{folder}: the file name {name!r} contains control characters: rename it")
+    path = folder / name
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{path} is a link to {path.resolve()}, outside of its folder: put a copy there instead")
+
+
+def printable(name: str) -> str:
+    r"""A file name as text that every encoder accepts: bytes that are not UTF-8 become \xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def shorten(names: Sequence[str], limit: int = 10) -> str:
+    """The first `limit` names, and the number of the others."""
+    rest = len(names) - limit
+    return ", ".join(map(printable, names[:limit])) + (f" and {rest} more" if rest > 0 else "")
+
+
+def same_name(first: str, second: str) -> bool:
+    """True for names that look the same: composed (NFC) and decomposed (NFD) accents are equal."""
+    return normalize("NFC", first) == normalize("NFC", second)
+
+
+def _walk(folder: Path, recursive: bool) -> Iterator[tuple[str, str]]:
+    """Name relative to `folder` and kind of every entry: "file", "broken link" or "linked folder"."""
+    inside = split_archive(folder)
+    if inside is not None:
+        for name in member_names(*inside):
+            if not any(part.startswith(".") for part in name.split("/")):
+                yield name, "file"
+        return
+    for parent, subfolders, files in islice(os.walk(folder), None if recursive else MAX_FOLDERS):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        relative = Path(parent).relative_to(folder)
+        for name in subfolders:
+            if (Path(parent) / name).is_symlink():
+                yield (relative / name).as_posix(), "linked folder"
+        for name in files:
+            path = Path(parent) / name
+            if not name.startswith(".") and (path.is_file() or path.is_symlink()):
+                yield (relative / name).as_posix(), "file" if path.is_file() else "broken link"
+
+
+def _is_image(path: Path) -> bool:
+    inside = split_archive(path)
+    try:
+        with open_image(read_member(*inside) if inside else path, str(path)):
+            return True
+    except UserError:
+        return False
+
+
+def _existing(path: Path) -> Path | None:
+    """`path`, or the existing path of a name that looks the same; None if there is neither."""
+    inside = split_archive(path)
+    if inside is not None:
+        archive, member = inside
+        return path if not member or member in member_names(archive) or member_names(archive, member) else None
+    if path.exists() or path.parent == path:
+        return path if path.exists() else None
+    parent = _existing(path.parent)
+    siblings = parent.iterdir() if parent and parent.is_dir() else ()
+    return next((entry for entry in siblings if same_name(entry.name, path.name)), None)
+
+
+def _nearest(path: Path) -> str:
+    """A hint at what a path that does not exist may have meant."""
+    while not path.parent.is_dir():
+        path = path.parent
+    siblings = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    close = difflib.get_close_matches(path.name, siblings, 1)
+    if close:
+        return f"Did you mean {path.parent / close[0]}?"
+    return f"{path.parent.resolve()} contains: {shorten(siblings) or 'nothing'}."
+
+
+def _content(left_out: dict[str, list[str]]) -> str:
+    """What a folder without images contains instead."""
+    if subfolders := sorted({name.split("/")[0] for name in left_out.get("subfolder", ())}):
+        return f"There are images in its subfolder(s) {shorten(subfolders)}: choose one of them."
+    extensions = sorted({Path(name).suffix.lower() or "none" for names in left_out.values() for name in names})
+    return f"Extensions of its files: {shorten(extensions)}." if extensions else "It is empty."
