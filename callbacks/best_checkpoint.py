@@ -89,7 +89,7 @@ class BestCheckpoint(Checkpoint):
         self.unchanged = self.unchanged + 1 if same else 0
         self.best_epoch = best
         if self._patience_is_over():
-            rank_zero_info(f"BestCheckpoint: no better epoch in {self.patience} measurements, so training ends. {choice.words}")
+            rank_zero_info(f"BestCheckpoint: no better epoch in {self.patience} measurements: training ends. {choice.reason}")
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -104,7 +104,7 @@ class BestCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.epochs:
-            rank_zero_info(f"Best checkpoint: {self.choice().words}")
+            rank_zero_info(f"Best checkpoint: {self.choice().reason}")
         else:
             logged = ", ".join(sorted(key for key in trainer.callback_metrics if key.startswith("val/"))) or "nothing"
             rank_zero_warn(f"BestCheckpoint: no epoch had both a quality and a diversity; of val/… there was {logged}")
@@ -171,7 +171,7 @@ class BestCheckpoint(Checkpoint):
         content = {
             "best_epoch": self.best_epoch,
             "checkpoint": None if self.best_epoch is None else str(self._file(self.best_epoch).name),
-            "why": choice.words,
+            "why": choice.reason,
             "quality": self.quality,
             "diversity": self.diversity,
             "front": [self.epochs[i] for i in choice.front],

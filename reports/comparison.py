@@ -50,7 +50,7 @@ class Comparison(NamedTuple):
         """Why the best checkpoint is recommended, or why none is."""
         if self.protocol_differences:
             return f"not ranked, the measurement protocols differ in {', '.join(self.protocol_differences)}"
-        return self.choice.words if self.choice else "not ranked, the checkpoints share no metrics of quality and diversity"
+        return self.choice.reason if self.choice else "not ranked, the checkpoints share no metrics of quality and diversity"
 
 
 def in_order(entries: Sequence[CheckpointEntry]) -> list[CheckpointEntry]:

@@ -154,7 +154,7 @@ def test_a_kill_between_the_files_of_an_epoch_leaves_no_trace(tmp_path, monkeypa
 
 def test_keys_can_be_given_and_a_missing_one_is_told(tmp_path):
     best, _ = fit(tmp_path, epochs=3, quality="val/nearest_psnr_max", copies_above=math.inf)
-    assert best.choice().words.startswith("epoch 1 (nearest_psnr_max 10")
+    assert best.choice().reason.startswith("epoch 1 (nearest_psnr_max 10")
     with pytest.warns(UserWarning, match="val/kd_x"):
         fit(tmp_path, epochs=2, noisy=True, quality="val/kd_y")
 
@@ -250,7 +250,7 @@ def test_an_open_verdict_does_not_keep_an_epoch_out_and_is_told(tmp_path, monkey
     best, _ = fit(tmp_path, epochs=1, module=Judged)
     content = json.loads((tmp_path / "best.json").read_text())
     assert content["best_epoch"] == 0 and content["measured"][0]["undecided"] is undecided
-    assert ("1 of 1 (this one included) it is undecided" in content["why"]) == undecided
+    assert ("For 1 of 1 (including this one) the memorization verdict is UNDECIDED" in content["why"]) == undecided
     again = BestCheckpoint(str(tmp_path))
     again.load_state_dict(best.state_dict())
     assert again.measured == best.measured and again.choice() == best.choice()

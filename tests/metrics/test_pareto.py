@@ -33,7 +33,7 @@ def trajectory(epochs=20, knee=8):
 def test_the_knee_of_a_training_is_found(knee):
     choice = choose(trajectory(knee=knee))
     assert choice.best == knee and len(choice.front) == 20
-    assert choice.words.startswith(f"epoch {knee} (")
+    assert choice.reason.startswith(f"epoch {knee} (")
 
 
 def test_it_does_not_depend_on_units_or_order():
@@ -61,9 +61,9 @@ def test_copying_takes_out_of_the_competition():
     points.append(Candidate("copier", 0.0, 0.7, copies=True))  # would beat everything
     choice = choose(points, "kd", "pixel_diversity")
     assert choice.best in (7, 9) and 20 not in choice.front
-    assert "2 of 21 repeat training images and do not count" in choice.words and "kd" in choice.words
+    assert "2 of 21 are excluded as copies" in choice.reason and "kd" in choice.reason
     nothing = choose([Candidate("a", 0.1, 0.5, True), Candidate("b", 0.2, 0.6, True)])
-    assert nothing.best is None and nothing.front == [] and "repeat training images" in nothing.words
+    assert nothing.best is None and nothing.front == [] and "all are excluded as copies" in nothing.reason
 
 
 def test_a_small_share_of_one_is_given_up_for_a_large_one_of_the_other():
@@ -75,10 +75,10 @@ def test_a_small_share_of_one_is_given_up_for_a_large_one_of_the_other():
     assert choose([Candidate("a", -0.02, 0.5), Candidate("b", 0.01, 0.52)]).best == 0  # distances that go below zero
 
 
-def test_words_give_the_shares():
-    words = choose([Candidate("a", 0.1, 0.3), Candidate("b", 0.12, 0.6), Candidate("c", 0.2, 0.7)], "kd", "spread").words
-    assert words.startswith("b (kd 0.12, spread 0.6).") and "10% of kd and 14% of spread" in words
-    assert "The lowest kd has a (0.1), the highest spread c (0.7)" in words and "3 that no other beats" in words
+def test_the_reason_states_the_losses():
+    reason = choose([Candidate("a", 0.1, 0.3), Candidate("b", 0.12, 0.6), Candidate("c", 0.2, 0.7)], "kd", "spread").reason
+    assert reason.startswith("b (kd 0.12, spread 0.6).") and "10% of kd and 14% of spread" in reason
+    assert "Lowest kd: a (0.1); highest spread: c (0.7)." in reason and "Of the 3 on the Pareto front" in reason
 
 
 def test_the_first_of_equal_ones_counts_and_values_that_are_no_numbers_do_not():
@@ -86,7 +86,7 @@ def test_the_first_of_equal_ones_counts_and_values_that_are_no_numbers_do_not():
     points = [Candidate(name, *pair) for name, pair in values.items()]
     assert choose(points).best == 1 and pareto_front(points) == [1]
     assert choose(points[:1]).best is None and choose([]).best is None
-    assert "alone" in choose(points[1:2]).words and "No other is better in either" in choose(points[1:3]).words
+    assert "only candidate" in choose(points[1:2]).reason and "No other is better in either" in choose(points[1:3]).reason
 
 
 def test_keys_are_found_in_their_order():
@@ -123,16 +123,17 @@ def test_a_standard_error_is_never_chosen_or_judged(published, lowpass):
 
 def test_undecided_ones_take_part_and_are_counted():
     points = trajectory()
-    assert "undecided" not in choose(points).words
+    assert "UNDECIDED" not in choose(points).reason
     points[3], points[9] = (points[i]._replace(undecided=True) for i in (3, 9))
     choice = choose(points)
     assert choice.best == 8 and choice.front == choose(trajectory()).front
-    assert "For 2 of 20 it is undecided whether they repeat training images." in choice.words
+    assert "For 2 of 20 the memorization verdict is UNDECIDED." in choice.reason
     points[8] = points[8]._replace(undecided=True)
-    assert choose(points).best == 8 and "For 3 of 20 (this one included) it is undecided" in choose(points).words
+    choice = choose(points)
+    assert choice.best == 8 and "For 3 of 20 (including this one) the memorization verdict is UNDECIDED" in choice.reason
     points[3] = points[3]._replace(copies=True, undecided=False)
-    words = choose(points).words
-    assert "1 of 20 repeat training images and do not count. For 2 of 20 (this one included) it is undecided" in words
+    reason = choose(points).reason
+    assert "1 of 20 are excluded as copies of training images. For 2 of 20 (including this one) the memorization" in reason
 
 
 def test_undecided_is_what_the_verdict_says():

@@ -43,7 +43,7 @@ def page_of(folder, out, **options):
     return (out / "index.html").read_bytes()
 
 
-def test_a_run_is_told_of(tmp_path):
+def test_the_summary_of_a_run(tmp_path):
     make_run(tmp_path / "runs/birds")
     read = check_self_contained(page_of(tmp_path / "runs", tmp_path))
     parts = ["birds", "finished", "3 of 4", "1234", "SinGAN", "0.1235", "abcdef0123 with local changes", "no copies", "1 run"]
@@ -52,7 +52,7 @@ def test_a_run_is_told_of(tmp_path):
     assert read.all("img")[0]["alt"] == "samples_0002.png of birds" and read.all("img")[0]["width"] == "256"  # four times 64
 
 
-def test_the_pairs_of_the_verdict_are_shown(tmp_path):
+def test_the_most_suspicious_pairs_of_a_run_are_shown(tmp_path):
     run = make_run(tmp_path / "runs/birds")
     Image.new("RGB", (120, 30), (9, 8, 7)).save(run / "nearest.png")
     (make_run(tmp_path / "runs/cats") / "nearest.png").write_bytes((run / "nearest.png").read_bytes()[:60])
@@ -73,7 +73,7 @@ def test_the_newest_grid_is_that_of_the_highest_number(tmp_path):
     assert newest_grid(tmp_path, 60, [])[0] == "samples_10000.png"
 
 
-def test_runs_are_found_at_some_depth_and_once(tmp_path):
+def test_runs_are_found_once_up_to_a_depth(tmp_path):
     for place in ("a", "sweep/b", "sweep/c/d"):
         make_run(tmp_path / place)
     make_run(tmp_path / "a/checkpoints/inner")  # inside of a run
@@ -90,7 +90,7 @@ WRONG_TYPES = '{"status": {"a": 1}, "stage": "x", "lineage": 3, "git": [], "metr
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '"x"', "[" * 100_000, "\x00\xff", WRONG_TYPES])
-def test_half_written_and_foreign_files_do_no_harm(tmp_path, text):
+def test_incomplete_and_foreign_files_are_tolerated(tmp_path, text):
     run = make_run(tmp_path / "runs/odd")
     for name in ("run.json", "metrics.json", "config.yaml"):
         (run / name).write_text(text, encoding="latin-1")
@@ -117,7 +117,7 @@ def test_pipes_and_folders_in_place_of_files_do_not_block(tmp_path):
     assert "no images yet" in check_self_contained(page_of(tmp_path / "runs", tmp_path)).text
 
 
-def test_hostile_names_are_texts(tmp_path):
+def test_hostile_names_are_escaped(tmp_path):
     hostile = '<img src=x onerror="alert(1)">'
     run = make_run(tmp_path / "runs/<b>bold", run_name=hostile, status="<script>1</script>", error="</article>" * 3)
     (run / "metrics.json").write_text(json.dumps({"metrics": {"<i>": "<u>"}, "class_path": "<s>"}))
@@ -127,18 +127,18 @@ def test_hostile_names_are_texts(tmp_path):
     assert len(read.all("img")) == 1 and len(read.all("script")) == 1
 
 
-def test_a_picture_that_is_too_large_is_not_unpacked(tmp_path):
+def test_an_image_with_too_many_pixels_is_not_decoded(tmp_path):
     run = make_run(tmp_path / "runs/bomb", images=0)
     Image.new("1", (20_000, 20_000)).save(run / "images/samples_0000.png")
     assert "images/samples_0000.png" in check_self_contained(page_of(tmp_path / "runs", tmp_path)).text
 
 
-def test_large_grids_are_made_small(tmp_path):
+def test_large_grids_are_scaled_down(tmp_path):
     make_run(tmp_path / "runs/large", images=1, side=300)
     assert check_self_contained(page_of(tmp_path / "runs", tmp_path, thumbnail=100)).all("img")[0]["width"] == "100"
 
 
-def test_a_process_that_is_gone_is_not_running():
+def test_a_run_without_its_process_has_crashed():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     here = {"status": "running", "host": socket.gethostname()}
@@ -154,7 +154,7 @@ def test_the_last_logged_values_of_each_column(tmp_path):
     assert last_logged(tmp_path / "metrics.csv") == {"val/a": 6.5, "val/b": -0.004}
 
 
-def test_as_a_user_calls_it(tmp_path, monkeypatch, capsys):
+def test_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     make_run(tmp_path / "runs/birds")
     words = [str(tmp_path / "runs"), "configs/tasks/gallery.yaml", f"out={tmp_path / 'out'}"]
@@ -173,7 +173,7 @@ def test_as_a_user_calls_it(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_fifty_runs_with_a_hundred_pictures_each_in_ten_seconds(tmp_path):
+def test_fifty_runs_with_a_hundred_images_each_in_ten_seconds(tmp_path):
     first = make_run(tmp_path / "runs/run_00", images=100, side=500)
     noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
     Image.fromarray(noise).save(first / "images/samples_0099.png")
