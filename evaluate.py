@@ -10,7 +10,7 @@ The file alone rebuilds the model. Its configuration, changed by key=value, name
     out                  folder of metrics.json (default: the run's), a task's pictures (tasks/<task> in it) or a page
     datamodule.*         other images to measure against
     callbacks.metrics.*  number of samples, metrics, backbone: see callbacks/sample_metrics.py
-    task.*, logger.*     see the task's file; trainer.accelerator, trainer.devices are auto and 1 by default
+    task.*, logger.*     see the task's file or python evaluate.py configs/tasks/<task>.yaml --help; trainer.accelerator, trainer.devices are auto and 1 by default
 """
 
 import sys
@@ -22,7 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from cli.build import build
 from cli.environment import configure_openmp, filter_warnings
 from cli.errors import report_user_errors
-from cli.evaluation import output_folder, rebuild, report_config, split_arguments, stored_config
+from cli.evaluation import output_folder, rebuild, report_config, split_arguments, stored_config, task_config
+from cli.reference import help_text
 from core.errors import UserError
 from core.files import atomic_folder
 
@@ -87,12 +88,17 @@ def evaluate(checkpoints: list[Path], arguments: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    if {"--help", "-h"} & set(arguments):
+    show_help = {"--help", "-h"} & set(arguments)
+    arguments = [argument for argument in arguments if argument not in show_help]
+    if show_help and not arguments:
         print(__doc__.strip())
         return 0
     configure_openmp()
     filter_warnings()
     with report_user_errors() as errors:
+        if show_help:
+            print(help_text(task_config(arguments)))
+            return 0
         checkpoints, settings = split_arguments(arguments)
         (report if report_config(settings) else evaluate)(checkpoints, settings)
     return errors.exit_code

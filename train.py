@@ -8,8 +8,9 @@
     python train.py configs/fewgan.yaml trainer.devices=2 trainer.accelerator=cpu
 
 Later arguments win: configs/base.yaml, then the YAML files, then key=value. A value is YAML: datamodule.image_size=[72,96],
-callbacks.metrics=null, module.lr_g=1e-4. What a key means is in the YAML files and in the docstring of its class.
+callbacks.metrics=null, module.lr_g=1e-4.
 
+    --help      with a CONFIG: its keys with type, value and one line each
     --dry-run   shows the whole configuration and the plan of the training, and trains nothing
     run_dir     gets checkpoints/, images/, metrics.csv, config.yaml, run.json and wandb/; runs/<run_name> by default
     resume      null: a new run; auto: go on from run_dir, or begin there; or the path of a checkpoint. A run that was
@@ -28,19 +29,25 @@ from cli.build import build
 from cli.environment import configure_openmp, filter_warnings
 from cli.errors import report_user_errors
 from cli.loader import load_config
+from cli.reference import help_text
 from cli.signals import StopSignals, is_first_process
 from core.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
-    if {"--help", "-h"} & set(arguments):
+    settings = [argument for argument in arguments if argument not in ("--help", "-h", "--dry-run")]
+    show_help = {"--help", "-h"} & set(arguments)
+    if show_help and not settings:
         print(__doc__.strip())
         return 0
     configure_openmp()
     filter_warnings()
     dry_run = "--dry-run" in arguments
     with StopSignals() as stop, report_user_errors() as errors:
-        config = load_config(argument for argument in arguments if argument != "--dry-run")
+        config = load_config(settings)
+        if show_help:
+            print(help_text(config))
+            return 0
         stop.checkpoints = Path(config.run_dir) / "checkpoints"
         if dry_run:
             print(OmegaConf.to_yaml(config), end="")  # at once: what the plan needs takes seconds to import

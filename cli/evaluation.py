@@ -67,6 +67,13 @@ def report_config(arguments: list[str]) -> DictConfig | None:
     return load_config(arguments, start, EXTRA_KEYS)
 
 
+def task_config(arguments: list[str]) -> DictConfig:
+    """The task that `arguments` name, else the metrics, before a checkpoint is known."""
+    files = [argument for argument in arguments if not argument.endswith(".ckpt")]
+    config = read_config(files, {"run_name": "unknown"}, EXTRA_KEYS, Mistakes())
+    return OmegaConf.create({"task": config.task} if "task" in config else {"callbacks": {"metrics": METRICS}})
+
+
 def stored_config(path: Path, checkpoint: Mapping[str, Any], arguments: list[str]) -> DictConfig:
     """The configuration in a checkpoint with `arguments` on top, as far as it matters after training.
 
