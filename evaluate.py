@@ -10,7 +10,7 @@ The file alone rebuilds the model. Its configuration, changed by key=value, name
     out                  folder of metrics.json (default: the run's), a task's pictures (tasks/<task> in it) or a page
     datamodule.*         other images to measure against
     callbacks.metrics.*  number of samples, metrics, backbone: see callbacks/sample_metrics.py
-    task.*, logger.*     see the task's file or python evaluate.py configs/tasks/<task>.yaml --help; trainer.accelerator, trainer.devices are auto and 1 by default
+    task.*, logger.*     see python evaluate.py configs/tasks/<task>.yaml --help; trainer.accelerator is auto, devices 1
 """
 
 import sys
