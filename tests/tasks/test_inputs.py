@@ -1,6 +1,7 @@
 """Files of every mode, masks, working sizes: what tasks do before they ask a model."""
 
 import math
+import os
 import warnings
 
 import pytest
@@ -163,6 +164,30 @@ def test_mask_warnings(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_masked(image, mask_file(tmp_path, 32, 24, (0, 0, 28, 24)), Model(), None)
+
+
+def test_a_photograph_given_as_mask_gets_a_warning_with_the_share_of_gray(tmp_path):
+    image = saved(tmp_path, Image.new("RGB", (32, 24)))
+    ramp = Image.frombytes("L", (32, 24), bytes(range(0, 256, 8)) * 24)
+    for mode in ("L", "RGB"):
+        mask = saved(tmp_path, ramp.convert(mode), "ramp.png")
+        with pytest.warns(UserWarning, match="task.mask=.*ramp.png: 91% of its pixels are gray, as in a photograph"):
+            read_masked(image, mask, Model(), None)
+    soft = Image.new("L", (32, 24))
+    soft.paste(255, (8, 8, 16, 16))
+    soft.paste(128, (8, 8, 9, 16))  # smooth edges are no photograph
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_masked(image, saved(tmp_path, soft, "soft.png"), Model(), None)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    """Linux names are bytes; Python stands for one that is not UTF-8 by a surrogate."""
+    path = tmp_path / os.fsdecode(b"a\xe9.png")
+    Image.new("RGB", (2, 1), "red").save(str(path))
+    assert read_image(str(path))[0, :, 0, 0].tolist() == [1, -1, -1]
+    with pytest.raises(FileNotFoundError, match="no such file. Did you mean a"):
+        read_image(str(tmp_path / os.fsdecode(b"a\xea.png")))
 
 
 def reference_blend(mask: torch.Tensor, radius: int, sigma: float) -> torch.Tensor:

@@ -1,3 +1,5 @@
+import errno
+import json
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -5,11 +7,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
 import evaluate
-from tasks.output import write_film
+from tasks.output import write_film, write_results
 from tests.tasks.toys import TASKS, ExactMethod
 
 KEYS = {"num_frames": 4, "options": {"alpha": 1.0}, "frames_per_second": 5}
@@ -67,3 +70,73 @@ def test_without_the_film_library_there_is_the_gif_and_a_line(tmp_path, capsys, 
     monkeypatch.setattr(av, "open", lambda file, *_, **__: Path(file).write_bytes(b"half") and 1 / 0)
     evaluate.do_task(Path("x.ckpt"), animation, ExactMethod(), tmp_path)
     assert not (tmp_path / "film.mp4").exists() and "no film.mp4: ZeroDivisionError" in capsys.readouterr().out
+
+
+def pictures(number: int) -> dict[str, torch.Tensor]:
+    return {f"sample_{i:03d}": torch.full((3, 4, 5), i / number) for i in range(number)}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_own_earlier_files_are_replaced_and_no_others(tmp_path):
+    folder = tmp_path / "new" / "out"
+    described = write_results(folder, "generate", {"task": {"seed": 1}}, pictures(8) | {"sources": torch.arange(3)})
+    assert described.endswith("sample_007.png, sources.npz") and len(contents(folder)) == 10
+    write_results(folder, "edit", {}, {"00_input": torch.zeros(3, 4, 5)})
+    (folder / "sample_900.png").write_bytes(b"by hand")
+    write_results(folder, "generate", {"task": {"seed": 2}}, pictures(2))
+    names = ["00_input.png", "edit.json", "generate.json", "sample_000.png", "sample_001.png", "sample_900.png"]
+    assert sorted(contents(folder)) == names
+    manifest = json.loads((folder / "generate.json").read_text())
+    assert manifest == {"task": {"seed": 2}, "files": ["sample_000.png", "sample_001.png"]}
+
+
+def test_a_manifest_cannot_name_files_elsewhere(tmp_path):
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(b"x")
+    (tmp_path / "out").mkdir()
+    names = ["../outside.png", str(outside), "notes.txt", 3, "a/../../outside.png"]
+    for text in (json.dumps({"files": names}), "[", "[]", "{}"):
+        (tmp_path / "out/generate.json").write_text(text)
+        (tmp_path / "out/notes.txt").write_text("mine")
+        write_results(tmp_path / "out", "generate", {}, pictures(1))
+        assert outside.exists() and (tmp_path / "out/notes.txt").exists()
+
+
+class FullDisk:
+    """Writes half of the files, then half of one."""
+
+    def __init__(self, save, files):
+        self.save, self.files = save, files
+
+    def __call__(self, image, path, **options):
+        self.files -= 1
+        if self.files < 0:
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        self.save(image, path, **options)
+
+
+@pytest.mark.parametrize("files", [0, 1, 3])
+def test_a_full_disk_leaves_everything_as_it_was(tmp_path, monkeypatch, files):
+    write_results(tmp_path / "old", "generate", {}, pictures(3))
+    before = contents(tmp_path / "old")
+    failing = FullDisk(Image.Image.save, files)
+    monkeypatch.setattr(Image.Image, "save", lambda *arguments, **options: failing(*arguments, **options))
+    for folder in ("old", "new"):
+        failing.files = files
+        with pytest.raises(OSError, match="No space left"):
+            write_results(tmp_path / folder, "generate", {}, pictures(5))
+    assert contents(tmp_path / "old") == before and not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_no_missing_codec(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tasks.output.write_film", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_results(tmp_path / "out", "animate", {}, pictures(3), frames_per_second=5.0)
+    assert not (tmp_path / "out").exists()
