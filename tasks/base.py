@@ -4,6 +4,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter
 from typing import Any
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from core.errors import UserError, nearest_hint
 from core.memory import memory_limit
-from core.types import Options
+from core.types import ImageSize, NonNegativeInt, Options, PathStr, Seed
 from core.units import human_bytes
 from modules import capabilities
 from modules.base import GenerativeModule, sampling_mode
+from modules.capabilities import Injects, Samples
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 OUTPUT_BYTES = 12  # of a pixel of an image: three float32
@@ -26,24 +28,24 @@ SIZE_KEYS = ("size", "factor", "num_images", "batch_size", "num_points", "num_fr
 OUT_OF_MEMORY = re.compile(r"(allocate|enough) memory|Storage size calculation overflowed|out of memory", re.IGNORECASE)
 
 
+@dataclass(kw_only=True)
 class Task(ABC):
     """A use of a trained model. A call yields names and images [3, H, W] in [-1, 1], or integers of any shape.
 
-    Attributes:
-        capability: the protocol of `modules.capabilities` whose function the task calls.
-        options: further keywords of that function, which only some methods have.
-        seed: with a module it determines the images; image i does not depend on how many there are.
-        size: height and width of the images; None: those of the model or of the input.
-        frames_per_second: set if the images are the frames of an animation.
+    A task sets `capability`, the protocol of `modules.capabilities` whose function it calls. Its fields are the keys of its
+    configuration.
+
+    Args:
+        options: keywords that only some methods have, checked against the method's signature.
+        seed: with the number of an image it determines the image.
     """
 
-    capability: type
-    options: Options | None
-    seed: int
-    size: tuple[int, int] | list[int] | None = None
+    capability = Samples
     num_images = batch_size = num_points = num_frames = 1
-    scale: int | None = None
-    frames_per_second: float | None = None
+    size = scale = frames_per_second = None
+
+    options: Options | None = None
+    seed: Seed = 0
 
     @abstractmethod
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]: ...
@@ -89,12 +91,6 @@ class Task(ABC):
             method = type(module).__name__
             raise UserError(f"task {self.name}: this {method} cannot draw images yet, its training ended in {stage}")
 
-    def inject(self, module: GenerativeModule, image: Tensor) -> Tensor:
-        """An image [1, 3, H, W] rendered by the model from `scale` on, on the CPU."""
-        function = self.bind(module)
-        with sampling_mode(module, self.seed, [0]):
-            return function(image.to(module.device)).cpu()
-
     def output_size(self, module: GenerativeModule) -> tuple[int, int]:
         return tuple(self.size or module.image_size)
 
@@ -113,6 +109,30 @@ class Task(ABC):
                 f"Methods with {name}: {', '.join(able) or 'none'}."
             )
         return {name: _converted(value, known[name], f"task.options.{name}") for name, value in values.items()}
+
+
+@dataclass(kw_only=True)
+class ImageTask(Task):
+    """A task that renders an image with the model.
+
+    Args:
+        image: file of any size and mode.
+        scale: where the image enters the model, 0 = coarsest; finer scales keep more of the image. None: the coarsest one
+            that the method takes an image at.
+        size: [height, width] to work at; by default the image is scaled until its shorter side is the model's.
+    """
+
+    capability = Injects
+
+    image: PathStr
+    scale: NonNegativeInt | None = None
+    size: ImageSize | None = None
+
+    def inject(self, module: GenerativeModule, image: Tensor) -> Tensor:
+        """An image [1, 3, H, W] rendered by the model from `scale` on, on the CPU."""
+        function = self.bind(module)
+        with sampling_mode(module, self.seed, [0]):
+            return function(image.to(module.device)).cpu()
 
 
 def _converted(value: Any, parameter: Parameter, key: str) -> Any:

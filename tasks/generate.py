@@ -1,16 +1,18 @@
 """Draws new images."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from core.types import ImageSize, Options, PositiveInt, Seed
+from core.types import ImageSize, PositiveInt
 from modules.base import GenerativeModule, sampling_mode
-from modules.capabilities import ExplainsSources, Samples
+from modules.capabilities import ExplainsSources
 from tasks.base import Task
 
 
+@dataclass(kw_only=True)
 class Generate(Task):
     """Random images: `sample_000`, `sample_001`, …
 
@@ -21,21 +23,11 @@ class Generate(Task):
         num_images: number of images.
         size: [height, width]; by default the training size.
         batch_size: images computed at once; it limits the memory and changes no image.
-        options: options of the method, such as start_scale, temperature, top_k and noise.
-        seed: with the number of an image it determines the image.
     """
 
-    capability = Samples
-
-    def __init__(
-        self,
-        num_images: PositiveInt = 8,
-        size: ImageSize | None = None,
-        batch_size: PositiveInt = 16,
-        options: Options | None = None,
-        seed: Seed = 0,
-    ) -> None:
-        self.num_images, self.size, self.batch_size, self.options, self.seed = num_images, size, batch_size, options, seed
+    num_images: PositiveInt = 8
+    size: ImageSize | None = None
+    batch_size: PositiveInt = 16
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
         sample, size = self.bind(module), tuple(self.size or ()) or None

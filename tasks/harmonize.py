@@ -1,6 +1,7 @@
 """Adapts a pasted object to the image around it."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -9,18 +10,18 @@ from pydantic import Field
 from torch import Tensor
 
 from core.errors import UserError
-from core.types import ImageSize, NonNegativeFloat, NonNegativeInt, Options, PathStr, PositiveInt, Seed
+from core.types import ImageSize, NonNegativeFloat, PathStr, PositiveInt
 from modules.base import GenerativeModule
-from modules.capabilities import Injects
 from modules.ops.images import resize
-from tasks.base import Task
+from tasks.base import ImageTask
 from tasks.inputs import blend, blending_mask, dilate, mask_image, read_image, read_masked, working_size
 from tasks.paint import palette, quantize
 
 Position = Annotated[list[int], Field(min_length=2, max_length=2, description="[row, column]")]
 
 
-class Harmonize(Task):
+@dataclass(kw_only=True)
+class Harmonize(ImageTask):
     """Renders the object in trained colors and textures: `00_input`, `01_mask` (as used), `02_harmonized`.
 
     `02_harmonized` is (1 - m) · input + m · rendering with the softened mask m; with `object`, the image without the object
@@ -35,33 +36,22 @@ class Harmonize(Task):
         colors: first each pixel of the object gets the nearest of this number of colors of the rest of the image: trained
             generators have seen no others, and turn an orange object in an image without red into magenta. None: off, as in
             the paper.
-        scale, size, dilation, blur, options, seed: as in the task `edit`, with a tighter mask (released code of SinGAN).
+        dilation, blur: as in the task `edit`, with a tighter mask (released code of SinGAN).
     """
 
-    capability = Injects
+    mask: PathStr | None = None
+    object: PathStr | None = None
+    position: Position | None = None
+    object_size: ImageSize | None = None
+    colors: PositiveInt | None = None
+    dilation: NonNegativeFloat = 7.0
+    blur: NonNegativeFloat = 5.0
 
-    def __init__(
-        self,
-        image: PathStr,
-        mask: PathStr | None = None,
-        object: PathStr | None = None,
-        position: Position | None = None,
-        object_size: ImageSize | None = None,
-        colors: PositiveInt | None = None,
-        scale: NonNegativeInt | None = None,
-        size: ImageSize | None = None,
-        dilation: NonNegativeFloat = 7.0,
-        blur: NonNegativeFloat = 5.0,
-        options: Options | None = None,
-        seed: Seed = 0,
-    ) -> None:
-        if (mask is None) == (object is None):
+    def __post_init__(self) -> None:
+        if (self.mask is None) == (self.object is None):
             raise UserError("task.mask and task.object: set one of them, the mask of an object in the image or an object")
-        if object is None and (position, object_size) != (None, None):
+        if self.object is None and (self.position, self.object_size) != (None, None):
             raise UserError("task.position and task.object_size are for task.object; leave them out with task.mask")
-        self.image, self.mask, self.object, self.position = image, mask, object, position
-        self.object_size, self.colors, self.scale, self.size = object_size, colors, scale, size
-        self.dilation, self.blur, self.options, self.seed = dilation, blur, options, seed
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
         self.bind(module)  # before files are read

@@ -1,16 +1,18 @@
 """Fills a hole in an image in several ways."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from core.types import ImageSize, NonNegativeFloat, Options, PathStr, PositiveInt, Seed
+from core.types import ImageSize, NonNegativeFloat, PathStr, PositiveInt
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import Inpaints
 from tasks.base import Task
 from tasks.inputs import blend, feathered_mask, mask_image, read_masked
 
 
+@dataclass(kw_only=True)
 class Inpaint(Task):
     """Fills: `00_input`, `01_mask`, `02_fill_000`, `02_fill_001`, …, and with `composite` also `03_composite_000`, …
 
@@ -24,25 +26,16 @@ class Inpaint(Task):
         composite: also blend every fill into the input, with soft edges around the hole.
         feather: sigma of these edges in pixels at a longer side of 250, scaled with the image.
         size: [height, width] to work at; by default the image is scaled until its shorter side is the model's.
-        options: options of the method, such as temperature, top_k, candidates and guided.
-        seed: with the number of a fill it determines the fill.
     """
 
     capability = Inpaints
 
-    def __init__(
-        self,
-        image: PathStr,
-        mask: PathStr,
-        num_images: PositiveInt = 3,
-        composite: bool = False,
-        feather: NonNegativeFloat = 5.0,
-        size: ImageSize | None = None,
-        options: Options | None = None,
-        seed: Seed = 0,
-    ) -> None:
-        self.image, self.mask, self.num_images, self.composite = image, mask, num_images, composite
-        self.feather, self.size, self.options, self.seed = feather, size, options, seed
+    image: PathStr
+    mask: PathStr
+    num_images: PositiveInt = 3
+    composite: bool = False
+    feather: NonNegativeFloat = 5.0
+    size: ImageSize | None = None
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
         inpaint = self.bind(module)

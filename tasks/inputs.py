@@ -52,9 +52,7 @@ def read_prepared(path: str, module: GenerativeModule, size: Sequence[int] | Non
     return resize(image, working_size(image.shape[-2:], module.image_size, size))
 
 
-def read_masked(
-    path: str, mask_path: str, module: GenerativeModule, size: Sequence[int] | None
-) -> tuple[Tensor, Tensor]:
+def read_masked(path: str, mask_path: str, module: GenerativeModule, size: Sequence[int] | None) -> tuple[Tensor, Tensor]:
     """The image at the working size, and its mask [1, 1, H, W] of zeros and ones, 1 = the region to change.
 
     Gray values of the mask are cut at one half, transparency counts as black. A pixel of the working size is masked if any

@@ -1,6 +1,7 @@
 """Changes images gradually into one another."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from core.errors import UserError
-from core.types import ImageSize, Options, PathStr, Seed
+from core.types import ImageSize, PathStr
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import Encodes, Interpolates
 from tasks.animate import FrameCount, FrameRate
@@ -20,6 +21,7 @@ from tasks.inputs import read_prepared
 Files = Annotated[list[PathStr], Field(min_length=2)]
 
 
+@dataclass(kw_only=True)
 class Interpolate(Task):
     """A path through the model's latents, as frames `frame_0000`, `frame_0001`, …
 
@@ -30,25 +32,16 @@ class Interpolate(Task):
         loop: return to the first image at the end.
         size: [height, width]; by default the training size.
         frames_per_second: of the animation that evaluate.py writes next to the frames.
-        options: options of the method.
-        seed: with the number of a random image it determines the image.
     """
 
     capability = Interpolates
 
-    def __init__(
-        self,
-        num_points: FrameCount = 4,
-        images: Files | None = None,
-        num_frames: FrameCount = 12,
-        loop: bool = True,
-        size: ImageSize | None = None,
-        frames_per_second: FrameRate = 10.0,
-        options: Options | None = None,
-        seed: Seed = 0,
-    ) -> None:
-        self.num_points, self.images, self.num_frames, self.loop, self.size = num_points, images, num_frames, loop, size
-        self.frames_per_second, self.options, self.seed = frames_per_second, options, seed
+    num_points: FrameCount = 4
+    images: Files | None = None
+    num_frames: FrameCount = 12
+    loop: bool = True
+    size: ImageSize | None = None
+    frames_per_second: FrameRate = 10.0
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
         sample_latents, size = self.bind(module), tuple(self.size or module.image_size)

@@ -1,6 +1,7 @@
 """Turns clip-art into a photograph."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -8,46 +9,32 @@ from pydantic import Field
 from torch import Tensor
 
 from core.errors import UserError
-from core.types import ImageSize, NonNegativeInt, Options, PathStr, Seed
+from core.types import PathStr
 from modules.base import GenerativeModule
-from modules.capabilities import Injects
 from modules.ops.kmeans import kmeans
 from modules.ops.nearest import nearest
-from tasks.base import Task
+from tasks.base import ImageTask
 from tasks.inputs import read_prepared
 
 
-class Paint(Task):
+@dataclass(kw_only=True)
+class Paint(ImageTask):
     """The shapes of a drawing in the textures of the training images: `00_input`, (`01_quantized`,) `02_photograph`.
 
     Args:
         image: file of the drawing, any size and mode.
-        scale: where the drawing enters, 0 = coarsest; finer scales keep more of its flat colors. None: the coarsest one
-            that the method takes an image at; the paper (SinGAN, Rott Shaham et al. 2019) uses its scales 1 and 2.
+        scale: as in other tasks; the paper (SinGAN, Rott Shaham et al. 2019) uses its scales 1 and 2.
         colors: first each pixel gets the nearest of this number of colors of `reference` (the paper's 5). Models that were
             trained with a palette of their own do this themselves at their scale. None: off.
         reference: file of a training image, for `colors`.
-        size: [height, width] to work at; by default the drawing is scaled until its shorter side is the model's.
-        options: options of the method.
-        seed: for methods that draw noise, and for the choice of colors.
     """
 
-    capability = Injects
+    colors: Annotated[int, Field(ge=2)] | None = None
+    reference: PathStr | None = None
 
-    def __init__(
-        self,
-        image: PathStr,
-        scale: NonNegativeInt | None = None,
-        colors: Annotated[int, Field(ge=2)] | None = None,
-        reference: PathStr | None = None,
-        size: ImageSize | None = None,
-        options: Options | None = None,
-        seed: Seed = 0,
-    ) -> None:
-        if (colors is None) != (reference is None):
+    def __post_init__(self) -> None:
+        if (self.colors is None) != (self.reference is None):
             raise UserError("task.colors and task.reference belong together: a number, and the file of a training image")
-        self.image, self.scale, self.colors, self.reference = image, scale, colors, reference
-        self.size, self.options, self.seed = size, options, seed
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
         self.bind(module)  # before files are read

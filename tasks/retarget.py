@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
-from core.types import ImageSize, NonNegativeInt, Options, PathStr, Seed
 from modules.base import GenerativeModule, sampling_mode
-from modules.capabilities import Injects, Reconstructs
+from modules.capabilities import Reconstructs
 from modules.ops.images import resize
-from tasks.base import Task
+from tasks.base import ImageTask
 from tasks.inputs import read_prepared
 
 
-class Retarget(Task):
+@dataclass(kw_only=True)
+class Retarget(ImageTask):
     """The stretched image rendered from unstretched patches: `00_input`, `01_stretched`, `02_retargeted`.
 
     At the image's own size in the model, `02_retargeted` is its reconstruction.
@@ -23,26 +24,11 @@ class Retarget(Task):
     Args:
         image: file of a training image.
         size: [height, width] of the result; None: the image's aspect with the model's shorter side, for the reconstruction.
-        scale: where the stretched image enters, 0 = coarsest; None: the coarsest scale that the method takes an image at.
         step: largest ratio by which a side changes at once, such as 1.25: a far size is reached in several rounds, each of
             which stretches the result of the one before. None: at once. (GPNN's paper retargets gradually, ratio not stated.)
-        options: options of the method, such as alpha and iterations_coarsest (GPNN, Granot et al. 2022, retargets with 0.005
-            and 10) or noise (GPDM, Elnekave & Weiss 2022, with 0.05).
-        seed: for methods that draw noise.
     """
 
-    capability = Injects
-
-    def __init__(
-        self,
-        image: PathStr,
-        size: ImageSize | None = None,
-        scale: NonNegativeInt | None = None,
-        step: Annotated[float, Field(gt=1)] | None = None,
-        options: Options | None = None,
-        seed: Seed = 0,
-    ) -> None:
-        self.image, self.size, self.scale, self.step, self.options, self.seed = image, size, scale, step, options, seed
+    step: Annotated[float, Field(gt=1)] | None = None
 
     def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
         inject = self.bind(module)

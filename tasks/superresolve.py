@@ -1,6 +1,7 @@
 """Enlarges a small image and repeats its fine structure at the finer size."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated
 from warnings import warn
 
@@ -9,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from core.errors import UserError
-from core.types import Options, PathStr, Seed
+from core.types import PathStr
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import SuperResolves
 from modules.ops.images import resize, to_uint8
@@ -17,6 +18,7 @@ from tasks.base import Task
 from tasks.inputs import read_image
 
 
+@dataclass(kw_only=True)
 class Superresolve(Task):
     """`00_input`, `01_bicubic` (plain resizing, for comparison), `02_superresolved`; with `reference` prints the PSNR.
 
@@ -30,23 +32,14 @@ class Superresolve(Task):
             several times shift colors a little each time; SinGAN's paper does not correct that. Iterated back-projection
             (Irani & Peleg 1991), three rounds.
         reference: file of the true large image, of the output's size, to compare with.
-        options: options of the method.
-        seed: for methods that draw noise.
     """
 
     capability = SuperResolves
 
-    def __init__(
-        self,
-        image: PathStr,
-        factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 4.0,
-        consistent: bool = True,
-        reference: PathStr | None = None,
-        options: Options | None = None,
-        seed: Seed = 0,
-    ) -> None:
-        self.image, self.factor, self.consistent, self.reference = image, factor, consistent, reference
-        self.options, self.seed = options, seed
+    image: PathStr
+    factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 4.0
+    consistent: bool = True
+    reference: PathStr | None = None
 
     def output_size(self, module: GenerativeModule) -> tuple[int, int]:
         return tuple(int(self.factor * side) for side in module.image_size)

@@ -3,6 +3,7 @@
     python -m tests.tasks.table    # renews docs/tasks.md and the table in README.md
 """
 
+import dataclasses
 import inspect
 import json
 import re
@@ -63,9 +64,9 @@ def page() -> str:
     """docs/tasks.md: for each task what it writes, its keys, and the methods with their options."""
     parts = [PAGE]
     for row in rows():
-        text = inspect.getdoc(row.task).replace("Args:\n", "Keys:\n\n")
-        keys = re.sub(r"^    (\w[\w, ]*): ", r"- `\1`: ", text, flags=re.MULTILINE)
-        parts += [f"## {row.name}\n", f"{_title(row)}\n", keys.replace("\n        ", "\n  ")]
+        text = inspect.getdoc(row.task).partition("Args:")[0].strip()
+        keys = [f"- `{key}`: {line}" for key, line in _keys(row.task).items()]
+        parts += [f"## {row.name}\n", f"{_title(row)}\n", f"{text}\n\nKeys:\n", *keys]
         parts += [f"\n```\npython {row.example}\n```\n", "| method | options |", "|---|---|"]
         parts += [f"| {method} | {_options(options)} |" for method, options in row.options.items()]
         parts.append("")
@@ -76,6 +77,17 @@ def renewed(readme: str) -> str:
     """The text of README.md with the current table between its markers."""
     before, rest = readme.split(BEGIN)
     return f"{before}{BEGIN}\n{readme_table()}\n{END}{rest.split(END)[1]}"
+
+
+def _keys(task: type[Task]) -> dict[str, str]:
+    """What the docstrings of a task and its bases say about its fields."""
+    texts = {}
+    for class_ in reversed(task.__mro__[:-2]):
+        entries = re.findall(r"^    (\w[\w, ]*): ((?:.|\n {8})*)", inspect.getdoc(class_).partition("Args:")[2], re.MULTILINE)
+        for names, text in entries:
+            texts |= {name: " ".join(text.split()).replace("None:", "null:") for name in names.split(", ")}
+    names = sorted((field.name for field in dataclasses.fields(task)), key=["options", "seed"].count)
+    return {name: texts[name] for name in names}
 
 
 def _title(row: Row) -> str:
