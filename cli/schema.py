@@ -102,6 +102,17 @@ class Source(dict):
             found[arguments.kwarg.arg] = inspect.Parameter(arguments.kwarg.arg, inspect.Parameter.VAR_KEYWORD)
         return found
 
+    def fields(self, node: ast.ClassDef) -> Parameters:
+        """The fields of a dataclass, without inherited ones."""
+        empty, kind = inspect.Parameter.empty, inspect.Parameter.KEYWORD_ONLY
+        fields = [(f.target.id, f.value, f.annotation) for f in node.body if isinstance(f, ast.AnnAssign)]
+        return {
+            name: inspect.Parameter(
+                name, kind, default=self.evaluate(value) if value else empty, annotation=self.annotation(annotation)
+            )
+            for name, value, annotation in fields
+        }
+
 
 def complete(
     node: Any, key: str, mistakes: Mistakes, injected: Collection[str] = (), texts: Mapping[str, str] | None = None
@@ -245,6 +256,9 @@ def _constructor(class_path: str) -> Parameters:
     for member in node.body:
         if isinstance(member, ast.FunctionDef) and member.name == "__init__":
             return source.parameters(member.args)
+    if any(ast.unparse(decorator).startswith("dataclass") for decorator in node.decorator_list):
+        inherited = (item for base in bases if base for item in _constructor(base).items())
+        return dict(inherited) | source.fields(node)
     found = (_constructor(base) if base else OPEN_ENDED for base in bases)
     return next((parameters for parameters in found if parameters), {})
 

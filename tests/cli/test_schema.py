@@ -75,6 +75,9 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "class Other(PathLike): ...\nclass Second(First): ...\nclass Third(Second): ...\nclass Plain: ...\n"
         "class Method:\n    def __init__(self, width: int = COUNT, share: Share = 0.25, condition: Node | None = None,\n"
         "                 labels: Labels | None = None, several: list[Node] = (), options: Node | None = None) -> None: ...\n",
+        "fields": "from abc import ABC\nfrom dataclasses import dataclass\nfrom modules.first import COUNT, PositiveInt\n"
+        "@dataclass(kw_only=True)\nclass Base(ABC):\n    kind = 3\n    a: PositiveInt\n    b: int = COUNT\n"
+        "@dataclass(kw_only=True)\nclass Fields(Base):\n    c: str = 'x'\n    b: int = 7\n",
     }
     for name, text in files.items():
         (tmp_path / f"modules/{name}.py").write_text(text)
@@ -89,6 +92,13 @@ def test_a_class_without_a_constructor_has_that_of_its_base() -> None:
     assert parameters["b"].annotation == list[PositiveInt] and parameters["device"].annotation is Any
     assert [p.kind for p in signature_of("modules.second.Other").values()] == [inspect.Parameter.VAR_KEYWORD]
     assert signature_of("modules.second.Plain") == {}
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_dataclass_has_its_fields_and_those_of_its_bases() -> None:
+    parameters = signature_of("modules.fields.Fields")
+    assert {name: p.default for name, p in parameters.items()} == {"a": inspect.Parameter.empty, "b": 7, "c": "x"}
+    assert parameters["a"].annotation == PositiveInt and parameters["c"].annotation is str
 
 
 LABELS, METHOD = "modules.first.Labels", "modules.second.Method"

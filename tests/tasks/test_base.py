@@ -96,6 +96,17 @@ def test_options_are_checked_against_the_signature(options, message):
         list(task("generate", options=options)(Choosy()))
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("generate", "temperature"), ("generate", "top_k"), ("generate", "start_scale"), ("inpaint", "candidates"),
+     ("edit", "finetune"), ("retarget", "alpha"), ("retarget", "iterations_coarsest"), ("retarget", "noise"), ("animate", "beta")],
+)  # fmt: skip
+def test_keys_that_have_become_options_are_answered_with_the_new_ones(files, name, key):
+    given = {key: files[key] for key in ("image", "mask") if key in OmegaConf.load(TASKS / f"{name}.yaml").task}
+    with pytest.raises(UserError, match=rf"^task.{key}: \w+ has no such key. An option of the method is set by task.options.{key}"):
+        task(name, **given, **{key: 1})
+
+
 def test_options_of_the_right_type_arrive():
     plain, half = (
         dict(task("generate", options=options)(Choosy()))["sample_000"]
