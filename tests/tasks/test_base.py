@@ -99,11 +99,13 @@ def test_options_are_checked_against_the_signature(options, message):
 @pytest.mark.parametrize(
     ("name", "key"),
     [("generate", "temperature"), ("generate", "top_k"), ("generate", "start_scale"), ("inpaint", "candidates"),
-     ("edit", "finetune"), ("retarget", "alpha"), ("retarget", "iterations_coarsest"), ("retarget", "noise"), ("animate", "beta")],
+     ("edit", "finetune"), ("retarget", "alpha"), ("retarget", "iterations_coarsest"), ("retarget", "noise"),
+     ("animate", "beta")],
 )  # fmt: skip
 def test_keys_that_have_become_options_are_answered_with_the_new_ones(files, name, key):
     given = {key: files[key] for key in ("image", "mask") if key in OmegaConf.load(TASKS / f"{name}.yaml").task}
-    with pytest.raises(UserError, match=rf"^task.{key}: \w+ has no such key. An option of the method is set by task.options.{key}"):
+    message = rf"^task.{key}: \w+ has no such key. An option of the method is set by task.options.{key}"
+    with pytest.raises(UserError, match=message):
         task(name, **given, **{key: 1})
 
 
