@@ -20,7 +20,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cli.build import build
-from cli.environment import configure_openmp, filter_warnings
+from cli.environment import configure_openmp, filter_warnings, protect_output
 from cli.errors import report_user_errors
 from cli.evaluation import output_folder, rebuild, report_config, split_arguments, stored_config, task_config
 from cli.reference import help_text
@@ -94,6 +94,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__.strip())
         return 0
     configure_openmp()
+    protect_output()
     filter_warnings()
     with report_user_errors() as errors:
         if show_help:

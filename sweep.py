@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
+from cli.environment import protect_output
 from cli.grid import Trial, is_finished, trials
 
 TRAIN = Path(__file__).parent / "train.py"
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         print(__doc__.strip())
         return 0
+    protect_output()
     try:
         grid = trials([word for word in arguments if word != "--dry-run"])
     except (ValueError, OSError) as error:

@@ -21,12 +21,13 @@ W&B: after `wandb login` the run is online, else it stays on this machine. W&B's
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from cli.build import build
-from cli.environment import configure_openmp, filter_warnings
+from cli.environment import configure_openmp, filter_warnings, protect_output
 from cli.errors import report_user_errors
 from cli.loader import load_config
 from cli.reference import help_text
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__.strip())
         return 0
     configure_openmp()
+    protect_output()
     filter_warnings()
     dry_run = "--dry-run" in arguments
     with StopSignals() as stop, report_user_errors() as errors:
@@ -60,10 +62,17 @@ def main(arguments: list[str]) -> int:
             return 0
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
         if trainer.is_global_zero:
-            print(f"Done. {config.run_dir} holds checkpoints/, images/, metrics.csv and config.yaml.")
-            print(f"Measure it: python evaluate.py {config.run_dir}/checkpoints/last.ckpt")
+            print(closing_text(Path(config.run_dir)))
         return 0
     return stop.exit_code or errors.exit_code
+
+
+def closing_text(run_dir: Path) -> str:
+    """What a run has left behind, and how to measure it."""
+    entries = [name for name in ("checkpoints/", "images/", "metrics.csv", "config.yaml") if (run_dir / name).exists()]
+    last = run_dir / "checkpoints/last.ckpt"
+    measure = f"\nMeasure it: python evaluate.py {quote(str(last))}" if last.is_file() else ""
+    return f"Done. {quote(str(run_dir))} holds {', '.join(entries)}.{measure}"
 
 
 def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | None]:
@@ -71,10 +80,11 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
     from lightning import seed_everything  # not at the top: help and mistakes are answered without torch
 
     from callbacks.config_snapshot import ConfigSnapshot
+    from callbacks.monitors import check_monitors
     from callbacks.run_manifest import RunManifest
     from callbacks.terminate_ranks import TerminateAllRanks
     from experiment.checkpoint import AtomicCheckpointIO, remove_leftovers
-    from experiment.ranks import Ranks, check_number, cluster_plugins
+    from experiment.ranks import Ranks, check_number, check_port, cluster_plugins
     from experiment.resume import resume_point
 
     begins = config.resume is None and not dry_run and is_first_process()
@@ -92,6 +102,8 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
     callbacks += [ConfigSnapshot(config), card := RunManifest(config, checkpoint), TerminateAllRanks()]
     plugins = [AtomicCheckpointIO(), *cluster_plugins()]
     trainer = check_number(build(config.trainer, logger=loggers, callbacks=callbacks, plugins=plugins))
+    check_port(trainer)
+    check_monitors(trainer, module)
     if not dry_run:
         remove_leftovers(config.run_dir)
         card.begin(trainer, module, datamodule)

@@ -1,4 +1,4 @@
-"""Environment variables that have to be right before torch is imported. Standard library only.
+"""Output streams, and environment variables that have to be right before torch is imported. Standard library only.
 
 torch computes on the CPU with OpenMP, whose threads by default spin while they wait for each other. That is
 good on an idle machine and ruinous on a busy one, where a spinning thread holds the core that the awaited one needs. A
@@ -15,8 +15,39 @@ one process; of several processes on one machine Lightning gives each its share 
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import MutableMapping
+from contextlib import suppress
+from typing import Any
+
+
+class LenientStream:
+    """An output stream whose errors, such as a full disk or a closed pipe, do not end a run; unknown letters are escaped."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
+def protect_output() -> None:
+    """Makes standard output and error streams lenient."""
+    for name in ("stdout", "stderr"):
+        if not isinstance(getattr(sys, name), LenientStream):
+            setattr(sys, name, LenientStream(getattr(sys, name)))
 
 
 def configure_openmp(environment: MutableMapping[str, str] = os.environ) -> None:

@@ -36,6 +36,12 @@ TOP_LEVEL: dict[str, Any] = {
 }
 OBJECTS = ("module", "datamodule", "trainer", "task")  # nodes; loggers and callbacks are groups of nodes
 OPTIONS = ("--dry-run", "--help")
+# What Lightning takes and the methods do not: they optimize manually, with float32 noise and buffers.
+TRAINER_LIMITS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "gradient_clip_val": ((None,), "methods clip their own gradients, some have module.clip_norm"),
+    "accumulate_grad_batches": ((None, 1), "raise datamodule.batch_size or trainer.devices"),
+    "precision": ((None, 32, "32", "32-true", 16, "16", "16-mixed", "bf16", "bf16-mixed"), "use 32-true or bf16-mixed"),
+}
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
 FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
 
@@ -85,6 +91,10 @@ def load_config(
             mistakes.add(key, f"{key}: no {key}.class_path is given.{known}")
         else:
             siblings[name] = complete(node, key, mistakes, texts=texts)
+    trainer = config.get("trainer") or {}
+    for name, (allowed, reason) in TRAINER_LIMITS.items() if isinstance(trainer, Mapping) else ():
+        if trainer.get(name) not in allowed:
+            mistakes.add(f"trainer.{name}", f"trainer.{name}: {trainer[name]!r} is not supported; {reason}.")
     mistakes.raise_any()
     return OmegaConf.create(config)
 

@@ -1,13 +1,15 @@
 """Several processes as one training: as many as were meant, all beginning alike, none waiting for a lost one for ever."""
 
 import hashlib
+import os
+import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
 from core.errors import UserError
@@ -81,3 +83,17 @@ def check_number(trainer: Trainer) -> Trainer:
             )
         break
     return trainer
+
+
+def check_port(trainer: Trainer) -> None:
+    """UserError if MASTER_PORT is taken, where this process is the one that would listen on it."""
+    port = os.environ.get("MASTER_PORT")
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if not port or trainer.world_size == 1 or not isinstance(environment, LightningEnvironment) or not trainer.is_global_zero:
+        return
+    try:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("", int(port)))
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(f"MASTER_PORT={port}: cannot listen on this port ({error}); unset it or choose another one.") from None

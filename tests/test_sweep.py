@@ -17,7 +17,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 import sweep
 from cli.grid import trials
-from cli.loader import load_config
+from cli.loader import load_config, read_config
 from core.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -217,7 +217,7 @@ def test_wandbs_agent_drives_train_py_as_it_is(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("value", [True, False, 7, 1e-05, 2.5e-10, [8, 4, 4], ["fd", "kd"], "adam", [0.5, 0.999]])
 def test_what_the_agent_writes_is_read_as_it_was_meant(value: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "k3x9ab2c")
-    assert load_config(agents_words({"module.own": value})).module.own == value
+    assert read_config(agents_words({"module.own": value})).module.own == value
 
 
 def test_a_sweep_without_the_agent_is_refused_with_the_variable() -> None:
