@@ -4,6 +4,7 @@ Imports neither torch nor lightning, so that help and mistakes are answered at o
 """
 
 import difflib
+import json
 import os
 import re
 import unicodedata
@@ -96,7 +97,7 @@ def load_config(
         if trainer.get(name) not in allowed:
             mistakes.add(f"trainer.{name}", f"trainer.{name}: {trainer[name]!r} is not supported; {reason}.")
     mistakes.raise_any()
-    return OmegaConf.create(config)
+    return OmegaConf.create(json.loads(json.dumps(config)))  # with lists for tuples, as YAML and checkpoints hold it
 
 
 def read_config(

@@ -1,7 +1,10 @@
 """train.py as a user calls it."""
 
+import io
 import json
 import os
+import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +13,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning import Trainer
 from PIL import Image
 
 import train
+from cli.environment import protect_output
 from cli.loader import load_config
+from core.errors import UserError
+from experiment.ranks import check_port
 
 ROOT = Path(__file__).parent.parent
 STARTER = ["datamodule.image_size=[48,64]", "datamodule.samples_per_epoch=4", "datamodule.batch_size=2",
@@ -160,6 +167,7 @@ def tiny_image(folder: Path) -> str:
     return f"datamodule.root={folder}"
 
 
+EARLY_STOPPING = "callbacks.stop={class_path: lightning.pytorch.callbacks.EarlyStopping, monitor: val/kd}"
 MISTAKES = {
     "file below the coarsest scale": (tiny_image, ["b.png", "coarsest scale (24, 32)"]),
     "missing folder": (lambda folder: f"datamodule.root={folder}", ["data"]),
@@ -169,8 +177,13 @@ MISTAKES = {
     "unknown callback key": (lambda _: "callbacks.images.num=1", ["callbacks.images.num", "ImageGrid", "num_images"]),
     "wrong type": (lambda _: "module.width=wide", ["module.width", "int", "wide"]),
     "wrong trainer": (lambda _: "trainer.precision=half", ["trainer.precision", "half"]),
+    "clipped gradients": (lambda _: "trainer.gradient_clip_val=1", ["trainer.gradient_clip_val: 1", "module.clip_norm"]),
+    "accumulated gradients": (lambda _: "trainer.accumulate_grad_batches=2", ["trainer.accumulate_grad_batches: 2"]),
+    "double precision": (lambda _: "trainer.precision=64-true", ["trainer.precision: '64-true'", "32-true"]),
+    "monitor of nothing": (lambda _: "callbacks.checkpoint.monitor=val_loss", ["StageCheckpoint: monitor=val_loss", "val/kd"]),
+    "monitor without metrics": (lambda _: EARLY_STOPPING, ["EarlyStopping: monitor=val/kd", "callbacks.metrics"]),
     "no such device": (lambda _: "trainer.accelerator=abacus", ["trainer: ", "abacus"]),
-    "no such checkpoints": (lambda _: "callbacks.checkpoint.save_top_k=-3", ["callbacks.checkpoint: ", "-3"]),
+    "no such checkpoints": (lambda _: "callbacks.checkpoint.save_top_k=-3", ["callbacks.checkpoint.save_top_k: ", "-3"]),
     "image below the coarsest scale": (lambda _: "datamodule.image_size=[8,8]", ["module", "8"]),
     "epochs for other scales": (lambda _: "module.epochs_per_stage=[1,2]", ["module", "epochs_per_stage", "[1, 2]"]),
     "missing checkpoint": (lambda folder: f"resume={folder}.ckpt", ["data.ckpt", "no such"]),
@@ -217,3 +230,47 @@ def test_help_comes_without_torch():
     code = "import sys, train; assert train.main(['--help']) == 0; assert 'torch' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert all(word in result.stdout for word in ("configs/fewgan.yaml", "resume=auto", "--dry-run", "trainer.devices=2"))
+
+
+# --- output -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_closing_text_names_what_exists_and_can_be_pasted(tmp_path):
+    folder = tmp_path / "my runs; x"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text("")
+    assert train.closing_text(folder) == f"Done. '{folder}' holds checkpoints/, config.yaml."
+    (folder / "checkpoints/last.ckpt").write_text("")
+    command = train.closing_text(folder).splitlines()[1].removeprefix("Measure it: ")
+    assert shlex.split(command) == ["python", "evaluate.py", f"{folder}/checkpoints/last.ckpt"]
+
+
+class BrokenStream(io.StringIO):
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+    flush = write
+
+
+@pytest.mark.parametrize("stream", [BrokenStream(), io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)])
+def test_output_never_ends_a_run(stream, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", stream)
+    protect_output()
+    print("scale 0 8×10 … fertig", flush=True)
+    protect_output()
+    assert sys.stdout._stream is stream
+    if hasattr(stream, "buffer"):
+        assert stream.buffer.getvalue() == rb"scale 0 8\xd710 \u2026 fertig" + b"\n"
+
+
+@pytest.mark.parametrize("port", ["used", "none", "99999999"])
+def test_a_busy_port_is_found_before_anything_is_written(port, tmp_path, monkeypatch, capsys):
+    with socket.socket() as used:
+        used.bind(("", 0))
+        used.listen()
+        monkeypatch.setenv("MASTER_PORT", str(used.getsockname()[1]) if port == "used" else port)
+        trainer = Trainer(accelerator="cpu", devices=2, logger=False, strategy="ddp_spawn")
+        with pytest.raises(UserError, match="MASTER_PORT"):
+            check_port(trainer)
+    monkeypatch.delenv("MASTER_PORT")
+    check_port(trainer)
