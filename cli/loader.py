@@ -178,6 +178,10 @@ def _file_name(argument: str) -> Path:
     raise UserError(f"{argument}: neither a .yaml file nor key=value.{hint}")
 
 
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 def _read(file: Path) -> DictConfig:
     try:
         text = file.read_text(encoding="utf-8")
@@ -186,7 +190,7 @@ def _read(file: Path) -> DictConfig:
         content = OmegaConf.create(yaml.load(text, Loader))
     except FileNotFoundError:
         known = sorted(str(path) for folder in {file.parent, Path("configs")} for path in folder.glob("**/*.yaml"))
-        same_name = [path for path in known if unicodedata.normalize("NFC", Path(path).name) == file.name]
+        same_name = [path for path in known if _normal(Path(path).name) == _normal(file.name)]
         hint = f" Did you mean {same_name[0]}?" if same_name else nearest_hint(str(file), known)
         there = f" There are: {', '.join(known)}" if known else ""
         raise UserError(f"{file}: no such file.{hint or there}") from None

@@ -181,7 +181,7 @@ MISTAKES = {
     "accumulated gradients": (lambda _: "trainer.accumulate_grad_batches=2", ["trainer.accumulate_grad_batches: 2"]),
     "double precision": (lambda _: "trainer.precision=64-true", ["trainer.precision: '64-true'", "32-true"]),
     "monitor of nothing": (lambda _: "callbacks.checkpoint.monitor=val_loss", ["StageCheckpoint: monitor=val_loss", "val/kd"]),
-    "monitor without metrics": (lambda _: EARLY_STOPPING, ["EarlyStopping: monitor=val/kd", "callbacks.metrics"]),
+    "monitor of another backbone": (lambda _: EARLY_STOPPING, ["EarlyStopping: monitor=val/kd", "not logged"]),
     "no such device": (lambda _: "trainer.accelerator=abacus", ["trainer: ", "abacus"]),
     "no such checkpoints": (lambda _: "callbacks.checkpoint.save_top_k=-3", ["callbacks.checkpoint.save_top_k: ", "-3"]),
     "image below the coarsest scale": (lambda _: "datamodule.image_size=[8,8]", ["module", "8"]),
@@ -249,7 +249,8 @@ class BrokenStream(io.StringIO):
     def write(self, text):
         raise OSError(28, "No space left on device")
 
-    flush = write
+    def flush(self):
+        raise BrokenPipeError(32, "Broken pipe")
 
 
 @pytest.mark.parametrize("stream", [BrokenStream(), io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)])
