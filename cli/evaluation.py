@@ -60,11 +60,11 @@ def split_arguments(arguments: list[str]) -> tuple[list[Path], list[str]]:
 
 
 def report_config(arguments: list[str]) -> DictConfig | None:
-    """The configuration of `arguments` if its task is a report about all checkpoints at once, with `out` set; else None."""
-    start = {"run_name": "unknown", "out": "report"}
-    if not _is_report(read_config(arguments, start, EXTRA_KEYS)):
+    """Task, loggers and `out` of `arguments` if the task is a report about all checkpoints at once; else None."""
+    given = OmegaConf.to_container(read_config(arguments, {"run_name": "unknown", "out": "report"}, EXTRA_KEYS))
+    if not _is_report(given):
         return None
-    return load_config(arguments, start, EXTRA_KEYS)
+    return load_config([], {key: given[key] for key in ("run_name", "out", "task", "logger") if key in given}, EXTRA_KEYS)
 
 
 def task_config(arguments: list[str]) -> DictConfig:

@@ -24,7 +24,8 @@ from tasks.inputs import read_image
 
 COLUMNS = 4  # of the grid of samples
 DISPLAY_SIZE = 110  # approximate side of a sample on the page, pixels
-MAX_INPUTS = 6
+MAX_INPUTS = 6  # reference images that are reconstructed
+MAX_REFERENCE = 1000  # reference images of nearest pairs and of the values by seed
 
 
 @dataclass
@@ -44,7 +45,7 @@ class CheckpointEntry:
     image_size: tuple[int, int] = (1, 1)
     sha256: str = ""  # of the file
     aliases: list[Path] = field(default_factory=list)  # further paths of the same file content
-    other_reference: bool = False  # measured against images that are not known to be those of the training
+    other_reference: str = ""  # why the reference images are not known to be the training images
 
     @property
     def method(self) -> str:
@@ -86,21 +87,22 @@ class CheckpointEntry:
         return interval if isinstance(interval, list | tuple) and len(interval) == 2 and None not in interval else None
 
 
+@torch.no_grad()
 def collect_samples(entry: CheckpointEntry, module: GenerativeModule, metrics: Any, data: Any, task: Any) -> None:
     """Adds values and images of the samples drawn by `metrics`, a SampleMetrics after its test; `task` is the Compare."""
     sets = data.sets()
-    reference = to_uint8(reference_set(sets)[1].originals().stack())
+    images = reference_set(sets)[1].originals()
+    reference = to_uint8(images.take(range(min(len(images), MAX_REFERENCE))))
     entry.image_size = tuple(module.image_size)
     if metrics.backbone is not None:
         module.to(_device(metrics.backbone))  # where the measurement ran
-    with sampling_mode(module, metrics.seed):
-        if metrics.drawn is not None:
-            entry.by_seed = values_by_seed(metrics.drawn.split(metrics.chunk), reference, metrics)
-            entry.images["samples"] = to_grid(metrics.drawn[: task.num_shown], COLUMNS)
-            entry.images["suspicious"] = to_array(metrics.nearest)
-            entry.nearest = nearest_pairs(metrics.drawn, reference, task.num_nearest)
-            if isinstance(module, ExplainsSources):
-                entry.images |= _provenance(module, metrics, reference)
+    if metrics.drawn is not None:
+        entry.by_seed = values_by_seed(metrics.drawn.split(metrics.chunk), reference, metrics)
+        entry.images["samples"] = to_grid(metrics.drawn[: task.num_shown], COLUMNS)
+        entry.images["suspicious"] = to_array(metrics.nearest)
+        entry.nearest = nearest_pairs(metrics.drawn, reference, task.num_nearest)
+        if isinstance(module, ExplainsSources):
+            entry.images |= _provenance(module, metrics, reference[:MAX_INPUTS])
     if (render := _renderer(module, task.inputs is not None)) is not None:
         inputs = _inputs(task.inputs, module, sets)
         with sampling_mode(module, metrics.seed, range(len(inputs))):
@@ -149,8 +151,9 @@ def nearest_pairs(samples: Tensor, reference: Tensor, count: int) -> list[tuple[
 
 def _provenance(module: ExplainsSources, metrics: Any, reference: Tensor) -> dict[str, np.ndarray]:
     """Where the pixels of the first chunk come from. It is drawn again: a module knows this of its last samples only."""
-    torch.manual_seed(metrics.seed)
-    samples = to_uint8(module.sample(min(metrics.chunk, metrics.num_images))).cpu()
+    count = min(metrics.chunk, metrics.num_images)
+    with sampling_mode(module, metrics.seed, range(count)):
+        samples = to_uint8(module.sample(count)).cpu()
     origins = to_uint8(module.provenance_picture()).cpu()
     return {
         "provenance": to_grid(torch.cat([samples, origins]), len(samples)),
@@ -176,7 +179,8 @@ def _inputs(files: Sequence[str] | None, module: GenerativeModule, sets: Mapping
     """Images [n, 3, H, W] in [-1, 1]: the files at training size, or the first reference images."""
     if files is not None:
         return torch.cat([resize(read_image(file, "task.inputs"), tuple(module.image_size)) for file in files])
-    return sets["image"].originals().stack()[:MAX_INPUTS]
+    images = sets["image"].originals()
+    return images.take(range(min(len(images), MAX_INPUTS)))
 
 
 def _device(backbone: nn.Module) -> torch.device:

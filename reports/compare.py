@@ -41,9 +41,6 @@ class Compare:
         quality: str | None = None,
         diversity: str | None = None,
     ) -> None:
-        for key, value in (("num_shown", num_shown), ("num_nearest", num_nearest)):
-            if value < 1:
-                raise UserError(f"task.{key}={value}: must be at least 1")
         self.num_shown, self.num_nearest, self.inputs = num_shown, num_nearest, inputs
         self.quality, self.diversity = quality, diversity
 
@@ -64,7 +61,7 @@ class Compare:
                 continue
             checkpoint, module, metrics, data = measure(path)
             entries[digest] = entry = _entry(path, digest, checkpoint, metrics.results)
-            entry.other_reference = not trained_on(checkpoint, data)
+            entry.other_reference = other_reference(checkpoint, data)
             collect_samples(entry, module, metrics, data, self)
             writes = writes and module.global_rank == 0
         comparison = compare(in_order(list(entries.values())), self.quality, self.diversity)
@@ -83,11 +80,13 @@ def _entry(path: Path, sha256: str, checkpoint: Mapping[str, Any], results: Mapp
     return CheckpointEntry(path, run, iteration, str(checkpoint["class_path"]), config, results, sha256=sha256)
 
 
-def trained_on(checkpoint: Mapping[str, Any], data: Any) -> bool:
-    """Whether the reference images of a measurement are known, by their fingerprint, to be those of the training."""
+def other_reference(checkpoint: Mapping[str, Any], data: Any) -> str:
+    """The fingerprints of the reference images in training and now, if they differ or one is unknown; else an empty text."""
     stored, (key, reference) = checkpoint.get("data"), reference_set(data.sets())
     facts = stored.get(key) if isinstance(stored, Mapping) else None
-    return isinstance(facts, Mapping) and facts.get("fingerprint") == reference.fingerprint
+    trained = str(facts.get("fingerprint")) if isinstance(facts, Mapping) else "unknown"
+    now = reference.fingerprint
+    return "" if trained == now else f"set {key}: fingerprint {trained[:12]} in training, {now[:12]} in this measurement"
 
 
 def report_json(comparison: Comparison) -> bytes:

@@ -57,7 +57,8 @@ def _metrics(comparison: Comparison) -> dict[str, Any]:
     rows = [[_key_cell(key), *(_value_cell(comparison, e, key) for e in entries)] for key in keys if not MINOR.fullmatch(key)]
     minor = [("metrics", key) for key in keys if MINOR.fullmatch(key)]
     minor += [("diagnostics", key) for key in sorted({key for e in entries for key in e.results.get("diagnostics", {})})]
-    points = {} if comparison.protocol_differences else entries[0].results.get("anchors", {})
+    first = entries[0].results
+    points = {} if comparison.protocol_differences else first.get("reference_points") or first.get("anchors", {})
     columns = sorted({key for values in points.values() for key in values})
     return {
         "rows": rows,

@@ -37,8 +37,6 @@ class Gallery:
     """
 
     def __init__(self, thumbnail: Annotated[int, Field(ge=16)] = 360, depth: NonNegativeInt = 3) -> None:
-        if thumbnail < 16 or depth < 0:
-            raise UserError(f"task.thumbnail={thumbnail}, task.depth={depth}: must be at least 16 and 0")
         self.thumbnail, self.depth = thumbnail, depth
 
     def __call__(

@@ -165,7 +165,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     for wrong, part in (
         ([str(tmp_path / "rans"), *words[1:]], "runs"),
         ([str(tmp_path / "out"), *words[1:]], "no run folder"),
-        ([*words, "task.thumbnail=3"], "task.thumbnail=3"),
+        ([*words, "task.thumbnail=3"], "task.thumbnail: expected int >= 16"),
         ([*words, "task.thumbnial=3"], "thumbnail"),
         ([str(tmp_path / "runs/birds")], "birds"),
     ):
