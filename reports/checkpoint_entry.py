@@ -102,7 +102,7 @@ def collect_samples(entry: CheckpointEntry, module: GenerativeModule, metrics: A
         entry.images["suspicious"] = to_array(metrics.nearest)
         entry.nearest = nearest_pairs(metrics.drawn, reference, task.num_nearest)
         if isinstance(module, ExplainsSources):
-            entry.images |= _provenance(module, metrics, reference[:MAX_INPUTS])
+            entry.images |= _provenance(module, metrics, reference[:MAX_INPUTS], len(images))
     if (render := _renderer(module, task.inputs is not None)) is not None:
         inputs = _inputs(task.inputs, module, sets)
         with sampling_mode(module, metrics.seed, range(len(inputs))):
@@ -149,7 +149,7 @@ def nearest_pairs(samples: Tensor, reference: Tensor, count: int) -> list[tuple[
     return [(float(value), to_grid(pair, 2)) for value, pair in zip(values, pairs, strict=True)]
 
 
-def _provenance(module: ExplainsSources, metrics: Any, reference: Tensor) -> dict[str, np.ndarray]:
+def _provenance(module: ExplainsSources, metrics: Any, reference: Tensor, total: int) -> dict[str, np.ndarray]:
     """Where the pixels of the first chunk come from. It is drawn again: a module knows this of its last samples only."""
     count = min(metrics.chunk, metrics.num_images)
     with sampling_mode(module, metrics.seed, range(count)):
@@ -157,15 +157,15 @@ def _provenance(module: ExplainsSources, metrics: Any, reference: Tensor) -> dic
     origins = to_uint8(module.provenance_picture()).cpu()
     return {
         "provenance": to_grid(torch.cat([samples, origins]), len(samples)),
-        "provenance_key": to_grid(torch.cat([reference, _color_key(reference)]), len(reference)),
+        "provenance_key": to_grid(torch.cat([reference, color_key(reference, total)]), len(reference)),
     }
 
 
-def _color_key(reference: Tensor) -> Tensor:
-    """The color that each pixel of the reference images has in provenance images: bytes [n, 3, H, W]."""
+def color_key(reference: Tensor, total: int) -> Tensor:
+    """The color of each pixel of the first n of `total` reference images in provenance images: bytes [n, 3, H, W]."""
     count, _, height, width = reference.shape
     sources = torch.stack(torch.meshgrid(*map(torch.arange, (count, height, width)), indexing="ij"), 1)
-    return to_uint8(torch.stack([source_picture(source, [(height, width)] * count) for source in sources]))
+    return to_uint8(torch.stack([source_picture(source, [(height, width)] * total) for source in sources]))
 
 
 def _renderer(module: GenerativeModule, foreign: bool) -> Callable[[Tensor], Tensor] | None:

@@ -23,7 +23,7 @@ from metrics.backbones.registry import load_backbone
 from metrics.sifid import single_image_frechet
 from modules.gpdm import GPDM
 from modules.gpnn import GPNN
-from reports.checkpoint_entry import CheckpointEntry, nearest_pairs, values_by_seed
+from reports.checkpoint_entry import CheckpointEntry, color_key, nearest_pairs, values_by_seed
 from reports.compare import log
 from reports.compare_page import page as page_of
 from reports.comparison import compare, config_differences, in_order, paired_tests, protocol_differences
@@ -170,6 +170,13 @@ def test_a_copier_is_not_recommended(report):
     assert copier["nearest_psnr"][0] > 30 and copier["number"] not in report[2]["front"]
     assert report[2]["best"] in (1, 3) and "1 of 3 are excluded as copies" in report[2]["reason"]
     assert report[2]["reason"] in check_self_contained(report[1]).text
+
+
+def test_the_color_key_of_some_images_is_part_of_the_whole_key():
+    reference = torch.zeros(5, 3, 4, 6, dtype=torch.uint8)
+    whole = color_key(reference, 5)
+    assert whole.shape == reference.shape and torch.equal(color_key(reference[:2], 5), whole[:2])
+    assert len({tuple(pixel.tolist()) for pixel in whole.movedim(1, -1).flatten(0, 2)}) > 100  # positions differ in color
 
 
 def test_nearest_images_are_beside_the_samples(files):
