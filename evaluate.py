@@ -39,6 +39,8 @@ def open_checkpoint(path: Path, arguments: list[str]) -> tuple[dict[str, Any], D
 def run_test(checkpoint: dict[str, Any], config: DictConfig, module: Any) -> tuple[dict[str, Any], Any, Any, Any]:
     """The checkpoint, its module, the metrics with their results, and the data."""
     metrics, data = build(config.callbacks.metrics), build(config.datamodule)
+    data.setup("test")
+    data.check_trained_on({key: facts["fingerprint"] for key, facts in checkpoint.get("data", {}).items()})
     build(config.trainer, callbacks=[metrics]).test(module, datamodule=data, verbose=False)
     return checkpoint, module, metrics, data
 

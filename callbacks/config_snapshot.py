@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 class ConfigSnapshot(Callback):
     """Writes `config.yaml` when training begins, adds "config" to checkpoints, hands the values to the loggers once.
 
-    Checkpoints get "data", too: number of images and fingerprint of every set.
+    Checkpoints get "data", too: number of images and fingerprint of every set; and "roots": the absolute path of each root.
 
     Args:
         config: the resolved configuration, a DictConfig or plain containers; kept as plain containers, which the safe
@@ -33,3 +33,4 @@ class ConfigSnapshot(Callback):
         checkpoint["config"] = self.config
         sets = trainer.datamodule.sets() if hasattr(trainer.datamodule, "sets") else {}
         checkpoint["data"] = {key: {"count": len(s.files), "fingerprint": s.fingerprint} for key, s in sets.items()}
+        checkpoint["roots"] = trainer.datamodule.roots() if hasattr(trainer.datamodule, "roots") else {}

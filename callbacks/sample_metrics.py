@@ -170,6 +170,9 @@ class SampleMetrics(Callback):
                 errors = reconstruction_of(module, sets) if thorough else None
                 verdict, self.nearest = memorisation(drawn, reference, self.backbone, thorough, errors)
                 self.drawn = drawn.images.cpu()
+                if others := sorted({"image", "tile"} & getattr(trainer.datamodule, "unlike_training", {}).keys()):
+                    notes.append(f"the reference is not what was trained on: {trainer.datamodule.unlike_training[others[-1]]}")
+                    verdict |= {"line": verdict["line"].replace("training image", "reference image")} if verdict else {}
             else:
                 notes.append("no samples: the part of the model that draws them is not trained yet")
         logged = {f"{phase}/{key}": value for key, value in (metrics | diagnostics).items() if value is not None}

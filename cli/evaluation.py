@@ -89,7 +89,8 @@ def stored_config(path: Path, checkpoint: Mapping[str, Any], arguments: list[str
         "trainer": TRAINER,
         "callbacks": {"metrics": (stored.get("callbacks") or {}).get("metrics") or METRICS},
     }
-    start |= {"datamodule": stored["datamodule"]} if "datamodule" in stored else {}
+    if "datamodule" in stored:
+        start["datamodule"] = _with_found_roots(stored["datamodule"], checkpoint.get("roots") or {})
     given = read_config(arguments, start, EXTRA_KEYS)
     if "task" in given and "class_path" not in given.task:
         raise UserError("task.*: give the task's file too, such as configs/tasks/generate.yaml.")
@@ -100,6 +101,13 @@ def stored_config(path: Path, checkpoint: Mapping[str, Any], arguments: list[str
             f"and datamodule.class_path=datamodules.image_datamodule.ImageDataModule."
         )
     return config
+
+
+def _with_found_roots(datamodule: Mapping[str, Any], roots: Mapping[str, str]) -> Mapping[str, Any]:
+    """The stored keys, with the absolute path of each relative root as the training found it, where there still is one."""
+    paths = {key: Path(root) for key, root in roots.items() if isinstance(datamodule.get(key), str)}
+    found = {key: path for key, path in paths.items() if path.exists() or any(p.is_file() for p in path.parents)}
+    return {**datamodule, **{key: str(path) for key, path in found.items() if not Path(datamodule[key]).is_absolute()}}
 
 
 def output_folder(config: DictConfig, path: Path, checkpoints: list[Path]) -> Path:
