@@ -7,7 +7,7 @@ which sets up the data module with its default `max_memory_gib`, checks the imag
 one-stage GAN for 100 iterations of 8 images with two loader workers. Prints a JSON object for each: seconds of the start and
 of the training, and the peak memory in MB of the process and of its largest worker.
 
-MEASURED
+Measured on 2 cores: to be measured.
 """
 
 import json
