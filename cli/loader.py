@@ -7,11 +7,10 @@ import difflib
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from unicodedata import normalize
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -47,7 +46,7 @@ INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
 FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
 
 
-class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class Loader(yaml.SafeLoader):
     """YAML with unique keys, without dates and without octal, hexadecimal and base-60 numbers: 007, 0x1 and 12:30 are texts."""
 
     yaml_implicit_resolvers = {
@@ -117,16 +116,15 @@ def read_config(
     keys = {**TOP_LEVEL, **(extra_keys or {})}
     found = Mistakes() if mistakes is None else mistakes
     unread = Mistakes()
-    layers: dict[str, DictConfig] = {"start": OmegaConf.create(dict(start)) if start else _read(FOLDER / "base.yaml")}
-    arguments = list(arguments)
+    layers = [("start", OmegaConf.create(dict(start)) if start else _read(FOLDER / "base.yaml"))]
     for argument in sorted(arguments, key=lambda argument: "=" in argument):  # files first, each group in its order
         is_override = "=" in argument and not argument.startswith("-")
-        with _noted(argument, found if is_override else unread):
-            layers[argument] = _override(argument, keys) if is_override else _read(_file_name(argument))
+        with (found if is_override else unread).collect(argument):
+            layers.append((argument, _override(argument, keys) if is_override else _read(_file_name(argument))))
     if unread:
         raise UserError(*unread.values(), *found.values())
     merged = OmegaConf.create()
-    for source, layer in layers.items():
+    for source, layer in layers:
         for key in [key for key in layer if key not in keys]:
             advice = " Tasks are for evaluate.py." if key == "task" else f" The top level has: {', '.join(keys)}."
             found.add(str(key), f"{key}: no such key.{nearest_hint(str(key), keys)}{advice}")
@@ -157,14 +155,6 @@ def nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield from ((f"{group}.{name}", node) for name, node in entries if node is not None)
 
 
-@contextmanager
-def _noted(key: str, mistakes: Mistakes) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        mistakes.add(key, str(error))
-
-
 def _file_name(argument: str) -> Path:
     if argument.startswith("-"):
         raise UserError(f"{argument}: no such option.{nearest_hint(argument, OPTIONS)} Keys are set by key=value.")
@@ -178,10 +168,6 @@ def _file_name(argument: str) -> Path:
     raise UserError(f"{argument}: neither a .yaml file nor key=value.{hint}")
 
 
-def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
 def _read(file: Path) -> DictConfig:
     try:
         text = file.read_text(encoding="utf-8")
@@ -190,14 +176,14 @@ def _read(file: Path) -> DictConfig:
         content = OmegaConf.create(yaml.load(text, Loader))
     except FileNotFoundError:
         known = sorted(str(path) for folder in {file.parent, Path("configs")} for path in folder.glob("**/*.yaml"))
-        same_name = [path for path in known if _normal(Path(path).name) == _normal(file.name)]
+        same_name = [path for path in known if normalize("NFC", Path(path).name) == normalize("NFC", file.name)]
         hint = f" Did you mean {same_name[0]}?" if same_name else nearest_hint(str(file), known)
         there = f" There are: {', '.join(known)}" if known else ""
         raise UserError(f"{file}: no such file.{hint or there}") from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{file}{line}: {error.problem or error.context}.") from None
-    except (yaml.YAMLError, ValueError, OSError, OmegaConfBaseException, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{file}: not readable as YAML: {error}") from None
     if not isinstance(content, DictConfig):
         raise UserError(f"{file}: expected keys with values (`key: value`) at the top level.")

@@ -1,7 +1,8 @@
 """Errors that are answers to the user, and hints in their messages."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -23,6 +24,14 @@ class Mistakes(dict[str, str]):
 
     def add(self, key: str, message: str) -> None:
         self.setdefault(key, message)
+
+    @contextmanager
+    def collect(self, key: str) -> Iterator[None]:
+        """Context that a UserError ends, its message noted under `key`."""
+        try:
+            yield
+        except UserError as error:
+            self.add(key, str(error))
 
     def raise_any(self) -> None:
         messages = [message for key, message in self.items() if self.copies.get(key) not in self]

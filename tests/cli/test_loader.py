@@ -46,6 +46,10 @@ def test_files_from_left_to_right_then_words_wherever_they_stand(tmp_path):
     assert config.run_dir == "runs/first"
 
 
+def test_the_last_of_equal_keys_counts_also_when_an_argument_is_repeated():
+    assert read_config(["seed=1", "seed=2"]).seed == 2 and read_config(["seed=1", "seed=2", "seed=1"]).seed == 1
+
+
 def test_base_yaml_is_the_start_unless_another_is_given():
     assert read_config([]).run_dir == "runs/run"
     given = {"run_name": "old", "datamodule": {"root": "a", "image_size": [3, 4]}}
