@@ -74,8 +74,10 @@ class WandbServer:
         )  # fmt: skip
 
     def sync(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "wandb", "sync", *arguments]
-        result = subprocess.run(command, env=self.environment(), cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE)
+        result = subprocess.run(
+            [sys.executable, "-m", "wandb", "sync", *arguments], cwd=self.folder, env=self.environment(), capture_output=True,
+            text=True, timeout=PATIENCE,
+        )  # fmt: skip
         assert result.returncode == 0, result.stderr
 
     def get(self, path: str) -> Any:
