@@ -120,7 +120,10 @@ class StageCheckpoint(ModelCheckpoint):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 aliases = [alias, _content_alias(file_sha256(path))]
-                logger.experiment.log_artifact(path, name=f"model-{logger.version}", type="model", aliases=aliases)
+                try:
+                    logger.experiment.log_artifact(path, name=f"model-{logger.version}", type="model", aliases=aliases)
+                except Exception as error:  # of many types; a server that is away must not end the training
+                    rank_zero_warn(f"{path} was not uploaded to W&B: {error}")
 
 
 def _check(every_n_epochs: int, save_top_k: int, monitor: str | None, mode: str, upload: Sequence[str]) -> None:

@@ -282,3 +282,16 @@ def test_a_parent_that_the_server_does_not_know_does_not_end_the_training(tmp_pa
     lineage(tmp_path, ("source-2", "d"))
     experiment = uploads(tmp_path, epochs=1, upload=["last"])
     assert experiment.used == [] and len(experiment.logged) == 1
+
+
+def test_a_failed_upload_does_not_end_the_training(tmp_path, monkeypatch):
+    def fail(*arguments, **keywords):
+        raise RuntimeError("the server is away")
+
+    experiment = Experiment()
+    monkeypatch.setattr(experiment, "log_artifact", fail)
+    warnings = []
+    monkeypatch.setattr("callbacks.stage_checkpoint.rank_zero_warn", warnings.append)
+    uploads(tmp_path, upload=["stages", "last"], experiment=experiment)
+    assert warnings[-1].endswith("last.ckpt was not uploaded to W&B: the server is away") and len(warnings) == 3
+    assert (tmp_path / "checkpoints/last.ckpt").exists()

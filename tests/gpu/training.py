@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import lightning
 import torch
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
 import train
 from cli.loader import load_config
@@ -117,9 +118,9 @@ def two_ranks_environment(rank: int, port: int) -> dict[str, str]:
 
 def rank_main(file: str, device: str, path: str, run_dir: str, *sizes: str) -> None:
     """One of two gloo processes: a few iterations, then the weights into a file."""
-    gloo = "trainer.strategy={class_path: lightning.pytorch.strategies.DDPStrategy, process_group_backend: gloo}"
-    case = Case(Path(path), device, sizes)
-    _, module = fit(case, Path(run_dir), gloo, "trainer.num_nodes=2", "trainer.max_epochs=1", batches=2)
+    StrategyRegistry.register("gloo", DDPStrategy, process_group_backend="gloo")
+    words = ["trainer.strategy=gloo", "trainer.num_nodes=2", "trainer.max_epochs=1"]
+    _, module = fit(Case(Path(path), device, sizes), Path(run_dir), *words, batches=2)
     torch.save({key: value.cpu() for key, value in module.state_dict().items()}, file)
 
 
