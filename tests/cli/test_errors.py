@@ -7,10 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
 
 import evaluate
 import train
+from cli.errors import is_user_error, report_user_errors
+from cli.loader import load_config
+from core.errors import Mistakes, UserError
+from modules.fewgan import FewGAN
+from modules.ops.scales import proportional_size, scale_sizes
 
 ROOT = Path(__file__).parents[2]
 FEWGAN, SINGAN, GPNN = "configs/fewgan.yaml", "configs/singan.yaml", "configs/gpnn.yaml"
@@ -286,3 +293,58 @@ def test_what_needs_the_classes_or_the_data_leaves_nothing_behind(
     captured = capsys.readouterr()
     check(case, code, captured.out, captured.err, parts)
     assert content(data) == before and not out.exists()
+
+
+# --- user errors and bugs ---------------------------------------------------------------------------------------------
+
+
+def raised(function, *arguments) -> Exception:
+    with pytest.raises(Exception) as caught:
+        function(*arguments)
+    return caught.value
+
+
+def test_what_the_project_refuses_is_a_user_error_and_what_breaks_is_not() -> None:
+    assert is_user_error(raised(scale_sizes, (8, 8), 8))
+    assert is_user_error(raised(load_config, ["seed"]))
+    assert is_user_error(raised(open, "no such file"))
+    assert is_user_error(MisconfigurationException("of Lightning"))
+    assert not is_user_error(raised(proportional_size, (1,), (2, 2), (1, 1)))  # a zip of unequal parts, in the project
+    assert not is_user_error(raised(torch.ones, 2, -3))
+    assert not is_user_error(raised(int, "x")) and not is_user_error(KeyError("x")) and not is_user_error(MemoryError())
+
+
+@pytest.mark.parametrize("is_bug", [False, True])
+def test_a_user_error_in_training_is_one_line_and_a_bug_has_its_traceback(
+    is_bug: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(ROOT)
+    broken = (lambda _: proportional_size((1,), (2, 2), (1, 1))) if is_bug else (lambda _: scale_sizes((8, 8), 8))
+    monkeypatch.setattr(FewGAN, "on_train_epoch_start", broken)
+    arguments = ["configs/fewgan.yaml", "datamodule.class_path=datamodules.synthetic.SyntheticDataModule",
+                 "datamodule.image_size=[16,20]", "module.min_size=8", "module.width=4", "logger.wandb=null",
+                 "callbacks.images=null", "callbacks.metrics=null", "trainer.accelerator=cpu", "trainer.devices=1",
+                 f"run_dir={tmp_path}/run"]  # fmt: skip
+    if is_bug:
+        with pytest.raises(ValueError, match="zip"):
+            train.main(arguments)
+    else:
+        assert train.main(arguments) == 2
+        assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: image_size [8, 8]")]
+    assert '"status": "failed"' in (tmp_path / "run/run.json").read_text()
+
+
+def test_every_message_of_a_user_error_is_a_line(capsys: pytest.CaptureFixture) -> None:
+    with report_user_errors() as errors:
+        raise UserError("first", "second")
+    assert errors.exit_code == 2 and capsys.readouterr().err == "error: first\nerror: second\n"
+    mistakes = Mistakes()
+    mistakes.raise_any()
+    with mistakes.collect("a"):
+        raise UserError("a: wrong")
+    mistakes.add("a", "a: a second message")
+    mistakes.add("b", "b: as a is")
+    mistakes.copies["b"] = "a"
+    with pytest.raises(UserError) as caught:
+        mistakes.raise_any()
+    assert caught.value.args == ("a: wrong",)
