@@ -223,17 +223,21 @@ class ImageDataModule(LightningDataModule):
         sets = {key: images for key, images in self.sets().items() if key in ("image", "side", "source")}
         ranks, rank = self._rank()
         share = -(-self.samples_per_epoch // ranks)
-        if share < self.batch_size:
+        reals = getattr(getattr(self.trainer, "lightning_module", None), "reals_per_iteration", 1)
+        batch_size = min(self.batch_size * reals, share // reals * reals)
+        if batch_size == 0:
+            raise UserError(f"samples_per_epoch={self.samples_per_epoch}: an iteration needs {reals} images on each device")
+        if batch_size < self.batch_size * reals:
             rank_zero_warn(
                 f"samples_per_epoch={self.samples_per_epoch} gives each of {ranks} device(s) {share} sample(s), fewer "
-                f"than batch_size={self.batch_size}: an epoch is one batch of {share}"
+                f"than the {self.batch_size * reals} of an iteration: an epoch is one batch of {batch_size}"
             )
         samplers = [EpochSampler(len(images), share * ranks, self.seed, key) for key, images in sets.items()]
         sampler = JoinedSampler(samplers, ranks, rank)
         if self.trainer:
             # A resumed fit creates the loader's iterator before it calls set_epoch, and workers then fetch at once.
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
-        return self._loader(sets, sampler, min(self.batch_size, share), drop_last=True)
+        return self._loader(sets, sampler, batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         """The reference images, see the class."""

@@ -10,9 +10,8 @@ from torch.utils.data import Dataset
 
 from core.errors import UserError
 from modules.base import GenerativeModule
-from modules.ops.checks import check_scale
 from modules.ops.images import from_uint8, to_uint8
-from modules.ops.scales import proportional_size, scale_sizes
+from modules.ops.scales import check_scale, proportional_size, scale_sizes
 
 CHUNK = 16  # images that are stored at once
 

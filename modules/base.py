@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from core.errors import UserError
+from modules.conditions import Condition
 from modules.ops.noise import image_generators
 from modules.ops.weights import file_sha256, read_tensors
 
-if not torch.cuda.is_available():  # Lightning makes torch look for GPUs anew in each optimizer step: here 0.2 ms in vain
+if not torch.cuda.is_available():  # Lightning makes torch look for GPUs anew in each optimizer step: 0.2 ms
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
 
@@ -25,7 +26,7 @@ def sampling_mode(module: nn.Module, seed: int, images: Iterable[int] | None = N
     """Inside: eval mode, no gradients, random state from `seed`. After it every submodule is in the mode that it had, and
     the random state is as if nothing had been drawn, so that training gives the same with and without looking at it.
 
-    With `images`, the indices of the images to be made, image i depends on (seed, i) alone: `modules.ops.noise`.
+    With `images`, the indices of the images, image i depends on (seed, i) alone: `modules.ops.noise`.
     """
     modes = [(part, part.training) for part in module.modules()]
     rows = nullcontext() if images is None else image_generators(seed, images)
@@ -88,7 +89,7 @@ class GenerativeModule(LightningModule):
         self.images_seen = 0
         self.averages: dict[str, Average] = {}
         self.source_sha256: str | None = None
-        self._streams: dict[str, torch.Generator] = {}
+        self._streams: dict[tuple[str, bool], torch.Generator] = {}
         self._stored_optimizers: int | None = None
 
     # --- optimization -------------------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ class GenerativeModule(LightningModule):
         return values if self.trainer.world_size == 1 else self.trainer.strategy.reduce(values, reduce_op="mean")
 
     def every(self, iterations: int) -> bool:
-        """True in one of so many iterations, the first one included: for lazily computed terms; see `lazy_adam`."""
+        """True in the first of every `iterations` iterations: for lazily computed terms; see `lazy_adam`."""
         return self.iteration % iterations == 0
 
     @staticmethod
@@ -153,11 +154,11 @@ class GenerativeModule(LightningModule):
 
     def random_stream(self, name: str, *, shared: bool = False) -> torch.Generator:
         """The CPU generator of a purpose: (seed, epoch, name, rank unless `shared`) determine its draws, so that a term
-        that is switched off does not shift the draws of others. Begins anew in each epoch, which makes resume exact."""
-        if name not in self._streams:
+        that is switched off does not shift the draws of others. Restarts in each epoch, which makes resume exact."""
+        if (name, shared) not in self._streams:
             digest = hashlib.sha256(f"{self.epoch_seed(shared=shared)} {name}".encode()).digest()
-            self._streams[name] = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return self._streams[name]
+            self._streams[name, shared] = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return self._streams[name, shared]
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
@@ -174,7 +175,7 @@ class GenerativeModule(LightningModule):
         return True
 
     def finished(self, epochs: int) -> bool:
-        """True if nothing is left to train after `epochs` whole epochs; asked with the weights of that moment."""
+        """True if nothing is left to train after `epochs` whole epochs; called with the current weights."""
         return False
 
     # --- averages, frozen parts, source weights -----------------------------------------------------------------------
@@ -220,8 +221,9 @@ class GenerativeModule(LightningModule):
         Called once, at a fresh start, never on resume. By default everything that `convert` returns is loaded, and has to
         fill this module completely. UserError lists what is missing and what is left over.
         """
-        state = self.convert(checkpoint)
-        expected = self.state_dict()
+        state, expected = self.convert(checkpoint), self.state_dict()
+        if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise UserError("the source checkpoint holds no state dict of tensors")
         problems = [f"missing {key}" for key in sorted(expected.keys() - state.keys())]
         problems += [f"left over {key}" for key in sorted(state.keys() - expected.keys())]
         problems += [
@@ -236,20 +238,18 @@ class GenerativeModule(LightningModule):
 
     def convert(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
         """This module's state dict from the content of a source file; methods overwrite it for foreign files."""
-        return checkpoint.get("state_dict", checkpoint)
+        return checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
 
     # --- hooks --------------------------------------------------------------------------------------------------------
 
-    def setup(self, stage: str) -> None:
+    def on_fit_start(self) -> None:
         path = self.hparams.get("source_checkpoint")
-        if stage == "fit" and path and self._stored_optimizers is None and self.trainer.ckpt_path is None:
+        if path and self._stored_optimizers is None:  # not resumed; Lightning's setup() comes before it loads a checkpoint
             try:
                 self.load_source(read_tensors(path))
             except UserError as error:
                 raise UserError(f"module.source_checkpoint={path}: {error}") from None
             self.source_sha256 = file_sha256(path)
-
-    def on_fit_start(self) -> None:
         if self._stored_optimizers not in (None, len(self.trainer.optimizers)):
             raise UserError(
                 f"the checkpoint holds {self._stored_optimizers} optimizers, {type(self).__name__} as configured has "
@@ -286,7 +286,13 @@ class GenerativeModule(LightningModule):
         return self.trainer.datamodule.sets()
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
-        """UserError if the method cannot train on these sets; asked before anything is written."""
+        """UserError if the method, or a condition in it, cannot train on these sets; called before anything is written."""
+        for condition in self.conditions():
+            condition.check_data(sets)
+
+    def conditions(self) -> list[Condition]:
+        """The conditions among the submodules."""
+        return [part for part in self.modules() if isinstance(part, Condition)]
 
     @staticmethod
     def errors_by_image(errors: Tensor) -> dict[str, float]:

@@ -87,7 +87,7 @@ class ExplainsSources(Protocol):
     """Copies pixels, and knows from where."""
 
     def provenance(self) -> Tensor:
-        """Source image, row and column, integers [N, 3, H, W], of each pixel of the last images made."""
+        """Source image, row and column, integers [N, 3, H, W], of each pixel of the last images."""
 
     def provenance_picture(self) -> Tensor:
         """The same as pictures [N, 3, H, W] in [-1, 1]."""

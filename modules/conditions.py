@@ -1,4 +1,4 @@
-"""Conditions: what a conditional generator is told about an image, as one vector for each image.
+"""Conditions: what a conditional generator receives about an image, as one vector for each image.
 
 A method takes `condition: {class_path: …, …}` or null, and builds it by `core.build.build_node`. A condition is a part of
 the module: its buffers are in checkpoints.
@@ -25,7 +25,7 @@ class Condition(nn.Module):
         """UserError if these image sets do not give what the condition needs."""
 
     def prepare(self, module: nn.Module, sets: Mapping[str, Dataset]) -> None:
-        """Called when training begins, not on resume: computes what the condition keeps of the images, equal on all ranks."""
+        """Called when training begins, not on resume: computes what the condition stores of the images, equal on all ranks."""
 
     def of_batch(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Vectors [N, dim] of a training batch."""
@@ -48,11 +48,11 @@ class Labels(Condition):
         self.dim = num_classes
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
-        names = getattr(sets["image"], "label_names", None)
-        if not names:
+        labels = getattr(sets["image"], "labels", None)
+        if labels is None:
             raise UserError("module.condition needs class labels: set datamodule.labels (folder, or FILE.csv:COLUMN)")
-        if len(names) > self.dim:
-            raise UserError(f"module.condition.num_classes is {self.dim}, and the images have {len(names)} classes")
+        if (num_classes := int(labels.max()) + 1) > self.dim:
+            raise UserError(f"module.condition.num_classes is {self.dim}, but the images have {num_classes} classes")
 
     def of_batch(self, batch: Mapping[str, Tensor]) -> Tensor:
         return self.of_labels(batch["label"])

@@ -19,9 +19,8 @@ from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.networks.growing import INPUT_AUGMENTATIONS, GrowingGenerator, ValidCritic, random_walk
 from modules.ops import noise
-from modules.ops.checks import check_scale
 from modules.ops.images import resize
-from modules.ops.scales import MAX_SCALES, ROUNDING, proportional_size
+from modules.ops.scales import MAX_SCALES, ROUNDING, check_scale, proportional_size
 from modules.pyramid import PyramidModule
 
 LR_DROP, LR_DROP_AT = 0.1, 0.8  # both rates, after this share of a stage
@@ -46,7 +45,7 @@ class ConSinGAN(PyramidModule):
             editing: the image with tiles moved, and noise of 0.1 (code: batch_norm). Both: 1000 iterations a stage.
         num_scales, min_size: see `concurrent_sizes`. `lr_scale`: 0.5 for complex or large images.
         width, num_layers: channels and layers of a stage; the critic has as many hidden layers.
-        slope: of all LeakyReLUs. `batch_norm`: in the generator's stages, a remedy when samples turn black.
+        slope: of all LeakyReLUs. `batch_norm`: in the generator's stages, against black samples.
         noise_factor: noise amplitude of a stage as a share of its reconstruction error when it begins.
         d_steps, g_steps: critic's steps, and the generator's steps on one gradient, in an iteration.
     """
@@ -213,7 +212,7 @@ class ConSinGAN(PyramidModule):
 
     def _sizes(self, size: Sequence[int]) -> list[tuple[int, int]]:
         """Sizes of the stages trained so far for an output of `size`."""
-        return [proportional_size(size, self.image_size, own) for own in self.sizes[: max(self.stage, 0) + 1]]
+        return [proportional_size(size, self.image_size, scale_size) for scale_size in self.sizes[: max(self.stage, 0) + 1]]
 
     @torch.no_grad()
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
@@ -223,13 +222,13 @@ class ConSinGAN(PyramidModule):
 
     @torch.no_grad()
     def inject(self, images: Tensor, scale: int = 0, finetune: NonNegativeInt = 0) -> Tensor:
-        """The images [N, 3, H, W] re-made with the training image's patches; any size, same size out.
+        """The images [N, 3, H, W] rendered with the training image's patches; any size, same size out.
 
         Paper: images enter at stage 0, with random noise above; here `scale` > 0 also adds back what that stage's image
         lacks of them, and noise is random above it only. Training never sees that; the training image comes back at the
         finest scale as well as from `reconstruct` (29.2 dB against 28.7 after configs/consingan.yaml), from stage 0
         with 24.4 dB because of the noise. Not for mode `animation`, which has seen noise only.
-        `finetune`: first so many iterations on these images, see `finetuned`; the model itself stays as it is.
+        `finetune`: iterations of training on these images first, see `finetuned`; the model itself stays as it is.
         """
         check_scale(self.num_scales, scale=scale)
         if finetune > 0:

@@ -17,16 +17,15 @@ from modules.losses.structure import continuity_loss, ssim_loss
 from modules.networks.patch_gan import PatchCritic, ResidualGenerator
 from modules.networks.pixelcnn import GatedPixelCNN
 from modules.networks.vqvae import VQGenerator
-from modules.ops.checks import check_scale
 from modules.ops.codes import code_usage, order0_bits
 from modules.ops.images import resize, rmse_by_image
 from modules.ops.noise import randint
-from modules.ops.scales import proportional_size, scale_sizes
+from modules.ops.scales import check_scale, proportional_size, scale_sizes
 from modules.pyramid import PyramidModule
 
 
 class FewGAN(PyramidModule):
-    """A vector-quantised generator at the coarsest scale, residual patch GANs above, a PixelCNN prior over the codes.
+    """A vector-quantized generator at the coarsest scale, residual patch GANs above, a PixelCNN prior over the codes.
 
     Stages: scale 0 (encoder, code book, decoder, critic), scales 1 ... T (one residual generator and critic each, everything
     below frozen), then the prior, fitted to the codes of the side images. No scale takes noise: the codes are the only
@@ -37,7 +36,7 @@ class FewGAN(PyramidModule):
     Args:
         image_size: height and width of the finest scale in pixels.
         min_size: shorter side of the coarsest scale; its grid of codes has the same size.
-        scale_factor: nominal ratio of neighbouring scales, see `scale_sizes`.
+        scale_factor: nominal ratio of neighboring scales, see `scale_sizes`.
         num_codes, code_dim: K and n_z of the code book; keep K below a tenth of the training images' coarse pixels.
         position_weight: lambda_pos; 0 lets any code appear anywhere.
         width: channels of all convolutions; `depth`: hidden layers of decoder, generators and critics.
@@ -95,7 +94,7 @@ class FewGAN(PyramidModule):
         self.num_scales = self.prior_stage = len(sizes)
         vq = VQGenerator(num_codes, code_dim, position_weight, width, encoder_depth, depth)
         self.generators = nn.ModuleList([vq, *(ResidualGenerator(width, depth) for _ in self.sizes[1:])])
-        # Spectral norm keeps the colours of scale 0 calm; above it blunts textures (kernel distances measured both ways).
+        # Spectral norm keeps the colors of scale 0 calm; above it blunts textures (kernel distances measured both ways).
         fine = (PatchCritic(width, depth, spectral=False, padding="reflect") for _ in sizes[1:])
         self.discriminators = nn.ModuleList([PatchCritic(width, depth), *fine])
         prior = {"width": prior_width, "num_layers": prior_layers, "dropout": prior_dropout}
@@ -197,7 +196,7 @@ class FewGAN(PyramidModule):
 
     @torch.no_grad()
     def inject(self, images: Tensor, scale: int = 0) -> Tensor:
-        """The images re-made from training patches: G_0 ... G_T, or only G_scale ... G_T for `scale` > 0, which keeps more
+        """The images rendered from training patches: G_0 ... G_T, or only G_scale ... G_T for `scale` > 0, which keeps more
         of the images [N, 3, H, W]; any size, same size out."""
         check_scale(self.num_scales, scale=scale)
         size = images.shape[-2:]
@@ -218,15 +217,15 @@ class FewGAN(PyramidModule):
 
         `dilation` in cells widens the hole, default the encoder's reach, since codes near the hole have seen its pixels. The
         prior cannot see what lies right of or below a cell; of `candidates` fills the one with the likeliest whole map is
-        kept. The whole image is re-synthesised.
+        selected. The whole image is synthesized anew.
         """
         codes = self._codes(image)
         hole = F.adaptive_max_pool2d(mask.float(), codes.shape[-2:])
         reach = self.vq.encoder_reach if dilation is None else dilation
         hole = F.max_pool2d(hole, 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0
-        number = num_images * candidates
-        known, hole = codes.expand(number, -1, -1), hole.expand(number, -1, -1)
-        filled = self.prior_best.sample(number, codes.shape[-2:], temperature, top_k, known=known, mask=hole)
+        total = num_images * candidates
+        context, hole = codes.expand(total, -1, -1), hole.expand(total, -1, -1)
+        filled = self.prior_best.sample(total, codes.shape[-2:], temperature, top_k, known=context, mask=hole)
         best = self.prior_best.log_prob(filled).view(num_images, candidates).argmax(1)
         filled = filled.view(num_images, candidates, *codes.shape[-2:])[torch.arange(num_images), best]
         return self.decode(filled, image.shape[-2:])
@@ -262,7 +261,7 @@ class FewGAN(PyramidModule):
             loss = sum(hp.beta * v if name == "commitment" else hp[f"weight_{name}"] * v for name, v in terms.items())
             self.optimize(g_opt, loss, hp.clip_norm)
 
-        # Not in the last epoch: what is re-seeded has to be trained, too.
+        # Not in the last epoch: revived codes have to be trained, too.
         if t == 0 and (self.iteration + 1) % hp.revive_every == 0 and self.current_epoch < self.stage_epochs(0) - 1:
             self._reseed(self.vq.quantizer.revive)
         self._log({"g_loss": loss, "d_loss": loss_critic, "gp": loss_gp, "stage": float(t), **terms}, len(reals))
@@ -271,16 +270,16 @@ class FewGAN(PyramidModule):
         """Outputs of scale 0 for training and side images, and the terms of Eq. 3 that act on codes."""
         vq = self.vq
         features = vq.encode(torch.cat([reals, sides]))
-        placed = vq.quantizer.add_coordinates(features)
-        entries = vq.quantizer.lookup(vq.quantizer.indices(placed))
+        positioned = vq.quantizer.add_coordinates(features)
+        entries = vq.quantizer.lookup(vq.quantizer.indices(positioned))
         train = slice(len(reals))
         terms = {
             # Only training images move the code book: it stays a vocabulary of their patches.
-            "codebook": F.mse_loss(entries[train], placed[train].detach()),
-            "commitment": F.mse_loss(placed[train], entries[train].detach()),
+            "codebook": F.mse_loss(entries[train], positioned[train].detach()),
+            "commitment": F.mse_loss(positioned[train], entries[train].detach()),
             "continuity": continuity_loss(features[train]) + continuity_loss(features[len(reals) :]),
         }
-        return vq.decode(placed + (entries - placed).detach()), terms
+        return vq.decode(positioned + (entries - positioned).detach()), terms
 
     def _residual_outputs(self, batch: Mapping[str, Tensor]) -> Tensor:
         inputs = torch.cat([self._inputs["image"][batch["index"]], self._inputs["side"][batch["side_index"]]])

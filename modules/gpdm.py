@@ -1,4 +1,4 @@
-"""GPDM (Elnekave & Weiss, ECCV 2022, arXiv 2203.11862): images whose patches are distributed as those of given ones."""
+"""GPDM (Elnekave & Weiss, ECCV 2022, arXiv 2203.11862): images with the patch distribution of the training images."""
 
 from collections.abc import Mapping
 
@@ -24,7 +24,7 @@ class GPDM(PatchBankModule):
     Args:
         image_size: height and width of the training images; any output size can be asked for.
         max_images: most training images that fit, mirrored ones included.
-        min_size: shorter side of the coarsest scale; `scale_factor`: nominal ratio of neighbours, see `scale_sizes`.
+        min_size: shorter side of the coarsest scale; `scale_factor`: nominal ratio of neighbors, see `scale_sizes`.
         patch: side of a patch in pixels.
         noise: standard deviation of the noise that sample() begins with, in shares of black to white.
         projections: directions in a step; few make noise.
@@ -90,7 +90,7 @@ class GPDM(PatchBankModule):
         optimizer = Adam([pixels], self.hparams.lr)
         for _ in range(self.hparams.steps):
             directions = patch_directions(self.hparams.projections, self.patch, self.device)
-            # Paper: one distance for the whole batch of outputs; here: one for each, so that none depends on the others.
+            # Paper: one distance for the whole batch of outputs; here: one for each, so that no output depends on another.
             loss = sliced_wasserstein(pixels, references, directions).sum()
             (pixels.grad,) = torch.autograd.grad(loss, pixels)
             optimizer.step()

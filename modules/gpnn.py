@@ -14,7 +14,7 @@ from core.types import ImageSize, NonNegativeFloat, OpenFraction, PositiveFloat,
 from modules.bank import PatchBankModule
 from modules.ops.images import resize, rmse_by_image
 from modules.ops.noise import randint, randn_like, single_image
-from modules.patches.mosaic import PatchGrid, centre_weights, paint, pixel_sources, source_picture, surroundings
+from modules.patches.mosaic import PatchGrid, center_weights, paint, pixel_sources, source_picture, surroundings
 from modules.patches.patchmatch import carry_over
 from modules.patches.search import ExactSearch, PatchMatchSearch
 
@@ -22,7 +22,7 @@ SAME_PHOTOGRAPH = 0.02  # mean difference up to which an image equals a training
 
 
 class Level(NamedTuple):
-    """What one scale offers: sharp images [3, h, w] to copy from, the numbers of their patches, a search by a blurred look."""
+    """What one scale offers: sharp images [3, h, w] to copy from, the indices of their patches, a search by blurred patches."""
 
     values: list[Tensor]
     grid: PatchGrid
@@ -33,18 +33,18 @@ class GPNN(PatchBankModule):
     """Coarse to fine, every patch of a guess is replaced by its nearest training patch, `iterations` times a scale.
 
     Keys at a scale are patches of the coarser image enlarged, because the guess is as blurred; the values copied are those of
-    the sharp image at the same places. Several training images are one union of patches. Where patches overlap, the mean
+    the sharp image at the same positions. Several training images are one union of patches. Where patches overlap, the mean
     with Gaussian weights counts.
 
-    After a call, `provenance` (int64 [N, 3, H, W]: source image, row, column) tells where each output pixel comes from in
-    the patch most centred on it; `source_shares()` and `provenance_picture()` sum it up.
+    After a call, `provenance` (int64 [N, 3, H, W]: source image, row, column) is the origin of each output pixel in
+    the patch most centered on it; `source_shares()` and `provenance_picture()` summarize it.
 
     Args:
         image_size: height and width of the training images; any output size can be asked for.
         max_images: most training images that fit, mirrored ones included.
         min_size: shorter side of the coarsest scale; near `patch` it copies layouts, more varies them. The nine levels of the
             released code end at 14 x 19 for 180 x 250.
-        scale_factor: nominal ratio of neighbouring scales, see `scale_sizes`.
+        scale_factor: nominal ratio of neighboring scales, see `scale_sizes`.
         patch: side of a patch in pixels.
         noise: standard deviation at the coarsest scale in sample(), in shares of black to white; 0 gives the images back.
         alpha: completeness, score d / (alpha + least d of the key) with d = squared L2 / dim in [0, 1]; null is infinity.
@@ -87,7 +87,7 @@ class GPNN(PatchBankModule):
 
     @torch.no_grad()
     def sample(self, num_images: int, size: tuple[int, int] | None = None, noise: NonNegativeFloat | None = None) -> Tensor:
-        """New images: a training image drawn at random, coarse and with `noise`, re-made of patches of all of them."""
+        """New images: a training image drawn at random, coarse and with `noise`, rendered from patches of all of them."""
         size = tuple(size or self.image_size)
         self.check_output(size)
         layouts = self.images[randint(0, len(self.bank), (num_images,))]
@@ -99,7 +99,7 @@ class GPNN(PatchBankModule):
     def inject(
         self, images: Tensor, scale: int = 0, alpha: PositiveFloat | None = None, iterations_coarsest: PositiveInt | None = None
     ) -> Tensor:
-        """The images [N, 3, H, W], any size, re-made of training patches from `scale` on; finer scales keep more of them.
+        """The images [N, 3, H, W], any size, rendered from training patches from `scale` on; finer scales keep more of them.
 
         Editing, collage and analogy; of a stretched training image, retargeting. None stands for the model's own value.
         """
@@ -119,20 +119,20 @@ class GPNN(PatchBankModule):
         """`num_images` ways to fill the hole (mask 1) of an image [1, 3, H, W] with patches that touch no hole: of the image
         itself, and of the training images except one that it equals around the hole.
 
-        The hole begins with the colours around it and `noise`, or with what is painted there if `guided`, at the finest
-        scale where it is no larger than a patch. The rest of the image is re-made, too. In `provenance` image 0 is `image`.
+        The hole begins with the colors around it and `noise`, or with what is painted there if `guided`, at the finest
+        scale where it is no larger than a patch. The rest of the image is synthesized, too. In `provenance` image 0 is `image`.
         """
         size = tuple(image.shape[-2:])
         self.check_output(size)
         if tuple(mask.shape[-2:]) != size:
             raise UserError(f"the mask is {mask.shape[-2]}×{mask.shape[-1]} pixels, the image {size[0]}×{size[1]}")
         start, mask = self._scale_of_hole(mask), mask.to(image)
-        known = surroundings(image, mask)  # else resizing would carry colours of the hole into its neighbourhood
-        guess = resize(image if guided else known, self.size_at(start, size)).expand(num_images, -1, -1, -1)
+        outside = surroundings(image, mask)  # else resizing would carry colors of the hole into its neighborhood
+        guess = resize(image if guided else outside, self.size_at(start, size)).expand(num_images, -1, -1, -1)
         if not guided:
             hole = F.adaptive_max_pool2d(mask, guess.shape[-2:])
             guess = guess + 2 * noise * hole * randn_like(guess)
-        return self.synthesize(guess, size, start, [known, *self._others(image, mask)], hole=mask)
+        return self.synthesize(guess, size, start, [outside, *self._different_images(image, mask)], hole=mask)
 
     def _scale_of_hole(self, mask: Tensor) -> int:
         """The finest scale at which the hole's longer side is no longer than a patch."""
@@ -141,11 +141,11 @@ class GPNN(PatchBankModule):
         shares = [max(self.size_at(s, mask.shape[-2:])) / max(mask.shape[-2:]) for s in range(self.num_scales)]
         return max((s for s, share in enumerate(shares) if 0 < extent * share <= self.patch), default=0)
 
-    def _others(self, image: Tensor, mask: Tensor) -> list[Tensor]:
+    def _different_images(self, image: Tensor, mask: Tensor) -> list[Tensor]:
         """The training images [1, 3, H, W] that show something else than the image does outside of its hole."""
-        known = 1 - F.adaptive_max_pool2d(mask, self.image_size)
-        difference = ((self.images - resize(image, self.image_size)).abs() * known).sum((1, 2, 3))
-        same = difference < 3 * SAME_PHOTOGRAPH * known.sum()
+        outside = 1 - F.adaptive_max_pool2d(mask, self.image_size)
+        difference = ((self.images - resize(image, self.image_size)).abs() * outside).sum((1, 2, 3))
+        same = difference < 3 * SAME_PHOTOGRAPH * outside.sum()
         return [other.unsqueeze(0) for other in self.images[~same]]
 
     def synthesize(
@@ -154,14 +154,14 @@ class GPNN(PatchBankModule):
     ) -> Tensor:  # fmt: skip
         """Images [N, 3, *size] in [-1, 1] from guesses [N, 3, h, w] at scale `start`; sets `grid` and `matches`.
 
-        `sources` [1, 3, H, W] take the place of the training images; no patch is copied that touches the `hole` of the first.
+        `sources` [1, 3, H, W] replace the training images; no patch is copied that touches the `hole` of the first.
         """
         alpha = self.hparams.alpha if alpha is None else alpha
         self._check_alpha(alpha)
         sources = self.images.split(1) if sources is None else sources
         rounds = [self.hparams.iterations] * self.num_scales
         rounds[start] = iterations_coarsest or self.hparams.iterations_coarsest
-        weights, coarser = centre_weights(self.patch), None
+        weights, coarser = center_weights(self.patch), None
         bar = Tqdm(total=len(guess) * sum(rounds[start:]), desc="GPNN", leave=False, delay=3, disable=None)
         for scale in range(start, self.num_scales):
             level = self._level(sources, scale, scale == start, hole, alpha)
@@ -188,7 +188,7 @@ class GPNN(PatchBankModule):
         grid = PatchGrid(sizes, self.patch, self.device)
         keys = values
         if not sharp:
-            # Paper: each scale is resized from its neighbour; here: all from the finest, as in the other pyramids.
+            # Paper: each scale is resized from its neighbor; here: all from the finest, as in the other pyramids.
             coarse = [resize(image, self.size_at(scale - 1, tuple(image.shape[-2:]))) for image in sources]
             keys = [resize(image, size) for image, size in zip(coarse, sizes, strict=True)]
         allowed = None if hole is None else self._outside(hole, grid, sizes)
@@ -212,13 +212,13 @@ class GPNN(PatchBankModule):
         return allowed
 
     def provenance(self) -> Tensor:
-        """Source image, row and column [N, 3, H, W] of each pixel of the last images made."""
+        """Source image, row and column [N, 3, H, W] of each pixel of the last images."""
         if self.matches is None:
-            raise UserError("provenance tells of the last images made, and none were made yet")
+            raise UserError("provenance: no image has been generated yet")
         return torch.stack([pixel_sources(match, self.grid) for match in self.matches])
 
     def source_shares(self) -> Tensor:
-        """Share [n] of the patches of the last images made that each source image gave; sums to 1."""
+        """Share [n] of the patches of the last images that each source image contributed; sums to 1."""
         image = self.grid.locate(self.matches)[0]
         return torch.bincount(image.flatten(), minlength=len(self.grid.sizes)) / image.numel()
 

@@ -15,10 +15,9 @@ from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.networks.patch_gan import PatchCritic
 from modules.networks.vae import PatchVAE, RefinementBlock
-from modules.ops.checks import check_scale
 from modules.ops.images import resize, rmse_by_image
 from modules.ops.noise import randn, randn_like
-from modules.ops.scales import proportional_size, scale_sizes
+from modules.ops.scales import check_scale, proportional_size, scale_sizes
 from modules.pyramid import PyramidModule
 
 
@@ -40,16 +39,16 @@ class HPVAEGAN(PyramidModule):
     Args:
         image_size: height and width of the finest scale in pixels.
         min_size: shorter side of the coarsest scale. The paper sets the width to 32, which is 24 here for 4:3 images.
-        scale_factor: nominal ratio of neighbouring scales, see `scale_sizes`.
+        scale_factor: nominal ratio of neighboring scales, see `scale_sizes`.
         vae_levels: number of VAE scales, the coarsest ones.
         latent_dim: channels of the latent, which is as high and wide as the coarsest scale.
         width: channels of all convolutions; `depth`: hidden layers of decoder, blocks and critics.
         squash: `sum` or `residual`, see `RefinementBlock`.
-        bn_mode: `eval` or `batch`, see `normalised_stack`.
+        bn_mode: `eval` or `batch`, see `normalized_stack`.
         noise_factor: amplitude of a scale's noise as a share of the RMSE that the scales below leave there.
         weight_*: weights of the loss terms; KL is a mean over all of the latent's elements.
         lr_vae: at VAE scales; the newest block trains with it, encoder and decoder with lr_vae * lr_scale^n at scale n.
-        lr_g: of the blocks at GAN scales. Below lr_d, colours swing less in runs that are much shorter than the paper's.
+        lr_g: of the blocks at GAN scales. Below lr_d, colors swing less in runs that are much shorter than the paper's.
     """
 
     collapse_advice = (
@@ -180,7 +179,7 @@ class HPVAEGAN(PyramidModule):
 
     @torch.no_grad()
     def inject(self, images: Tensor, scale: int = 0) -> Tensor:
-        """The images re-made from training patches, without noise: encoded and decoded, or for `scale` > 0 only refined
+        """The images rendered from training patches, without noise: encoded and decoded, or for `scale` > 0 only refined
         from that scale on, which keeps more of the images [N, 3, H, W]; any size, same size out."""
         check_scale(self.num_scales, scale=scale)
         size = tuple(images.shape[-2:])
@@ -240,16 +239,16 @@ class HPVAEGAN(PyramidModule):
         """Reconstructions of images at scale 0 without noise, and as many fakes from random latents with noise."""
         n, size = self.stage, self.sizes[self.stage]
         with torch.no_grad():
-            known = self.refine(self.vae.decode(draw_latents(*self.vae.encoder(coarse))), 1, n - 1, self.image_size)
+            reconstructed = self.refine(self.vae.decode(draw_latents(*self.vae.encoder(coarse))), 1, n - 1, self.image_size)
             drawn = self.refine(self.vae.decode(self.sample_latents(len(coarse))), 1, n - 1, self.image_size, noise=True)
-            known, drawn = resize(known, size), resize(drawn, size)
+            reconstructed, drawn = resize(reconstructed, size), resize(drawn, size)
             noise = self._noise(drawn, n)
         block = self.generators[n]
         if self.hparams.bn_mode == "batch":
-            return block(known), block(drawn, noise)
+            return block(reconstructed), block(drawn, noise)
         # Paper's code: two passes, each with its own batch statistics; here: one, so that eval mode fits both.
-        outputs = block(torch.cat([known, drawn]), torch.cat([torch.zeros_like(noise), noise]))
-        return outputs[: len(known)], outputs[len(known) :]
+        outputs = block(torch.cat([reconstructed, drawn]), torch.cat([torch.zeros_like(noise), noise]))
+        return outputs[: len(reconstructed)], outputs[len(reconstructed) :]
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:

@@ -15,16 +15,15 @@ from core.types import Betas, ImageSize, NonNegativeFloat, NonNegativeInt, OpenF
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
 from modules.networks.noise_pyramid import NoisePyramid, valid_stack
-from modules.ops.checks import check_scale
 from modules.ops.images import resize
 from modules.ops.kmeans import kmeans
 from modules.ops.nearest import nearest
-from modules.ops.scales import scale_sizes
+from modules.ops.scales import check_scale, scale_sizes
 from modules.pyramid import PyramidModule
 
 
 class SinGAN(PyramidModule):
-    """A pyramid of patch GANs: scale 0 makes a small image of noise, each scale above adds detail from noise of its own.
+    """A pyramid of patch GANs: scale 0 generates a small image from noise, each scale above adds detail from further noise.
 
     Stage n trains generator and critic of scale n on the whole image x_n; all scales below are frozen. One fixed noise
     map z* at scale 0, with no noise above, has to give the image itself; its error at scale n - 1 sets the noise
@@ -33,18 +32,18 @@ class SinGAN(PyramidModule):
 
     Args:
         image_size: height and width of the samples, and of the training image where `tiles` is [1, 1].
-        tiles: rows and columns of a training image made by `datamodule.tile` (Concat-SinGAN, the baseline of Ben-Moshe
+        tiles: rows and columns of a training image that `datamodule.tile` composes (Concat-SinGAN, the baseline of Ben-Moshe
             et al. 2022). All sizes follow one tile; samples have a tile's size.
         min_size: shorter side of scale 0, at least the receptive field; 20 for animation, 18 for super-resolution.
-        scale_factor: nominal ratio of neighbouring scales, see `scale_sizes`; for super-resolution 2^(-1/3).
-        width: channels of scales 0 ... `scales_per_width` - 1; doubled after each so many scales, up to `max_width`.
+        scale_factor: nominal ratio of neighboring scales, see `scale_sizes`; for super-resolution 2^(-1/3).
+        width: channels of scales 0 ... `scales_per_width` - 1; doubled after each such block of scales, up to `max_width`.
         depth: hidden convolutions; four and the last one are the paper's five, with a receptive field of 11.
         norm: batch, or none. With batch norm a critic's score depends on the whole image in training.
         noise_padding: zeros around the noise, or noise there, too (animation): more variety at the borders.
         noise_factor: noise amplitude for a reconstruction error of 1.
         resample_zstar: draw z* again in every iteration of scale 0, as the released code does. Compatibility only:
             scale 0 cannot learn to map all noise to one image, and the reconstruction blurs.
-        paint_scale: scale that sees its input in `paint_colors` colours of the training image, for clip-art as input.
+        paint_scale: scale that sees its input in `paint_colors` colors of the training image, for clip-art as input.
         d_steps, g_steps: critic and generator steps in an iteration.
         weight_reconstruction: alpha; 100 for super-resolution. `weight_gp`: lambda of the pixel-wise penalty.
         decay_at: share of a stage after which both learning rates are a tenth.
@@ -109,7 +108,7 @@ class SinGAN(PyramidModule):
             )
         size = tuple(images[0].shape[-2:])
         if size != self.canvas:
-            rows, columns = (side // own for side, own in zip(size, self.image_size, strict=True))
+            rows, columns = (side // tile for side, tile in zip(size, self.image_size, strict=True))
             raise UserError(
                 f"module.tiles={list(self.hparams.tiles)} means a training image of {self.canvas[0]}×{self.canvas[1]}, but "
                 f"datamodule gives {size[0]}×{size[1]}: set module.tiles=[{rows},{columns}] or change datamodule.tile"
@@ -134,7 +133,7 @@ class SinGAN(PyramidModule):
     def _decode(self, batch_size: int, size: tuple[int, int], start: int = 0, images: Tensor | None = None) -> Tensor:
         """Images of `size` by the scales from `start` on, with fresh noise, on top of `images` of the scale below."""
         sizes = list(enumerate(self.pyramid.scaled(size)))[start : self._trained]
-        noises = [self.pyramid.draw_noise(scale, batch_size, own) for scale, own in sizes]
+        noises = [self.pyramid.draw_noise(scale, batch_size, scale_size) for scale, scale_size in sizes]
         return resize(self.pyramid(noises, start, images), size).clamp(-1, 1)
 
     @torch.no_grad()
@@ -149,13 +148,13 @@ class SinGAN(PyramidModule):
 
     @torch.no_grad()
     def inject(self, images: Tensor, scale: int = 1) -> Tensor:
-        """The images [N, 3, H, W] of any size, shrunk to the scale below `scale` and re-made from there with fresh noise.
+        """The images [N, 3, H, W] of any size, shrunk to the scale below `scale` and generated from there with fresh noise.
 
         Scale 1 changes most, the finest scale least; scale 0 takes no image. ValueError for others.
         """
         check_scale(self.num_scales, lowest=1, scale=scale)
         size = tuple(images.shape[-2:])
-        below = resize(images, self.pyramid.scaled(size)[scale - 1])  # a generator has learnt from upsampled inputs
+        below = resize(images, self.pyramid.scaled(size)[scale - 1])  # a generator has learned from upsampled inputs
         return self._decode(len(images), size, scale, below)
 
     @torch.no_grad()
@@ -166,8 +165,8 @@ class SinGAN(PyramidModule):
         size = tuple(images.shape[-2:])
         image = self.pyramid.reconstruction(self._trained).clamp(-1, 1)
         aspect = math.log(size[0] / size[1])
-        own, whole = (abs(aspect - math.log(height / width)) for height, width in (self.image_size, self.canvas))
-        if own >= whole:  # always without tiles
+        tile, whole = (abs(aspect - math.log(height / width)) for height, width in (self.image_size, self.canvas))
+        if tile >= whole:  # always without tiles
             return resize(image, size).expand(len(images), -1, -1, -1)
         rows, columns = self.hparams.tiles
         bands = resize(image, (rows * size[0], columns * size[1])).split(size[0], 2)
@@ -184,7 +183,7 @@ class SinGAN(PyramidModule):
         steps = max(1, round(3 * math.log2(factor)))
         for step in range(1, steps + 1):
             growth = factor ** (step / steps)
-            # Paper's code: grey noise in the first step, as its index is 0; here: always as in training.
+            # Paper's code: gray noise in the first step, as its index is 0; here: always as in training.
             noise = self.pyramid.draw_noise(scale, len(images), (int(growth * height), int(growth * width)))
             images = self.pyramid([noise], scale, images)
         return images.clamp(-1, 1)
@@ -260,7 +259,7 @@ class SinGAN(PyramidModule):
 
         with self.toggled_optimizer(g_opt):
             for _ in range(hp.g_steps):
-                # Paper's code: one fake for all steps, which fails since torch 1.5; here: made anew from the same noise.
+                # Paper's code: one fake for all steps, which fails since torch 1.5; here: one for each, from the same noise.
                 fakes = generator(noise, inputs[-1])
                 loss_adversarial = wasserstein_g(critic(fakes))
                 loss_reconstruction = F.mse_loss(generator(fixed_noise, self._reconstruction_input), self._real)

@@ -126,8 +126,8 @@ class StagedModule(GenerativeModule):
     @contextmanager
     def toggled_optimizer(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         """Inside: no gradients for what the stage's other optimizers step. Lightning's own goes through all stages."""
-        others = [other for other in self.current_optimizers() if other is not optimizer]
-        parameters = [p for other in others for group in other.param_groups for p in group["params"]]
+        remaining = [other for other in self.current_optimizers() if other is not optimizer]
+        parameters = [p for other in remaining for group in other.param_groups for p in group["params"]]
         trained = [p for p in parameters if p.requires_grad]
         for parameter in trained:
             parameter.requires_grad_(False)
@@ -154,11 +154,17 @@ class StagedModule(GenerativeModule):
         stage = self.stage_at(self.current_epoch)
         while self.stage < stage:
             self.stage += 1
+            if self.stage == 0:
+                for condition in self.conditions():
+                    condition.prepare(self, self.training_sets)
             self.enter_stage(self.stage)
         self.requires_grad_(False)
         for module in self.stage_modules(stage):
             module.requires_grad_(True)
         self.train()
+        stepped = [p for optimizer in self.current_optimizers() for group in optimizer.param_groups for p in group["params"]]
+        if not all(p.requires_grad for p in stepped):
+            raise RuntimeError(f"stage_optimizers({stage}) has parameters outside of stage_modules({stage})")
         if self._cached_stage != stage:
             self.cache_stage(stage)
             self._cached_stage = stage
@@ -176,9 +182,10 @@ class StagedModule(GenerativeModule):
         self._sync_stage()
 
     def on_train_batch_end(self, outputs: Any, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        super().on_train_batch_end(outputs, batch, batch_idx)
-        if self.trainer.is_last_batch:  # before validation and checkpoints look at the weights
+        if self.trainer.is_last_batch:  # before averages copy them
             self._average_statistics()
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.trainer.is_last_batch:  # before validation and checkpoints use the weights
             self._require_finite_weights()
 
     def on_train_epoch_end(self) -> None:
@@ -188,7 +195,7 @@ class StagedModule(GenerativeModule):
             self.trainer.should_stop = True
 
     def _average_statistics(self) -> None:
-        """Batch norm's running statistics are those of each rank's own batches; all ranks get their mean (P 4.1).
+        """Batch norm's running statistics are those of each rank's batches; all ranks get their mean (P 4.1).
 
         Once an epoch: they are moving averages, so that the mean at the end is that of averaging after each step.
         """

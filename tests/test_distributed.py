@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from datamodules.sampler import EpochSampler, JoinedSampler
 from datamodules.synthetic import DrawnImages, SyntheticDataModule
 from modules.base import GenerativeModule
+from modules.consingan import ConSinGAN
 from modules.fewgan import FewGAN
 from modules.hpvaegan import HPVAEGAN
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
@@ -89,8 +90,13 @@ def hp_vae_gan(ranks, exact):
     return module
 
 
+def con_sin_gan(ranks, exact):
+    return ConSinGAN([16, 20], 1, num_scales=4, min_size=9, train_depth=2, num_layers=2, width=8, d_steps=2, g_steps=2)
+
+
 RANKS = [2, pytest.param(4, marks=pytest.mark.slow)]
-METHODS = {"fewgan": (few_gan, {}), "singan": (sin_gan, {"image": 0}), "hpvaegan": (hp_vae_gan, {})}
+METHODS = {"fewgan": (few_gan, {}), "singan": (sin_gan, {"image": 0}), "consingan": (con_sin_gan, {"image": 0}),
+           "hpvaegan": (hp_vae_gan, {})}  # fmt: skip
 
 
 class JoinedDraws(TorchFunctionMode):
@@ -113,7 +119,7 @@ class JoinedDraws(TorchFunctionMode):
         elif function is torch.randint:
             function, shape = (lambda *size, generator: torch.randint(arguments[0], size, generator=generator)), arguments[1]
         else:
-            shape = arguments
+            shape = arguments[0] if isinstance(arguments[0], tuple) else arguments
         self.calls += 1
         digest = hashlib.sha256(f"{self.key} {self.calls}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
@@ -263,7 +269,7 @@ def test_processes_equal_one_with_the_joined_batch(tmp_path, joined, name, ranks
     assert largest_difference(records[0]["weights"], initial.state_dict()) > 1e-3
 
     stepped = [[own_count(o) for o in initial.stage_optimizers(stage)] for stage in range(initial.num_stages)]
-    rounds = {"singan": (2, 2)}.get(name, (1, 1))  # critic and generator steps
+    rounds = {"singan": (2, 2), "consingan": (2, 1)}.get(name, (1, 1))  # gradients of critic and generator
     expected = []
     for counts in stepped:
         g, d = counts if len(counts) == 2 else (counts[0], None)

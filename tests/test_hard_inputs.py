@@ -15,7 +15,7 @@ from PIL import Image
 import evaluate
 import train
 from cli.loader import load_config
-from tests.test_contract import YAMLS, tiny
+from tests.contract.tiers import YAMLS, tiny
 
 ROOT = Path(__file__).parent.parent
 ONE_IMAGE = ("singan", "singan_250", "consingan", "consingan_250")

@@ -28,7 +28,8 @@ import train
 from cli.loader import load_config
 from core.build import find_class
 from modules.bank import BankModule
-from tests.test_contract import YAMLS, tiny, unequal
+from tests.contract.runs import unequal
+from tests.contract.tiers import YAMLS, tiny
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {path.stem: path for path in YAMLS}

@@ -1,7 +1,7 @@
-"""Trained weights stay the same, bit for bit: SHA-256 of every configuration's fit at its TINY sizes, kept in weights.json.
+"""Trained weights stay the same, bit for bit: SHA-256 of each method's fit at its TINY sizes, stored in weights.json.
 
-Floating-point results depend on the processor and the libraries, so the comparison runs only on the platform of the kept
-values. To keep new values after an intended change of a method: python -m tests.test_weights
+Floating-point results depend on the processor and the libraries, so the comparison runs only on the platform of the stored
+values. To store new values after an intended change of a method: python -m tests.test_weights
 """
 
 import hashlib
@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from lightning import LightningModule
 
-from tests.test_contract import YAMLS, fit
+from tests.contract.runs import fit, straight
+from tests.contract.tiers import DISTINCT, by_path
 
 FILE = Path(__file__).with_name("weights.json")
 
 
 def this_platform() -> dict[str, str]:
-    """What the bits of a training depend on beside the program."""
+    """What the bits of a training depend on besides the program."""
     rows = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
     cpu = {key.strip(): value for key, value in reversed(rows)}
     model, flags = cpu.get("model name", ""), cpu.get("flags", "")
@@ -41,19 +43,20 @@ def digest(tensors) -> str:
     return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
 
 
-def measured(path: Path, folder: Path) -> dict[str, str | int]:
-    _, module = fit(path, folder)
+def measured(module: LightningModule) -> dict[str, str | int]:
     torch.manual_seed(7)
     samples = module.eval().sample(3)
     return {"iterations": module.iteration, "weights": digest(module.state_dict().values()), "samples": digest([samples])}
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=[path.stem for path in YAMLS])
-def test_trained_weights_are_those_that_are_kept(path, tmp_path):
-    kept = json.loads(FILE.read_text())
-    if kept["platform"] != this_platform():
-        pytest.skip(f"the kept values are from another platform: {kept['platform']}, here {this_platform()}")
-    assert measured(path, tmp_path) == kept["configurations"][path.stem]
+@by_path(DISTINCT)
+def test_trained_weights_equal_the_stored_ones(path):
+    stored = json.loads(FILE.read_text())
+    if stored["platform"] != this_platform():
+        pytest.skip(f"the stored values are from another platform: {stored['platform']}, here {this_platform()}")
+    if path.stem not in stored["configurations"]:
+        pytest.skip("no stored value; python -m tests.test_weights stores it")
+    assert measured(straight(path).module) == stored["configurations"][path.stem]
 
 
 if __name__ == "__main__":
@@ -61,5 +64,5 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        rows = {path.stem: measured(path, Path(folder) / path.stem) for path in YAMLS}
+        rows = {path.stem: measured(fit(path, Path(folder) / path.stem).module) for path in DISTINCT}
     FILE.write_text(json.dumps({"platform": this_platform(), "configurations": rows}, indent=1) + "\n")

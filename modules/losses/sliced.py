@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def patch_directions(number: int, patch: int, device: torch.device | str = "cpu") -> Tensor:
-    """`number` random unit vectors in the space of RGB patches, as filters [number, 3, patch, patch]."""
-    directions = torch.randn(number, 3, patch, patch, device=device)
+def patch_directions(num_directions: int, patch: int, device: torch.device | str = "cpu") -> Tensor:
+    """`num_directions` random unit vectors in the space of RGB patches, as filters [num_directions, 3, patch, patch]."""
+    directions = torch.randn(num_directions, 3, patch, patch, device=device)
     return directions / directions.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
@@ -18,11 +18,11 @@ def sliced_wasserstein(images: Tensor, references: Tensor, directions: Tensor) -
     With fewer patches in an image than in the references their random part is compared; with more they are repeated. Draws
     from the global generator unless the numbers are equal.
     """
-    own = F.conv2d(images, directions).flatten(2)
-    others = F.conv2d(references, directions).transpose(0, 1).flatten(1)
-    number, available = own.shape[2], others.shape[1]
-    if number != available:
-        whole = torch.arange(available, device=others.device).repeat(number // available)
-        picks = torch.randperm(available, device=others.device)[: number % available]
-        others = others[:, torch.cat([whole, picks])]
-    return (own.sort(2).values - others.sort(1).values).abs().mean((1, 2))
+    projected = F.conv2d(images, directions).flatten(2)
+    targets = F.conv2d(references, directions).transpose(0, 1).flatten(1)
+    count, available = projected.shape[2], targets.shape[1]
+    if count != available:
+        whole = torch.arange(available, device=targets.device).repeat(count // available)
+        picks = torch.randperm(available, device=targets.device)[: count % available]
+        targets = targets[:, torch.cat([whole, picks])]
+    return (projected.sort(2).values - targets.sort(1).values).abs().mean((1, 2))

@@ -16,7 +16,7 @@ def _gaussian(size: int, sigma: float, like: Tensor) -> Tensor:
 def ssim_loss(images: Tensor, references: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
     """1 - SSIM of the luma of two batches in [-1, 1] (Wang et al. 2004); 0 for equal images, at most 2.
 
-    Luma only, so that structure is asked for and colour is free. Data range 2, K1 = 0.01, K2 = 0.03, Gaussian window that
+    Luma only, so that structure is asked for and color is free. Data range 2, K1 = 0.01, K2 = 0.03, Gaussian window that
     is shrunk to the largest odd size that fits; no padding.
     """
     x, y = luma(images), luma(references)
@@ -36,7 +36,7 @@ def ssim_loss(images: Tensor, references: Tensor, window: int = 11, sigma: float
 
 
 def continuity_loss(features: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring positions of a map [N, C, H, W] (Kim, Kanezaki & Tanaka 2020).
+    """Mean absolute difference of neighboring positions of a map [N, C, H, W] (Kim, Kanezaki & Tanaka 2020).
 
     # Paper: a sum over positions; here: the mean over positions and channels, so that the weight does not depend on size.
     """

@@ -1,5 +1,5 @@
 """ConSinGAN's networks (Hinz et al. 2021): a generator that grows in feature space, a critic of patches; and the random
-inputs of the generator beside plain noise: walks of noise, and changed images."""
+inputs of the generator besides plain noise: walks of noise, and changed images."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,16 +12,16 @@ from modules.ops.images import luma
 
 
 def conv(inputs: int, outputs: int) -> nn.Conv2d:
-    """A 3x3 convolution without padding, with SinGAN's initialisation."""
+    """A 3x3 convolution without padding, with SinGAN's initialization."""
     layer = nn.Conv2d(inputs, outputs, 3)
     nn.init.normal_(layer.weight, 0.0, 0.02)
     return layer
 
 
-def conv_layers(inputs: int, width: int, number: int, slope: float, batch_norm: bool = False) -> nn.Sequential:
-    """`number` convolutions, each with LeakyReLU and, if wanted, batch norm before it; one pixel less on each side."""
+def conv_layers(inputs: int, width: int, num_layers: int, slope: float, batch_norm: bool = False) -> nn.Sequential:
+    """`num_layers` convolutions, each with LeakyReLU, after batch norm if `batch_norm`; one pixel less on each side."""
     layers: list[nn.Module] = []
-    for i in range(number):
+    for i in range(num_layers):
         layers.append(conv(width if i else inputs, width))
         if batch_norm:
             norm = nn.BatchNorm2d(width)
@@ -36,7 +36,7 @@ class GrowingGenerator(nn.Module):
 
     Above stage 0 a block adds a residual to upsampled features. With `enlarge` its input is upsampled by the block's
     margin beyond the stage's size, and noise covers that, too; else it has the stage's size and is zero-padded, which
-    tells places near the border from others.
+    marks positions near the border.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class GrowingGenerator(nn.Module):
         self.tail = nn.Sequential(conv(width, 3), nn.Tanh())
 
     def input_shapes(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
-        """Channels, height and width of the stages' inputs: an image or its like at stage 0, noise of features above."""
+        """Channels, height and width of the stages' inputs: an image or noise at stage 0, noise of features above."""
         around = 2 * self.margin if self.enlarge else 0
         return [(3, *sizes[0]), *((self.width, height + around, width + around) for height, width in sizes[1:])]
 
@@ -121,9 +121,9 @@ def random_walk(anchor: Tensor, alpha: float, beta: float, first_step: float = 0
 
 
 def degrade(image: Tensor) -> Tensor:
-    """An image [3, H, W] with other brightness, colours, grey, noise (each with chance 0.25) and cut-outs (0.9).
+    """An image [3, H, W] with other brightness, colors, gray, noise (each with chance 0.25) and cut-outs (0.9).
 
-    Paper: transforms of a library with these chances; here: the like of them. Cut-outs become one random colour each.
+    Paper: transforms of a library with these chances; here: similar ones. Cut-outs become one random color each.
     """
     chance = noise.rand(5).tolist()
     if chance[0] < 0.25:
@@ -141,7 +141,7 @@ def degrade(image: Tensor) -> Tensor:
 
 
 def move_tiles(image: Tensor) -> Tensor:
-    """An image [3, H, W] with one to five of its rectangles copied to other places."""
+    """An image [3, H, W] with one to five of its rectangles copied elsewhere."""
     moved = image.clone()
     for _ in range(int(noise.randint(1, 6, (1,)))):
         sides = _random_sides(image)

@@ -21,14 +21,14 @@ def valid_stack(width: int, outputs: int, depth: int, norm: str = "batch") -> nn
     m = depth + 1; receptive field 2 * depth + 3.
 
     `norm: batch` starts as the released code does (weights N(0, 0.02), scales N(1, 0.02)); `norm: none` with He weights,
-    because without normalisation the small ones would let nothing through.
+    because without normalization the small ones would let nothing through.
     """
     if norm not in ("batch", "none"):
         raise UserError(f"norm is {norm!r}; allowed are 'batch' and 'none'")
     layers: list[nn.Module] = []
     for i in range(depth):
-        normalisation = [nn.BatchNorm2d(width)] if norm == "batch" else []
-        layers += [nn.Conv2d(width if i else 3, width, 3), *normalisation, nn.LeakyReLU(SLOPE, inplace=True)]
+        normalization = [nn.BatchNorm2d(width)] if norm == "batch" else []
+        layers += [nn.Conv2d(width if i else 3, width, 3), *normalization, nn.LeakyReLU(SLOPE, inplace=True)]
     stack = nn.Sequential(*layers, nn.Conv2d(width, outputs, 3))
     for layer in stack:
         if isinstance(layer, nn.BatchNorm2d):
@@ -60,7 +60,7 @@ class NoisePyramid(nn.Module):
     """A chain of generators, coarse to fine: each takes noise and the upsampled output of the one below.
 
     Buffers: `zstar`, the fixed noise of scale 0 that gives the training image; `noise_amplitudes`, one for each scale;
-    `palette`, colours [K, 3] of the input of scale `paint_scale`.
+    `palette`, colors [K, 3] of the input of scale `paint_scale`.
 
     Args:
         image_size, sizes: an output's size and its sizes at all scales; `canvas`: the training image's size.
@@ -83,7 +83,7 @@ class NoisePyramid(nn.Module):
 
     def scaled(self, size: Size) -> list[Size]:
         """Sizes of all scales for an output of `size`."""
-        return [proportional_size(size, self.image_size, own) for own in self.sizes]
+        return [proportional_size(size, self.image_size, scale_size) for scale_size in self.sizes]
 
     def padded(self, size: Size) -> Size:
         """`size` with the margin that the convolutions use up."""
@@ -149,7 +149,7 @@ class NoisePyramid(nn.Module):
         return self.quantize(images) if scale == self.paint_scale else images
 
     def quantize(self, images: Tensor) -> Tensor:
-        """Every pixel gets the nearest colour of the palette."""
-        # Paper's code groups three neighbouring values of one channel; here: the three channels of a pixel.
+        """Every pixel gets the nearest color of the palette."""
+        # Paper's code groups three neighboring values of one channel; here: the three channels of a pixel.
         pixels = images.movedim(1, -1)
         return self.palette[nearest(pixels.reshape(-1, 3), self.palette)[1]].view_as(pixels).movedim(-1, 1)

@@ -12,7 +12,7 @@ SLOPE = 0.2
 
 
 def conv(inputs: int, outputs: int, padding: str = "zeros") -> nn.Conv2d:
-    """A 3x3 convolution with He initialisation for LeakyReLU 0.2, so that deep stacks train without batch norm."""
+    """A 3x3 convolution with He initialization for LeakyReLU 0.2, so that deep stacks train without batch norm."""
     layer = nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding)
     nn.init.kaiming_normal_(layer.weight, a=SLOPE)
     nn.init.zeros_(layer.bias)

@@ -34,8 +34,8 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None)
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     if top_k is not None and top_k < logits.shape[1]:
-        values, kept = logits.topk(top_k, dim=1)
-        logits = torch.full_like(logits, -math.inf).scatter_(1, kept, values)
+        values, top = logits.topk(top_k, dim=1)
+        logits = torch.full_like(logits, -math.inf).scatter_(1, top, values)
     cumulative = logits.softmax(1).cumsum(1)
     # Divided by its own end the sum reaches exactly 1 > uniform: no index K, never a code of probability 0.
     return (cumulative / cumulative[:, -1:] <= uniform[:, None]).sum(1)
@@ -55,12 +55,12 @@ class GatedLayer(nn.Module):
         self.vertical = nn.Conv2d(width, 2 * width, (self.span, kernel), padding=(0, self.half))
         self.horizontal = nn.Conv2d(width, 2 * width, (1, self.span))
         self.link = nn.Conv2d(2 * width, 2 * width, 1)
-        self.place = nn.Conv2d(2, 4 * width, 1, bias=False) if coordinates else None
+        self.position_bias = nn.Conv2d(2, 4 * width, 1, bias=False) if coordinates else None
         self.out = None if last else nn.Conv2d(width, width, 1)  # nothing reads the last horizontal features
         self.dropout = nn.Dropout(dropout)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         above = 1.0 if self.first else 1 / GATED_RMS  # the first layer reads embeddings, the others gated features
         gains = {self.vertical: above, self.horizontal: math.sqrt(0.5), self.link: math.sqrt(0.5)}
         if self.out is not None:
@@ -68,18 +68,18 @@ class GatedLayer(nn.Module):
         for convolution, gain in gains.items():
             nn.init.normal_(convolution.weight, std=gain / math.sqrt(convolution.weight[0].numel()))
             nn.init.zeros_(convolution.bias)
-        if self.place is not None:
-            nn.init.normal_(self.place.weight, std=0.5)
+        if self.position_bias is not None:
+            nn.init.normal_(self.position_bias.weight, std=0.5)
 
     def from_above(self, rows: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor]:
-        """Vertical features [B, C, n, w] and what they tell the horizontal stack [B, 2C, n, w], for n output rows.
+        """Vertical features [B, C, n, w] and their input to the horizontal stack [B, 2C, n, w], for n output rows.
 
         `rows` [B, C, n + span - 1, w] starts `half` rows above the first output row; `coordinates` [1, 2, n, w].
         """
         features = self.vertical(rows)
-        if self.place is None:
+        if self.position_bias is None:
             return gate(features), self.link(features)
-        for_vertical, for_horizontal = self.place(coordinates).chunk(2, dim=1)
+        for_vertical, for_horizontal = self.position_bias(coordinates).chunk(2, dim=1)
         features = features + for_vertical
         return gate(features), self.link(features) + for_horizontal
 
@@ -98,13 +98,13 @@ class GatedPixelCNN(nn.Module):
     """p(codes) = Π p(code_t | codes before t in raster order) over int64 maps [B, h, w] of any size.
 
     A position sees everything before it when first_kernel // 2 + num_layers · (kernel // 2) ≥ max(h, w) - 1; beyond
-    that it sees the nearest neighbourhood of this radius and, with `coordinates`, always where it is.
+    that it sees the nearest neighborhood of this radius and, with `coordinates`, always where it is.
 
     Args:
         num_codes: K; codes are 0 … K-1.
         width: channels C of both stacks and of the embedding.
         num_layers: gated layers after the first one.
-        first_kernel: side of the first layer's neighbourhood, odd, at least 3.
+        first_kernel: side of the first layer's neighborhood, odd, at least 3.
         kernel: the same of the other layers.
         head: channels of the hidden 1×1 layer before the logits.
         dropout: probability, on gated features, in training mode only.
@@ -125,7 +125,7 @@ class GatedPixelCNN(nn.Module):
         super().__init__()
         for name, value in (("first_kernel", first_kernel), ("kernel", kernel)):
             if value < 3 or value % 2 == 0:
-                raise UserError(f"{name}={value}: the side of a causal neighbourhood is an odd number from 3 on")
+                raise UserError(f"{name}={value}: the side of a causal neighborhood is an odd number from 3 on")
         self.num_codes = num_codes
         self.embedding = nn.Embedding(num_codes, width)
         self.layers = nn.ModuleList(
@@ -186,7 +186,7 @@ class GatedPixelCNN(nn.Module):
         if temperature <= 0:
             raise UserError(f"temperature={temperature}: must be above 0 (top_k=1 takes the most likely code)")
         if top_k is not None and not 1 <= top_k <= self.num_codes:
-            raise UserError(f"top_k={top_k}: allowed is 1 … {self.num_codes}, the number of codes, or none")
+            raise UserError(f"top_k={top_k}: allowed are 1 to {self.num_codes} (the number of codes) and null")
         uniform = rand(num, *size).to(codes.device)
         drawn_columns = mask.any(dim=0).tolist()
         with torch.autocast(codes.device.type, enabled=False):
@@ -194,7 +194,7 @@ class GatedPixelCNN(nn.Module):
             for row, columns in enumerate(drawn_columns):
                 scan.enter_row()
                 # Horizontal features serve their own row only: nothing is needed after its last drawn column.
-                for column in range(max((j + 1 for j, wanted in enumerate(columns) if wanted), default=0)):
+                for column in range(max((j + 1 for j, is_drawn in enumerate(columns) if is_drawn), default=0)):
                     if columns[column]:
                         drawn = draw(scan.logits(column), uniform[:, row, column], temperature, top_k)
                         codes[:, row, column] = torch.where(mask[:, row, column], drawn, codes[:, row, column])
@@ -211,13 +211,13 @@ class GatedPixelCNN(nn.Module):
     def _canvas(self, num: int, size: tuple[int, int], known: Tensor | None, mask: Tensor | None) -> tuple[Tensor, ...]:
         device = self.embedding.weight.device
         if (known is None) != (mask is None):
-            raise UserError("known codes and the mask of cells to draw go together: give both or none")
+            raise UserError("known codes and the mask of cells to draw must be given together")
         if known is None or mask is None:
             empty = torch.zeros(num, *size, dtype=torch.int64, device=device)
             return empty, torch.ones_like(empty, dtype=torch.bool)
-        for name, given in (("known", known), ("mask", mask)):
-            if tuple(given.shape) not in {(num, *size), (1, *size)}:
-                raise UserError(f"{name} has shape {list(given.shape)}; expected {[num, *size]} or {[1, *size]}")
+        for name, tensor in (("known", known), ("mask", mask)):
+            if tuple(tensor.shape) not in {(num, *size), (1, *size)}:
+                raise UserError(f"{name} has shape {list(tensor.shape)}; expected {[num, *size]} or {[1, *size]}")
         mask = mask.to(device).bool().expand(num, *size)
         return known.to(device).expand(num, *size).masked_fill(mask, 0), mask
 
@@ -226,7 +226,7 @@ class RasterScan:
     """Logits of one position after the other, each network feature computed once (the cache behind `sample`).
 
     Call, row after row: `enter_row`; for every column from the left `logits` (or `advance`, where no prediction is
-    wanted) and `put`; then `leave_row`. Equal to the network's forward pass up to rounding, without dropout.
+    needed) and `put`; then `leave_row`. Equal to the network's forward pass up to rounding, without dropout.
     """
 
     def __init__(self, network: GatedPixelCNN, num: int, size: tuple[int, int]):
@@ -251,14 +251,14 @@ class RasterScan:
         """The whole vertical stack of the next row: it depends on the rows above alone."""
         self.row += 1
         self.context = []
-        place = self.coordinates[:, :, self.row : self.row + 1]
+        position = self.coordinates[:, :, self.row : self.row + 1]
         v = None
         for index, layer in enumerate(self.network.layers):
             rows = self.above[index]
             if v is not None:
                 rows = torch.cat((rows, v), dim=2)
                 self.above[index] = rows[:, :, 1:]
-            v, context = layer.from_above(rows, place)
+            v, context = layer.from_above(rows, position)
             context = context + layer.horizontal.bias[:, None, None]
             self.context.append(context[:, :, 0].permute(2, 0, 1).contiguous())
 
@@ -283,10 +283,10 @@ class RasterScan:
         return F.linear(F.linear(features, *hidden).relu_(), *last)
 
     def put(self, column: int, codes: Tensor) -> None:
-        """Tells the scan the codes [num] of this column."""
+        """Passes the codes [num] of this column."""
         self.left[0][:, self.network.layers[0].half + column] = self.network.embedding(codes)
 
     def leave_row(self, codes: Tensor) -> None:
-        """Tells the scan all codes [num, w] of the row, so that the next row can look up to them."""
+        """Passes all codes [num, w] of the row, which the next row depends on."""
         embedded = self.network.embedding(codes).transpose(1, 2)[:, :, None]
         self.above[0] = torch.cat((self.above[0][:, :, 1:], embedded), dim=2)

@@ -11,7 +11,7 @@ SQUASH = ("sum", "residual")
 BN_MODES = ("eval", "batch")
 
 
-def normalised_stack(inputs: int, width: int, outputs: int, depth: int, bn_mode: str) -> nn.Sequential:
+def normalized_stack(inputs: int, width: int, outputs: int, depth: int, bn_mode: str) -> nn.Sequential:
     """`depth` times convolution, batch norm, LeakyReLU, then a linear convolution; receptive field 2 * depth + 3.
 
     `bn_mode: eval` keeps running statistics for eval mode. `batch` keeps none and always uses those of the batch at
@@ -52,7 +52,7 @@ class PatchVAE(nn.Module):
     def __init__(self, latent_dim: int, width: int, depth: int, encoder_depth: int, bn_mode: str = "eval") -> None:
         super().__init__()
         self.encoder = PatchEncoder(latent_dim, width, encoder_depth)
-        self.decoder = normalised_stack(latent_dim, width, 3, depth, bn_mode)
+        self.decoder = normalized_stack(latent_dim, width, 3, depth, bn_mode)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images in [-1, 1] of latents [N, latent_dim, h, w]."""
@@ -75,7 +75,7 @@ class RefinementBlock(nn.Module):
         if squash not in SQUASH:
             raise UserError(f"squash is {squash!r}; allowed are {' and '.join(map(repr, SQUASH))}")
         self.squash = squash
-        self.body = normalised_stack(3, width, 3, depth, bn_mode)
+        self.body = normalized_stack(3, width, 3, depth, bn_mode)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         detail = self.body(images if noise is None else images + noise)

@@ -1,4 +1,4 @@
-"""Vector-quantised generator of FewGAN's coarsest scale: encoder, quantiser with positions, decoder."""
+"""Vector-quantized generator of FewGAN's coarsest scale: encoder, quantizer with positions, decoder."""
 
 import math
 
@@ -25,31 +25,31 @@ class VectorQuantizer(nn.Module):
 
     def add_coordinates(self, features: Tensor) -> Tensor:
         """Features [N, C, h, w] with the scaled coordinates of their grid appended: [N, C + 2, h, w]."""
-        number, _, height, width = features.shape
+        batch_size, _, height, width = features.shape
         positions = self.position_scale * coordinate_map(height, width, features)
-        return torch.cat([features, positions.expand(number, -1, -1, -1)], dim=1)
+        return torch.cat([features, positions.expand(batch_size, -1, -1, -1)], dim=1)
 
-    def indices(self, placed: Tensor) -> Tensor:
+    def indices(self, features: Tensor) -> Tensor:
         """Index of the nearest code for each position [N, h, w]; float32 whatever the precision of training."""
-        with torch.autocast(placed.device.type, enabled=False):
-            rows = placed.detach().float().permute(0, 2, 3, 1).flatten(0, 2)
-            return nearest(rows, self.codebook.detach().float())[1].view(len(placed), *placed.shape[-2:])
+        with torch.autocast(features.device.type, enabled=False):
+            rows = features.detach().float().permute(0, 2, 3, 1).flatten(0, 2)
+            return nearest(rows, self.codebook.detach().float())[1].view(len(features), *features.shape[-2:])
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Entries [N, C + 2, h, w] of codes [N, h, w]."""
         return self.codebook[codes].permute(0, 3, 1, 2)
 
     @torch.no_grad()
-    def initialize(self, placed: Tensor, generator: torch.Generator) -> None:
-        """Sets the code book to the k-means centres of placed features [N, C + 2, h, w]."""
-        rows = placed.permute(0, 2, 3, 1).flatten(0, 2)
+    def initialize(self, features: Tensor, generator: torch.Generator) -> None:
+        """Sets the code book to the k-means centers of features with coordinates [N, C + 2, h, w]."""
+        rows = features.permute(0, 2, 3, 1).flatten(0, 2)
         self.codebook.copy_(kmeans(rows, len(self.codebook), generator))
 
     @torch.no_grad()
-    def revive(self, placed: Tensor, generator: torch.Generator) -> int:
-        """Re-seeds every code that no position of `placed` uses from random positions of it; returns how many."""
-        rows = placed.permute(0, 2, 3, 1).flatten(0, 2)
-        dead = torch.bincount(self.indices(placed).flatten(), minlength=len(self.codebook)) == 0
+    def revive(self, features: Tensor, generator: torch.Generator) -> int:
+        """Re-seeds every code that no position of `features` uses from random positions of it; returns how many."""
+        rows = features.permute(0, 2, 3, 1).flatten(0, 2)
+        dead = torch.bincount(self.indices(features).flatten(), minlength=len(self.codebook)) == 0
         order = torch.randperm(len(rows), generator=generator).to(rows.device)[: int(dead.sum())]
         dead = dead.nonzero().squeeze(1)[: len(order)]
         self.codebook[dead] = rows[order]
@@ -57,7 +57,7 @@ class VectorQuantizer(nn.Module):
 
 
 class VQGenerator(nn.Module):
-    """Encoder, quantiser, decoder at stride 1: images [N, 3, h, w] <-> codes [N, h, w].
+    """Encoder, quantizer, decoder at stride 1: images [N, 3, h, w] <-> codes [N, h, w].
 
     The encoder's features have unit root mean square at each position, so that `position_weight` has a fixed meaning next
     to the feature energy `code_dim` and the features cannot shrink to please the continuity loss.
@@ -73,7 +73,7 @@ class VQGenerator(nn.Module):
         self.encoder_reach = encoder_depth + 1  # radius of the encoder's receptive field, in cells
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features [N, code_dim, h, w] before coordinates and quantisation."""
+        """Features [N, code_dim, h, w] before coordinates and quantization."""
         features = self.encoder(images)
         return features * (features.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 

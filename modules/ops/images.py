@@ -22,7 +22,7 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Images [N, C, H, W] brought to `size` (height, width) and clamped to [-1, 1].
 
     Antialiased bicubic in both directions: torch's antialiased kernel has a = -0.5 also when enlarging, the plain one
-    a = -0.75. One operator for training, sampling and injection, since a generator learns the look of its resized input.
+    a = -0.75. One operator for training, sampling and injection, since a generator learns the properties of its resized input.
     """
     if tuple(images.shape[-2:]) == tuple(size):
         return images
@@ -36,10 +36,10 @@ def luma(images: Tensor) -> Tensor:
 
 
 def image_grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
-    """One picture [3, H', W'] of images [N, 3, H, W], row by row, `gap` white pixels between; empty places are white."""
-    number, channels, height, width = images.shape
-    columns = max(1, min(columns, number))
-    rows = -(-number // columns)
+    """One picture [3, H', W'] of images [N, 3, H, W], row by row, `gap` white pixels between; empty cells are white."""
+    num_images, channels, height, width = images.shape
+    columns = max(1, min(columns, num_images))
+    rows = -(-num_images // columns)
     grid = images.new_ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
     for i, image in enumerate(images):
         top, left = i // columns * (height + gap), i % columns * (width + gap)
@@ -47,6 +47,6 @@ def image_grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
     return grid
 
 
-def rmse_by_image(made: Tensor, images: Tensor) -> Tensor:
+def rmse_by_image(outputs: Tensor, images: Tensor) -> Tensor:
     """Root mean squared error [N] of each reconstruction of [N, C, H, W]."""
-    return (made - images).square().mean((1, 2, 3)).sqrt()
+    return (outputs - images).square().mean((1, 2, 3)).sqrt()

@@ -1,4 +1,4 @@
-"""Patches as rows of a matrix and their nearest neighbours."""
+"""Patches as rows of a matrix and their nearest neighbors."""
 
 import torch
 import torch.nn.functional as F

@@ -17,7 +17,7 @@ _active: ContextVar[list[torch.Generator] | None] = ContextVar("image_generators
 
 @contextmanager
 def image_generators(seed: int, images: Iterable[int]) -> Iterator[None]:
-    """Inside, row i of what is drawn comes from a CPU generator of its own, which (seed, images[i]) determines."""
+    """Inside, row i of what is drawn comes from a separate CPU generator, which (seed, images[i]) determines."""
     generators = [torch.Generator().manual_seed(_mixed(seed, image)) for image in images]
     token = _active.set(generators)
     try:

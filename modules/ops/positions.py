@@ -1,4 +1,4 @@
-"""Normalised positions in a map."""
+"""Normalized positions in a map."""
 
 import torch
 from torch import Tensor

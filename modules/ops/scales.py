@@ -13,27 +13,27 @@ def scale_sizes(
 ) -> list[tuple[int, int]]:
     """Heights and widths from coarsest to finest by SinGAN's rule (Rott Shaham et al. 2019, released code).
 
-    The shorter side of scale 0 is `min_size`, the longer side of the last scale at most `max_size` (None: the image's own
-    size). `scale_factor` < 1 is the nominal ratio of neighbours; the true one is adjusted so that both ends fit.
+    The shorter side of scale 0 is `min_size`, the longer side of the last scale at most `max_size` (None: the image's
+    own). `scale_factor` < 1 is the nominal ratio of neighbors; the true one is adjusted so that both ends fit.
     Raises ValueError if the image leaves no room for two scales, or there would be more than MAX_SCALES.
     """
     short, long = min(image_size), max(image_size)
     max_size = max_size or long
     if not 0 < scale_factor < 1:
-        raise UserError(f"scale_factor is {scale_factor}; it has to lie between 0 and 1, for example 0.75")
+        raise UserError(f"scale_factor is {scale_factor}; it must lie between 0 and 1, for example 0.75")
     shrink = min(max_size / long, 1.0)
     height, width = (math.ceil(shrink * side - ROUNDING) for side in image_size)
     if min(height, width) <= min_size:
         cause = f", shrunk to {height}x{width} because max_size is {max_size}" if shrink < 1 else ""
         raise UserError(
-            f"image_size [{image_size[0]}, {image_size[1]}]{cause}: the shorter side has to be larger than min_size "
+            f"image_size [{image_size[0]}, {image_size[1]}]{cause}: the shorter side must be larger than min_size "
             f"{min_size}, the coarsest scale; enlarge image_size or lower min_size"
         )
-    number = math.ceil(math.log(min_size / short) / math.log(scale_factor)) + 1
+    count = math.ceil(math.log(min_size / short) / math.log(scale_factor)) + 1
     cut = math.ceil(math.log(min(max_size, long) / long) / math.log(scale_factor))
-    last = max(number - cut, 1)
+    last = max(count - cut, 1)
     if last >= MAX_SCALES:
-        raise UserError(f"scale_factor is {scale_factor}, which makes {last + 1} scales; {MAX_SCALES} are the most")
+        raise UserError(f"scale_factor is {scale_factor}, which makes {last + 1} scales; the maximum is {MAX_SCALES}")
     ratio = (min_size / min(height, width)) ** (1 / last)
     factors = [ratio ** (last - scale) for scale in range(last + 1)]
     return [(math.ceil(height * f - ROUNDING), math.ceil(width * f - ROUNDING)) for f in factors]
@@ -41,4 +41,12 @@ def scale_sizes(
 
 def proportional_size(size: tuple[int, int], image_size: tuple[int, int], scale_size: tuple[int, int]) -> tuple[int, int]:
     """Size that an output of `size` has at a scale which is `scale_size` when the output is `image_size`; at least 1."""
-    return tuple(max(1, round(wanted * own / full)) for wanted, own, full in zip(size, scale_size, image_size, strict=True))
+    return tuple(max(1, round(side * scaled / full)) for side, scaled, full in zip(size, scale_size, image_size, strict=True))
+
+
+def check_scale(num_scales: int, lowest: int = 0, **values: int) -> None:
+    """UserError for the first named value that is no scale from `lowest` on; a `lowest` of 1 is for what takes an image."""
+    for name, value in values.items():
+        if not lowest <= value < num_scales:
+            reason = "; scale 0 makes its image from noise alone" if lowest else ""
+            raise UserError(f"{name} is {value}; allowed are {lowest} (coarsest) to {num_scales - 1} (finest){reason}")

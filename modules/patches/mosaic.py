@@ -1,4 +1,4 @@
-"""Images as mosaics of patches of other images: numbering of patches, painting, and where every pixel came from."""
+"""Images as mosaics of patches of other images: indexing of patches, painting, and where every pixel came from."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from core.errors import UserError
 
 
 class PatchGrid:
-    """Numbers all `patch` x `patch` patches of images of some `sizes` (height, width): image by image, row by row.
+    """Indexes all `patch` x `patch` patches of images of some `sizes` (height, width): image by image, row by row.
 
     The order is that of `torch.cat([extract(image, patch)[0] for image in images])`. ValueError if an image holds no patch.
     """
@@ -24,28 +24,28 @@ class PatchGrid:
         self.rows, self.columns = (self.sizes - patch + 1).T
         counts = self.rows * self.columns
         self.starts = counts.cumsum(0) - counts
-        self.number = int(counts.sum())
+        self.num_patches = int(counts.sum())
 
     def locate(self, indices: Tensor) -> Tensor:
-        """Image, top and left [3, ...] of patches by number [...]."""
+        """Image, top and left [3, ...] of patches by index [...]."""
         image = torch.searchsorted(self.starts, indices, right=True) - 1
-        place = indices - self.starts[image]
-        return torch.stack([image, place // self.columns[image], place % self.columns[image]])
+        offset = indices - self.starts[image]
+        return torch.stack([image, offset // self.columns[image], offset % self.columns[image]])
 
-    def index(self, places: Tensor) -> Tensor:
+    def index(self, coordinates: Tensor) -> Tensor:
         """The inverse of `locate`; tops and lefts outside of an image mean its nearest patch."""
-        image, top, left = places
+        image, top, left = coordinates
         top = top.clamp(min=0).minimum(self.rows[image] - 1)
         left = left.clamp(min=0).minimum(self.columns[image] - 1)
         return self.starts[image] + top * self.columns[image] + left
 
     def untouched(self, holes: Sequence[Tensor]) -> Tensor:
-        """Numbers of the patches without a pixel in their image's hole; `holes` are [H, W], above 0 in the hole."""
+        """Indices of the patches without a pixel in their image's hole; `holes` are [H, W], above 0 in the hole."""
         whole = [hole.unfold(0, self.patch, 1).unfold(1, self.patch, 1).amax((2, 3)).flatten() <= 0 for hole in holes]
         return torch.cat(whole).nonzero()[:, 0]
 
 
-def centre_weights(patch: int, spread: float = 1.7) -> Tensor:
+def center_weights(patch: int, spread: float = 1.7) -> Tensor:
     """Gaussian weights [patch, patch] of a patch's pixels, `spread` in halves of its side (1.7: GPNN's code, corner 0.71)."""
     axis = torch.linspace(-1, 1, patch) if patch > 1 else torch.zeros(1)
     return torch.exp(-(axis.square().unsqueeze(1) + axis.square()) / (2 * spread**2))
@@ -62,7 +62,7 @@ def paint(matches: Tensor, images: Sequence[Tensor], grid: PatchGrid, weights: T
     width = grid.sizes[:, 1][image]
     corner = (areas.cumsum(0) - areas)[image] + top * width + left
     height, breadth = matches.shape
-    canvas = pixels.new_zeros(4, height + grid.patch - 1, breadth + grid.patch - 1)  # colours, and the sum of weights
+    canvas = pixels.new_zeros(4, height + grid.patch - 1, breadth + grid.patch - 1)  # colors and the sum of weights
     for dy in range(grid.patch):
         for dx in range(grid.patch):
             part, weight = canvas[:, dy : dy + height, dx : dx + breadth], float(weights[dy, dx])
@@ -72,16 +72,16 @@ def paint(matches: Tensor, images: Sequence[Tensor], grid: PatchGrid, weights: T
 
 
 def pixel_sources(matches: Tensor, grid: PatchGrid) -> Tensor:
-    """Image, row and column [3, H, W] that every pixel of a mosaic has in the patch most centred on it."""
+    """Image, row and column [3, H, W] that every pixel of a mosaic has in the patch most centered on it."""
     cells = [
         (torch.arange(cells + grid.patch - 1, device=matches.device) - grid.patch // 2).clamp(0, cells - 1)
         for cells in matches.shape
     ]
-    places = grid.locate(matches[cells[0].unsqueeze(1), cells[1]])
+    coordinates = grid.locate(matches[cells[0].unsqueeze(1), cells[1]])
     inside = [torch.arange(len(cell), device=matches.device) - cell for cell in cells]
-    places[1] += inside[0].unsqueeze(1)
-    places[2] += inside[1]
-    return places
+    coordinates[1] += inside[0].unsqueeze(1)
+    coordinates[2] += inside[1]
+    return coordinates
 
 
 def source_picture(sources: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
@@ -96,15 +96,15 @@ def source_picture(sources: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def surroundings(image: Tensor, hole: Tensor) -> Tensor:
-    """An image [N, C, H, W] whose hole [N, 1, H, W] (1 = hole) is filled smoothly with the colours around it.
+    """An image [N, C, H, W] whose hole [N, 1, H, W] (1 = hole) is filled smoothly with the colors around it.
 
-    Pull and push: means of the known pixels at half the size, filled in the same way, give the unknown ones.
+    Pull and push: means of the pixels outside at half the size, filled in the same way, give those inside.
     """
-    known = 1 - hole
+    outside = 1 - hole
     half = tuple(-(-side // 2) for side in image.shape[-2:])
     if half == tuple(image.shape[-2:]) or not hole.any():
-        return image * known
-    share = F.adaptive_avg_pool2d(known, half)
-    colours = F.adaptive_avg_pool2d(image * known, half) / share.clamp(min=1e-6)
-    smooth = F.interpolate(surroundings(colours, (share == 0).to(image)), image.shape[-2:], mode="bilinear")
+        return image * outside
+    share = F.adaptive_avg_pool2d(outside, half)
+    colors = F.adaptive_avg_pool2d(image * outside, half) / share.clamp(min=1e-6)
+    smooth = F.interpolate(surroundings(colors, (share == 0).to(image)), image.shape[-2:], mode="bilinear")
     return torch.where(hole > 0, smooth, image)

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours among many patches: most comparisons are left out because a bound shows that they cannot win."""
+"""Exact nearest neighbors among many patches: most comparisons are left out because a bound shows that they cannot win."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def nearest_scored(queries: Tensor, keys: Tensor, scale: Tensor | None = None, t
 
     Compares everything, `tile` distances at a time; the quickest way on a GPU.
     """
-    mean = keys.mean(0)  # float32 products of uncentred patches lose the small differences
+    mean = keys.mean(0)  # float32 products of uncentered patches lose the small differences
     queries, keys = queries - mean, keys - mean
     norms = keys.square().sum(1)
     scores, indices = [], []
@@ -36,19 +36,19 @@ class Projection:
 
     def __init__(self, points: Tensor, dims: int = 24) -> None:
         self.mean = points.mean(0)
-        centred = points - self.mean
-        spread = (centred.T @ centred).double().cpu()
+        centered = points - self.mean
+        spread = (centered.T @ centered).double().cpu()
         self.axes = torch.linalg.eigh(spread).eigenvectors[:, -dims:].flip(1).to(points)
 
     def __call__(self, points: Tensor) -> Tensor:
-        centred = points - self.mean
-        along = centred @ self.axes
-        rest = (centred.square().sum(1) - along.square().sum(1)).clamp(min=0).sqrt()
+        centered = points - self.mean
+        along = centered @ self.axes
+        rest = (centered.square().sum(1) - along.square().sum(1)).clamp(min=0).sqrt()
         return torch.cat([along, rest.unsqueeze(1)], 1)
 
 
 def halve(points: Tensor, size: int) -> Tensor:
-    """Indices [B, at most `size`] of points [M, D] in blocks of neighbours, by repeated halving along the widest axis.
+    """Indices [B, at most `size`] of points [M, D] in blocks of neighbors, by repeated halving along the widest axis.
 
     All blocks are equally large, B is a power of two; the last point fills up what is missing.
     """
@@ -67,8 +67,8 @@ def halve(points: Tensor, size: int) -> Tensor:
 class NeighborIndex:
     """Keys [M, D] prepared for exact searches on the CPU; the build costs about a tenth of a search.
 
-    Keys and queries are grouped into blocks. A block of keys is looked at only if its bounding box, in the coordinates of
-    `Projection`, is not farther from a block of queries than the worst match found there so far; and a key in it only if
+    Keys and queries are grouped into blocks. A block of keys is searched only if its bounding box, in the coordinates of
+    `Projection`, is not farther from a block of queries than the worst match there so far; and a key in it only if
     its projected distance to some query is below that query's match. On photographs a few keys in a thousand remain.
     """
 
@@ -84,11 +84,11 @@ class NeighborIndex:
 
     def search(self, queries: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `nearest_scored`. Of keys that tie within float32 rounding any may be returned."""
-        projected, centred = self.project(queries), queries - self.project.mean
+        projected, centered = self.project(queries), queries - self.project.mean
         scores = queries.new_empty(len(queries))
         indices = torch.empty(len(queries), dtype=torch.long, device=queries.device)
         for rows in halve(projected, min(QUERY_BLOCK, max(8, TILE // len(self.keys)))):
-            scores[rows], indices[rows] = self._search_block(centred[rows], projected[rows], scale)
+            scores[rows], indices[rows] = self._search_block(centered[rows], projected[rows], scale)
         return scores, indices
 
     def _search_block(self, queries: Tensor, projected: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -97,9 +97,9 @@ class NeighborIndex:
         if scale is not None:
             gaps = gaps * scale[self.blocks].amin(1)
         near = gaps.topk(min(FIRST_BLOCKS, len(gaps)), largest=False).indices
-        found = self.blocks[near].flatten()[self._bounds(near, projected, scale).argmin(1)]
-        worst = (queries - self.keys[found]).square().sum(1)
-        worst = worst if scale is None else worst * scale[found]
+        candidates = self.blocks[near].flatten()[self._bounds(near, projected, scale).argmin(1)]
+        worst = (queries - self.keys[candidates]).square().sum(1)
+        worst = worst if scale is None else worst * scale[candidates]
         near = (gaps <= worst.amax()).nonzero()[:, 0]
         possible = (self._bounds(near, projected, scale) <= worst.unsqueeze(1)).any(0).nonzero()[:, 0]
         return self._compare(queries, self.blocks[near].flatten()[possible], scale)
@@ -125,7 +125,7 @@ class NeighborIndex:
 
 
 def search_all(queries: Tensor, keys: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`nearest_scored` in the quickest way for the number and place of the points."""
+    """`nearest_scored` in the fastest way for the number and device of the points."""
     if keys.is_cuda or len(queries) * len(keys) < SMALL:
         return nearest_scored(queries, keys, scale)
     return NeighborIndex(keys).search(queries, scale)

@@ -6,14 +6,14 @@ from torch import Tensor
 from modules.ops.noise import randint
 from modules.patches.mosaic import PatchGrid
 
-STRIDES = (1, 4)  # distances of the neighbours whose match is tried; the longer one stands in for the serial scan
+STRIDES = (1, 4)  # distances of the neighbors whose match is tried; the longer one stands in for the serial scan
 
 
 def patchmatch(queries: Tensor, keys: Tensor, grid: PatchGrid, matches: Tensor, sweeps: int = 10) -> tuple[Tensor, Tensor]:
-    """Squared distances [h, w] and improved `matches` [h, w], numbers in `grid`, of the patch around each query pixel.
+    """Squared distances [h, w] and improved `matches` [h, w], indices in `grid`, of the patch around each query pixel.
 
     `queries` [h, w, F] and `keys` [M, F] are features of patches, `keys` in the order of `grid`. A sweep tries for all
-    patches at once the matches of their neighbours, shifted as the neighbours lie (as images are piecewise continuous, so
+    patches at once the matches of their neighbors, shifted as the neighbors lie (as images are piecewise continuous, so
     are good matches), then random patches around the present match in windows that halve from the image's size to one pixel,
     and one anywhere. A match is never exchanged for a worse one. Draws from the global generator.
     """
@@ -24,33 +24,33 @@ def patchmatch(queries: Tensor, keys: Tensor, grid: PatchGrid, matches: Tensor, 
         sign = 1 if sweep % 2 == 0 else -1
         for stride in STRIDES:
             for shift in ((sign * stride, 0), (0, sign * stride)):
-                distances, matches = _try(queries, keys, distances, matches, _from_neighbour(grid, matches, shift))
+                distances, matches = _try(queries, keys, distances, matches, _from_neighbor(grid, matches, shift))
         for window in windows:
-            places = grid.locate(matches)
-            places[1:] += randint(-window, window + 1, tuple(places[1:].shape), device=places.device)
-            distances, matches = _try(queries, keys, distances, matches, grid.index(places))
-        anywhere = randint(0, grid.number, tuple(matches.shape), device=matches.device)
+            coordinates = grid.locate(matches)
+            coordinates[1:] += randint(-window, window + 1, tuple(coordinates[1:].shape), device=coordinates.device)
+            distances, matches = _try(queries, keys, distances, matches, grid.index(coordinates))
+        anywhere = randint(0, grid.num_patches, tuple(matches.shape), device=matches.device)
         distances, matches = _try(queries, keys, distances, matches, anywhere)
     return distances, matches
 
 
-def _from_neighbour(grid: PatchGrid, matches: Tensor, shift: tuple[int, int]) -> Tensor:
+def _from_neighbor(grid: PatchGrid, matches: Tensor, shift: tuple[int, int]) -> Tensor:
     """What a patch would match if the match of the patch at `shift` before it went on (at a border: of one across)."""
-    places = grid.locate(matches).roll(shift, (1, 2))
-    places[1] += shift[0]
-    places[2] += shift[1]
-    return grid.index(places)
+    coordinates = grid.locate(matches).roll(shift, (1, 2))
+    coordinates[1] += shift[0]
+    coordinates[2] += shift[1]
+    return grid.index(coordinates)
 
 
-def _try(queries: Tensor, keys: Tensor, distances: Tensor, matches: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    tried = (queries - keys[others]).square().sum(2)
+def _try(queries: Tensor, keys: Tensor, distances: Tensor, matches: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    tried = (queries - keys[candidates]).square().sum(2)
     better = tried < distances
-    return torch.where(better, tried, distances), torch.where(better, others, matches)
+    return torch.where(better, tried, distances), torch.where(better, candidates, matches)
 
 
 def carry_over(matches: Tensor, grid: PatchGrid, finer: PatchGrid, shape: tuple[int, int]) -> Tensor:
     """Matches [h, w] in `grid` as a start for `shape` (height, width) patches in the `finer` grid of the same images
-    enlarged: every patch keeps its source, moved on by its place between two of the coarser patches."""
+    enlarged: every patch keeps its source, shifted by its position between two of the coarser patches."""
     cells, offsets = [], []
     for length, coarse in zip(shape, matches.shape, strict=True):
         exact = torch.arange(length, device=matches.device) * ((coarse - 1) / max(1, length - 1))

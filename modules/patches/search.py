@@ -1,4 +1,4 @@
-"""For every patch of an image the number of a patch among key images: exactly, or by PatchMatch."""
+"""For every patch of an image the index of a patch among key images: exactly, or by PatchMatch."""
 
 from collections.abc import Sequence
 
@@ -20,8 +20,8 @@ class ExactSearch:
     """Nearest key by squared distance, or with `alpha` by distance / (alpha + the key's least distance to any query) (GPNN).
 
     Args:
-        keys: images [3, H, W] whose patches are numbered by `grid`.
-        allowed: numbers of the patches that may be found, default all.
+        keys: images [3, H, W] whose patches `grid` indexes.
+        allowed: indices of the patches that may be matched; all by default.
         alpha: in units of squared L2 / dim of images in [0, 1], as in the released code; None is infinity.
     """
 
@@ -29,40 +29,40 @@ class ExactSearch:
         self, keys: Sequence[Tensor], grid: PatchGrid, allowed: Tensor | None = None, alpha: float | None = None
     ) -> None:
         self.patch, self.alpha = grid.patch, alpha
-        self.allowed = torch.arange(grid.number, device=keys[0].device) if allowed is None else allowed
+        self.allowed = torch.arange(grid.num_patches, device=keys[0].device) if allowed is None else allowed
         self.keys = torch.cat([extract(key.unsqueeze(0), grid.patch)[0] for key in keys])
         if allowed is not None:
             self.keys = self.keys[allowed]
         self._index: NeighborIndex | None = None
 
     def __call__(self, image: Tensor, start: Tensor | None = None) -> Tensor:
-        """Numbers [h, w] for the patches of `image` [3, h + p - 1, w + p - 1]; `start` is not needed."""
+        """Indices [h, w] for the patches of `image` [3, h + p - 1, w + p - 1]; `start` is not needed."""
         queries = extract(image.unsqueeze(0), self.patch)[0]
         scale = None
         if self.alpha is not None:
             scale = 1 / (4 * queries.shape[1] * self.alpha + search_all(self.keys, queries)[0])
         if self.keys.is_cuda or len(queries) * len(self.keys) < SMALL:
-            found = nearest_scored(queries, self.keys, scale)[1]
+            matches = nearest_scored(queries, self.keys, scale)[1]
         else:
             self._index = self._index or NeighborIndex(self.keys)
-            found = self._index.search(queries, scale)[1]
-        return self.allowed[found].view(image.shape[-2] - self.patch + 1, -1)
+            matches = self._index.search(queries, scale)[1]
+        return self.allowed[matches].view(image.shape[-2] - self.patch + 1, -1)
 
 
 class PatchMatchSearch:
-    """Nearly nearest keys by PatchMatch on projected patches, 25 numbers each: for large images.
+    """Nearly nearest keys by PatchMatch on projected patches, 25 values each: for large images.
 
     Arguments as `ExactSearch`, and the number of `sweeps`. Draws from the global generator.
     """
 
     def __init__(self, keys: Sequence[Tensor], grid: PatchGrid, allowed: Tensor | None = None, sweeps: int = 4) -> None:
         self.grid, self.sweeps = grid, sweeps
-        stride = max(1, round((grid.number / SPREAD_SAMPLE) ** 0.5))
+        stride = max(1, round((grid.num_patches / SPREAD_SAMPLE) ** 0.5))
         self.project = Projection(torch.cat([extract(key.unsqueeze(0), grid.patch, stride)[0] for key in keys]))
         self.keys = torch.cat([self._features(key).flatten(0, 1) for key in keys])
         self.allowed = None
         if allowed is not None:
-            self.allowed = torch.zeros(grid.number, dtype=torch.bool, device=allowed.device)
+            self.allowed = torch.zeros(grid.num_patches, dtype=torch.bool, device=allowed.device)
             self.allowed[allowed] = True
             self.keys[~self.allowed] = FAR
 
@@ -77,7 +77,7 @@ class PatchMatchSearch:
         """As `ExactSearch`; begins with the matches `start` [h, w], or with random ones and twice the sweeps."""
         queries = self._features(image)
         sweeps = self.sweeps if start is not None else 2 * self.sweeps
-        chance = randint(0, self.grid.number, tuple(queries.shape[:2]), device=image.device)
+        chance = randint(0, self.grid.num_patches, tuple(queries.shape[:2]), device=image.device)
         if self.allowed is not None:
             possible = self.allowed.nonzero()[:, 0]
             chance = possible[chance % len(possible)]

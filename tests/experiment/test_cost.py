@@ -21,10 +21,10 @@ from experiment.cost import CostEstimate, PeakMemory, StageTimer, estimate_cost,
 from modules.gpdm import GPDM
 from modules.gpnn import GPNN
 from modules.singan import SinGAN
-from tests.test_contract import YAMLS, tiny
+from tests.contract.tiers import DISTINCT, by_path, tiny
 
 ROOT = Path(__file__).parent.parent.parent
-every_yaml = pytest.mark.parametrize("path", YAMLS, ids=[path.stem for path in YAMLS])
+every_method = by_path(DISTINCT)
 
 
 def prepared(path, run_dir):
@@ -34,7 +34,7 @@ def prepared(path, run_dir):
     return train.prepare(load_config([*words, f"run_dir={run_dir}"]), dry_run=True)[:3]
 
 
-@every_yaml
+@every_method
 def test_a_plan_changes_nothing_and_writes_nothing(path, tmp_path, monkeypatch, recwarn):
     trainer, module, datamodule = prepared(path, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
@@ -49,7 +49,7 @@ def test_a_plan_changes_nothing_and_writes_nothing(path, tmp_path, monkeypatch, 
     assert "memory" in text and "unknown" not in text
 
 
-@every_yaml
+@every_method
 def test_a_plan_lists_every_stage_or_scale_with_its_size(path, tmp_path):
     trainer, module, datamodule = prepared(path, tmp_path / "run")
     rows = plan(module, datamodule, trainer).splitlines()

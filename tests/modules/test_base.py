@@ -8,27 +8,27 @@ from modules.base import GenerativeModule, sampling_mode
 
 
 class Constant(GenerativeModule):
-    """Learns one colour."""
+    """Learns one color."""
 
     def __init__(self):
         super().__init__()
         self.save_hyperparameters()
-        self.colour = nn.Parameter(torch.zeros(3))
+        self.color = nn.Parameter(torch.zeros(3))
         self.anchor = nn.BatchNorm2d(3)
 
     def configure_optimizers(self):
-        return [torch.optim.SGD([self.colour], 0.5)]
+        return [torch.optim.SGD([self.color], 0.5)]
 
     def frozen(self):
         return [self.anchor]
 
     def training_step(self, batch, batch_idx):
-        self.optimize(self.optimizers(), (self.anchor(batch["image"]).mean((0, 2, 3)) - self.colour).square().sum())
+        self.optimize(self.optimizers(), (self.anchor(batch["image"]).mean((0, 2, 3)) - self.color).square().sum())
 
 
 class TwoOptimizers(Constant):
     def configure_optimizers(self):
-        return [torch.optim.SGD([self.colour], 0.5), torch.optim.SGD(self.anchor.parameters(), 0.1)]
+        return [torch.optim.SGD([self.color], 0.5), torch.optim.SGD(self.anchor.parameters(), 0.1)]
 
 
 def fit(module, epochs=1, checkpoint=None, **settings):
@@ -47,15 +47,15 @@ def test_iterations_and_images_are_counted_and_frozen_parts_stay_in_eval():
     assert module.iteration == 6 and module.images_seen == 12 and trainer.global_step == 6
     assert module.training and not module.anchor.training
     assert (module.anchor.running_mean == 0).all() and module.anchor.num_batches_tracked == 0
-    assert (module.colour != 0).any()
+    assert (module.color != 0).any()
 
 
 def test_clipping_bounds_the_step():
     module = Constant()
     trainer = fit(module)
-    before = module.colour.detach().clone()
-    module.optimize(module.optimizers(), 1e6 * module.colour.sum(), clip_norm=1e-3)
-    assert (module.colour - before).norm().item() == pytest.approx(0.5 * 1e-3, rel=1e-3) and trainer.world_size == 1
+    before = module.color.detach().clone()
+    module.optimize(module.optimizers(), 1e6 * module.color.sum(), clip_norm=1e-3)
+    assert (module.color - before).norm().item() == pytest.approx(0.5 * 1e-3, rel=1e-3) and trainer.world_size == 1
 
 
 def test_a_checkpoint_of_another_class_or_another_number_of_optimizers_is_refused(tmp_path):

@@ -24,6 +24,7 @@ TINY = [
     "module.num_layers=2",
     "module.width=8",
 ]
+PARAMETERS = {"consingan": 169_412, "consingan_250": 781_380}
 SIZES = {"image_size": [16, 20], "num_scales": 4, "min_size": 9, "train_depth": 2, "num_layers": 2, "width": 8}
 
 
@@ -40,7 +41,7 @@ def fit(data=None, epochs=1, callbacks=(), samples=4, seed=0, trainer=(), **chan
 
 @pytest.fixture(scope="module")
 def trained():
-    """Long enough for the reconstruction to be better than the mean colour."""
+    """Long enough for the reconstruction to be better than the mean color."""
     return fit(samples=40, train_depth=3, width=16, mode="retarget", lr_g=1e-3, weight_reconstruction=100.0)
 
 
@@ -551,7 +552,7 @@ def changing(request):
 
 
 def pasted(image):
-    """The image with a block in a colour that it has nowhere."""
+    """The image with a block in a color that it has nowhere."""
     composite = image.clone()
     composite[..., 4:12, 6:14] = torch.tensor([1.0, -1.0, 1.0]).view(3, 1, 1)
     return composite
@@ -562,9 +563,9 @@ def test_finetuning_brings_a_composite_nearer_to_the_colours_of_the_image(changi
     composite = pasted(image)
 
     def strangeness(result):
-        """Mean distance of the block's colours to the nearest colour of the training image."""
-        colours = result[0, :, 4:12, 6:14].flatten(1).T
-        return torch.cdist(colours, image[0].flatten(1).T).min(1).values.mean()
+        """Mean distance of the block's colors to the nearest color of the training image."""
+        colors = result[0, :, 4:12, 6:14].flatten(1).T
+        return torch.cdist(colors, image[0].flatten(1).T).min(1).values.mean()
 
     plain, tuned, again = (seeded(0, changing.inject, composite, finetune=n) for n in (0, 40, 40))
     assert torch.equal(tuned, again) and strangeness(tuned) < 0.8 * strangeness(plain) < 0.8 * strangeness(composite)

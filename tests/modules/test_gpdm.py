@@ -15,6 +15,7 @@ TINY = [
     "module.projections=8",
     "module.max_images=4",
 ]
+PARAMETERS = {"gpdm": 0, "gpdm_256": 0}
 
 
 @pytest.fixture(scope="module")

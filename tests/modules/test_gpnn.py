@@ -7,7 +7,7 @@ from datamodules.listing import list_images
 from modules.gpnn import GPNN
 from modules.ops.images import resize
 from modules.ops.nearest import extract
-from modules.patches.mosaic import PatchGrid, centre_weights
+from modules.patches.mosaic import PatchGrid, center_weights
 from modules.patches.search import ExactSearch
 
 TINY = [
@@ -17,6 +17,7 @@ TINY = [
     "module.iterations=2",
     "module.max_images=4",
 ]
+PARAMETERS = {"gpnn": 0, "gpnn_256": 0}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_alpha_is_in_units_of_images_in_0_1(photographs):
 def test_the_output_is_the_weighted_mean_of_verbatim_training_patches(photographs):
     torch.manual_seed(0)
     module = model(photographs)
-    out, weights = module.sample(2, size=(30, 60)), centre_weights(7)
+    out, weights = module.sample(2, size=(30, 60)), center_weights(7)
     total, mass = torch.zeros(2, 3, 30, 60), torch.zeros(30, 60)
     image, top, left = module.grid.locate(module.matches)
     for y in range(24):
@@ -115,7 +116,7 @@ def test_provenance_repaints_the_output(photographs):
 
 
 def test_provenance_before_any_image_says_so(photographs):
-    with pytest.raises(ValueError, match="none were made yet"):
+    with pytest.raises(ValueError, match="no image has been generated yet"):
         _ = model(photographs).provenance()
 
 

@@ -28,6 +28,7 @@ TINY = [
     "module.width=8",
     "module.depth=2",
 ]
+PARAMETERS = {"hpvaegan": 764_638, "hpvaegan_256": 3_493_733}
 SIZES = {"min_size": 8, "scale_factor": 0.7, "vae_levels": 2, "latent_dim": 6, "width": 8, "depth": 2}
 
 
@@ -241,7 +242,7 @@ def test_fakes_get_the_noise_and_reconstructions_do_not():
 
 
 def test_a_blocks_running_statistics_fit_reconstructions_and_fakes():
-    """One pass normalises both by the statistics that eval mode will use; `batch` keeps two passes."""
+    """One pass normalizes both by the statistics that eval mode will use; `batch` keeps two passes."""
     calls = {}
     for bn_mode in ("eval", "batch"):
         module = create(bn_mode=bn_mode)
@@ -275,7 +276,7 @@ def losses_of_one_step(module, stage, batch, monkeypatch):
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-def test_a_vae_step_minimises_both_reconstructions_and_kl(stage, trained, images, monkeypatch):
+def test_a_vae_step_minimizes_both_reconstructions_and_kl(stage, trained, images, monkeypatch):
     """10 * (MSE at this scale + MSE of the decoded latent at scale 0) + KL, without noise from the blocks."""
     module, batch = copy.deepcopy(trained), images[:2]
     (loss,), logged = losses_of_one_step(module, stage, batch, monkeypatch)

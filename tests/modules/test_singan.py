@@ -26,6 +26,7 @@ TINY = [
     "module.scales_per_width=2",
     "module.depth=2",
 ]
+PARAMETERS = {"singan": 294_740, "singan_250": 2_948_392, "concat_singan": 235_792, "concat_singan_250": 2_948_392}
 SMALL = {"image_size": [16, 20], "min_size": 8, "scale_factor": 0.45, "width": 4, "depth": 2, "epochs_per_stage": 1}
 SIZES = [(8, 10), (12, 15), (16, 20)]  # of SMALL: 8 * sqrt(2) = 11.3
 
@@ -120,7 +121,7 @@ def test_initial_weights():
     assert len(norms) == 4 and all(abs(n.weight.mean() - 1) < 0.01 and n.bias.abs().max() == 0 for n in norms)
     plain = valid_stack(64, 3, 4, norm="none")
     assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in plain)
-    assert plain(torch.randn(1, 3, 20, 20)).std() > 0.1  # signals get through without normalisation
+    assert plain(torch.randn(1, 3, 20, 20)).std() > 0.1  # signals get through without normalization
     with pytest.raises(ValueError, match="norm is 'layer'; allowed are 'batch' and 'none'"):
         valid_stack(8, 1, 2, "layer")
 
@@ -347,8 +348,8 @@ def test_one_iteration_equals_a_loop_written_by_hand(norm):
         return torch.tanh(generator.body(F.pad(noise, pad) + F.pad(images, pad))) + images
 
     def below(z):
-        grey = F.pad(z.expand(-1, 3, -1, -1), pad)
-        return shrink(pyramid.generators[0](grey, torch.zeros(len(z), 3, *SIZES[0])), SIZES[1])
+        gray = F.pad(z.expand(-1, 3, -1, -1), pad)
+        return shrink(pyramid.generators[0](gray, torch.zeros(len(z), 3, *SIZES[0])), SIZES[1])
 
     torch.set_rng_state(spy.rng)
     with torch.no_grad():

@@ -17,8 +17,8 @@ from cli.build import build
 from cli.loader import load_config
 from modules.base import sampling_mode
 from modules.ops.images import to_uint8
+from tests.contract.tiers import YAMLS, tiny
 from tests.tasks.table import rows
-from tests.test_contract import YAMLS, tiny
 
 ROOT = Path(__file__).parents[2]
 TASKS = [row.name for row in rows()]

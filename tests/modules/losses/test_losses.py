@@ -91,9 +91,9 @@ def test_ssim_window_shrinks_to_small_images():
 
 
 def test_ssim_ignores_colour_of_equal_luma():
-    grey = torch.rand(1, 1, 16, 16).expand(-1, 3, -1, -1) - 0.5
+    gray = torch.rand(1, 1, 16, 16).expand(-1, 3, -1, -1) - 0.5
     tint = torch.tensor([0.114, 0.0, -0.299]).view(1, 3, 1, 1)  # adds nothing to the luma
-    assert ssim_loss(grey + tint, grey).abs() < 1e-5
+    assert ssim_loss(gray + tint, gray).abs() < 1e-5
 
 
 def test_continuity_by_hand():

@@ -37,5 +37,5 @@ def test_shrinking_is_antialiased():
 
 
 def test_luma_weights():
-    colours = torch.eye(3).view(3, 3, 1, 1)
-    assert torch.allclose(luma(colours).flatten(), torch.tensor([0.299, 0.587, 0.114]))
+    colors = torch.eye(3).view(3, 3, 1, 1)
+    assert torch.allclose(luma(colors).flatten(), torch.tensor([0.299, 0.587, 0.114]))

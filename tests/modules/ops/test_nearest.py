@@ -21,8 +21,8 @@ def test_nearest_equals_brute_force_in_every_chunking():
 
 
 def test_kmeans_finds_separated_clusters_whatever_the_seed():
-    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
-    points = torch.cat([c + 0.1 * torch.randn(40, 2) for c in centres])
+    centers = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    points = torch.cat([c + 0.1 * torch.randn(40, 2) for c in centers])
     best = min(
         nearest(points, kmeans(points, 3, torch.Generator().manual_seed(seed)))[0].mean().item() for seed in range(5)
     )
@@ -30,5 +30,5 @@ def test_kmeans_finds_separated_clusters_whatever_the_seed():
 
 
 def test_kmeans_without_enough_points_repeats_them():
-    centres = kmeans(torch.tensor([[0.0], [1.0]]), 5, torch.Generator().manual_seed(0))
-    assert centres.shape == (5, 1) and set(centres.flatten().tolist()) <= {0.0, 1.0}
+    centers = kmeans(torch.tensor([[0.0], [1.0]]), 5, torch.Generator().manual_seed(0))
+    assert centers.shape == (5, 1) and set(centers.flatten().tolist()) <= {0.0, 1.0}

@@ -1,6 +1,6 @@
 import pytest
 
-from modules.ops.scales import proportional_size, scale_sizes
+from modules.ops.scales import check_scale, proportional_size, scale_sizes
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,16 @@ def test_impossible_sizes_say_what_to_change():
 def test_proportional_size():
     assert proportional_size((72, 192), (72, 96), (24, 32)) == (24, 64)
     assert proportional_size((1, 1), (72, 96), (24, 32)) == (1, 1)
+
+
+def test_existing_scales_pass():
+    check_scale(3, scale=0, start_scale=2)
+    check_scale(3, lowest=1, scale=1)
+
+
+@pytest.mark.parametrize(("lowest", "value"), [(0, -1), (0, 3), (1, 0), (1, 3)])
+def test_a_missing_scale_is_reported_with_the_existing_ones(lowest, value):
+    with pytest.raises(ValueError) as caught:
+        check_scale(3, lowest, scale=2, start_scale=value)
+    ends = rf"start_scale is {value}; allowed are {lowest} (coarsest) to 2 (finest)"
+    assert str(caught.value) == ends + ("; scale 0 makes its image from noise alone" if lowest else "")

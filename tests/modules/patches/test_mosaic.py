@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from modules.ops.nearest import extract
-from modules.patches.mosaic import PatchGrid, centre_weights, paint, pixel_sources, source_picture, surroundings
+from modules.patches.mosaic import PatchGrid, center_weights, paint, pixel_sources, source_picture, surroundings
 
 SIZES = [(6, 8), (5, 5), (9, 4)]
 
@@ -14,11 +14,11 @@ def images():
 
 def test_numbers_follow_extract_and_locate_inverts_index():
     grid, patches = PatchGrid(SIZES, 3), torch.cat([extract(image.unsqueeze(0), 3)[0] for image in images()])
-    assert grid.number == len(patches)
-    places = grid.locate(torch.arange(grid.number))
+    assert grid.num_patches == len(patches)
+    places = grid.locate(torch.arange(grid.num_patches))
     for number, (image, top, left) in enumerate(places.T.tolist()):
         assert torch.equal(patches[number], images()[image][:, top : top + 3, left : left + 3].flatten())
-    assert torch.equal(grid.index(places), torch.arange(grid.number))
+    assert torch.equal(grid.index(places), torch.arange(grid.num_patches))
 
 
 def test_places_outside_mean_the_nearest_patch():
@@ -38,22 +38,22 @@ def test_untouched_patches_have_no_pixel_in_a_hole():
     holes[2][8, 0] = 1
     expected = [
         number
-        for number, (image, top, left) in enumerate(grid.locate(torch.arange(grid.number)).T.tolist())
+        for number, (image, top, left) in enumerate(grid.locate(torch.arange(grid.num_patches)).T.tolist())
         if holes[image][top : top + 3, left : left + 3].sum() == 0
     ]
-    assert grid.untouched(holes).tolist() == expected and len(expected) == grid.number - 9 - 1
+    assert grid.untouched(holes).tolist() == expected and len(expected) == grid.num_patches - 9 - 1
 
 
 def test_weights_are_those_of_the_released_code():
-    weights = centre_weights(7)
+    weights = center_weights(7)
     assert weights[3, 3] == 1 and weights[0, 3] == pytest.approx(0.84, abs=0.005)
     assert weights[6, 0] == pytest.approx(0.71, abs=0.005)
-    assert centre_weights(1).tolist() == [[1.0]]
+    assert center_weights(1).tolist() == [[1.0]]
 
 
 def test_painting_is_the_weighted_mean_of_overlapping_patches():
-    grid, given, weights = PatchGrid(SIZES, 3), images(), centre_weights(3)
-    matches = torch.randint(grid.number, (4, 5), generator=torch.Generator().manual_seed(1))
+    grid, given, weights = PatchGrid(SIZES, 3), images(), center_weights(3)
+    matches = torch.randint(grid.num_patches, (4, 5), generator=torch.Generator().manual_seed(1))
     total, mass = torch.zeros(3, 6, 7), torch.zeros(6, 7)
     for y in range(4):
         for x in range(5):
@@ -66,7 +66,7 @@ def test_painting_is_the_weighted_mean_of_overlapping_patches():
 def test_a_mosaic_of_its_own_patches_is_the_image_and_every_pixel_its_own_source():
     grid = PatchGrid(SIZES, 3)
     own = grid.starts[1] + torch.arange(9).view(3, 3)
-    torch.testing.assert_close(paint(own, images(), grid, centre_weights(3)), images()[1])
+    torch.testing.assert_close(paint(own, images(), grid, center_weights(3)), images()[1])
     sources = pixel_sources(own, grid)
     rows, columns = torch.meshgrid(torch.arange(5), torch.arange(5), indexing="ij")
     assert torch.equal(sources, torch.stack([torch.ones(5, 5, dtype=torch.long), rows, columns]))
@@ -74,7 +74,7 @@ def test_a_mosaic_of_its_own_patches_is_the_image_and_every_pixel_its_own_source
 
 def test_pixel_sources_are_those_of_the_patch_centred_on_the_pixel():
     grid = PatchGrid([(9, 9)], 3)
-    matches = torch.randint(grid.number, (4, 6), generator=torch.Generator().manual_seed(1))
+    matches = torch.randint(grid.num_patches, (4, 6), generator=torch.Generator().manual_seed(1))
     sources = pixel_sources(matches, grid)
     assert sources.shape == (3, 6, 8)
     assert sources[:, 2, 5].tolist() == [0, int(matches[1, 4]) // 7 + 1, int(matches[1, 4]) % 7 + 1]

@@ -25,7 +25,7 @@ def test_ten_sweeps_come_within_a_fifth_of_the_exact_distance(photographs):
         queries, keys = (extract(image.unsqueeze(0), 7)[0] for image in (query, key))
         exact = nearest_scored(queries, keys)[0].mean()
         shape = (query.shape[1] - 6, query.shape[2] - 6)
-        start = torch.randint(grid.number, shape)
+        start = torch.randint(grid.num_patches, shape)
         distances, matches = patchmatch(queries.view(*shape, -1), keys, grid, start, sweeps=10)
         true = (queries - keys[matches.flatten()]).square().sum(1)
         torch.testing.assert_close(distances.flatten(), true)
@@ -39,7 +39,7 @@ def test_no_match_is_exchanged_for_a_worse_one(photographs):
     keys = extract(photographs[:1], 7)[0]
     queries = extract(photographs[1:], 7)[0].view(58, 58, -1)
     torch.manual_seed(0)
-    matches = torch.randint(grid.number, (58, 58))
+    matches = torch.randint(grid.num_patches, (58, 58))
     before = (queries - keys[matches]).square().sum(2)
     for _ in range(3):
         distances, matches = patchmatch(queries, keys, grid, matches, sweeps=1)
@@ -50,7 +50,7 @@ def test_no_match_is_exchanged_for_a_worse_one(photographs):
 def test_patches_that_are_not_allowed_are_never_found(photographs):
     torch.manual_seed(0)
     grid = PatchGrid([(64, 64), (64, 64)], 7)
-    allowed = torch.arange(0, grid.number, 3)
+    allowed = torch.arange(0, grid.num_patches, 3)
     for search in (PatchMatchSearch(photographs, grid, allowed), ExactSearch(photographs, grid, allowed)):
         for start in (None, torch.full((58, 58), 1)):
             found = search(photographs[0], start)
