@@ -27,9 +27,11 @@ from statistics import median
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
+from pydantic import TypeAdapter, ValidationError
 
 from core.errors import UserError, nearest_hint
 from core.files import atomic_write
+from core.types import ImageSize
 from datamodules.archive import read_content
 from datamodules.copies import perceptual_hash
 from datamodules.decode import decode, probe
@@ -39,6 +41,12 @@ from datamodules.listing import LEFT_OUT, Listing, check_file_name, list_files, 
 
 SETS = ("image", "side", "reference")
 KEYS = (*SETS, "image_size", "recursive", "out")
+VALUES = {"image_size": (ImageSize, "[height,width], two positive whole numbers"), "recursive": (bool, "true or false")}
+CAUSES = {
+    UnidentifiedImageError: "not an image",
+    Image.DecompressionBombError: "too large",
+    Image.DecompressionBombWarning: "too large",
+}
 MAX_LINES = 10  # printed per kind; the JSON has all
 
 
@@ -159,19 +167,13 @@ def _parsed(arguments: Iterable[str]) -> dict[str, Any]:
 
 
 def _value(key: str, text: str) -> Any:
-    if key not in ("image_size", "recursive"):
+    if key not in VALUES:
         return text
+    kind, expected = VALUES[key]
     try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if key == "recursive" and isinstance(value, bool):
-        return value
-    if key == "image_size" and isinstance(value, list) and len(value) == 2:
-        if all(type(number) is int and number > 0 for number in value):
-            return value
-    expected = "true or false" if key == "recursive" else "[height,width], two positive whole numbers"
-    raise UserError(f"{key}: expected {expected}, got {text!r}")
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError:
+        raise UserError(f"{key}: expected {expected}, got {text!r}") from None
 
 
 def _read(key: str, folder: Path, name: str, size: tuple[int, int], findings: list[Finding]) -> ImageFinding:
@@ -182,19 +184,10 @@ def _read(key: str, folder: Path, name: str, size: tuple[int, int], findings: li
         digest = sha256(data)
         pixels, treatment = decode(data, folder / name, size)
     except UserError as error:
-        findings.append(Finding("error", _kind(error, digest), (image,), str(error)))
+        kinds = {"": "not read", sha256(b""): "empty"}
+        findings.append(Finding("error", kinds.get(digest) or CAUSES.get(type(error.__cause__), "damaged"), (image,), str(error)))
         return ImageFinding(image, digest)
     return ImageFinding(image, digest, treatment, perceptual_hash(pixels))
-
-
-def _kind(error: UserError, digest: str) -> str:
-    if not digest:
-        return "not read"
-    if digest == sha256(b""):
-        return "empty"
-    causes = {UnidentifiedImageError: "not an image", Image.DecompressionBombError: "too large"}
-    causes[Image.DecompressionBombWarning] = "too large"
-    return causes.get(type(error.__cause__), "damaged")
 
 
 def _left_out(key: str, listed: Listing) -> list[Finding]:

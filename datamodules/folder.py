@@ -43,8 +43,8 @@ class ImageFolder(Dataset):
         files: Sequence[str],
         image_size: Sequence[int],
         flip: bool = False,
-        in_memory: bool = True,
         labels: Sequence[int] | None = None,
+        in_memory: bool = True,
     ) -> None:
         self.folder = folder
         self.files = list(files)

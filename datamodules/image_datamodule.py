@@ -87,7 +87,8 @@ class ImageDataModule(LightningDataModule):
         max_memory_gib: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__()
-        check_image_size(image_size)
+        if image_size[0] * image_size[1] > MAX_PIXELS:
+            raise UserError(f"image_size={image_size} has more than {MAX_PIXELS / 1e6:.0f} million pixels, the limit")
         check_labels(labels)
         if tile is not None and labels is not None:
             raise UserError("tile, labels: an image made of several has no label; set one of the two to null")
@@ -160,8 +161,7 @@ class ImageDataModule(LightningDataModule):
             if needed > free:
                 count, gib = len(files), needed / 2**30
                 rank_zero_info(f"{folder}: {count} images would take {gib:.1f} GiB, so each access decodes its file")
-            flip, labels = (*more, False, None)[:2] if more else (False, None)
-            sets[key] = ImageFolder(folder, files, self.image_size, flip, needed <= free, labels)
+            sets[key] = ImageFolder(folder, files, self.image_size, *more, in_memory=needed <= free)
             free -= needed * (needed <= free)
         return {key: sets[key] for key in parts}
 
@@ -319,15 +319,6 @@ def choose(files: Sequence[str], image: str | int, folder: Path, is_file: bool =
             raise UserError(f"image: there is no number {text}; {folder} contains {len(files)} images, counted from 0")
         return int(text)
     raise UserError(f"image: {image} is not in {folder}.{nearest_hint(text, files) or f' It contains {shorten(files)}.'}")
-
-
-def check_image_size(image_size: Sequence[int]) -> None:
-    """Raises UserError unless `image_size` is [height, width], two positive whole numbers, of at most MAX_PIXELS."""
-    numbers = list(image_size) if isinstance(image_size, Sequence) and not isinstance(image_size, str) else []
-    if len(numbers) != 2 or not all(type(number) is int and number > 0 for number in numbers):
-        raise UserError(f"image_size must be [height, width], two positive whole numbers, but is {image_size!r}")
-    if numbers[0] * numbers[1] > MAX_PIXELS:
-        raise UserError(f"image_size={numbers} has more than {MAX_PIXELS / 1e6:.0f} million pixels, the limit")
 
 
 def identity_collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -617,7 +617,7 @@ def test_a_zip_file_is_a_folder(tmp_path):
         for recursive in (False, True):
             for in_memory in (False, True):
                 pair = [
-                    ImageFolder(*list_images(str(root / place), recursive), (10, 12), True, in_memory)
+                    ImageFolder(*list_images(str(root / place), recursive), (10, 12), True, in_memory=in_memory)
                     for root in (tmp_path / "set", archive)
                 ]
                 assert pair[0].files == pair[1].files and pair[0].fingerprint == pair[1].fingerprint
