@@ -184,8 +184,8 @@ def _read(key: str, folder: Path, name: str, size: tuple[int, int], findings: li
         digest = sha256(data)
         pixels, treatment = decode(data, folder / name, size)
     except UserError as error:
-        kinds = {"": "not read", sha256(b""): "empty"}
-        findings.append(Finding("error", kinds.get(digest) or CAUSES.get(type(error.__cause__), "damaged"), (image,), str(error)))
+        kind = {"": "not read", sha256(b""): "empty"}.get(digest) or CAUSES.get(type(error.__cause__), "damaged")
+        findings.append(Finding("error", kind, (image,), str(error)))
         return ImageFinding(image, digest)
     return ImageFinding(image, digest, treatment, perceptual_hash(pixels))
 

@@ -30,7 +30,7 @@ def fingerprint_of(files: Sequence[str], digests: Sequence[str]) -> str:
 def file_digests(folder: Path, files: Sequence[str]) -> list[str]:
     """SHA-256 of the content of every file.
 
-    Of sets with MIN_CACHED files and more they are kept in the user's cache folder (`$XDG_CACHE_HOME/handful`), each with
+    For sets of at least MIN_CACHED files they are cached in the user's cache folder (`$XDG_CACHE_HOME/handful`), each with
     the file's size, inode, modification and status-change time. The last one cannot be set back, so a changed file is
     hashed again whatever its modification time says. A cache that cannot be read or written is ignored.
     """

@@ -192,8 +192,8 @@ class ImageDataModule(LightningDataModule):
 
     def roots(self) -> dict[str, str]:
         """The absolute path of every configured root, which is valid in any working directory."""
-        found = {key: find_root(getattr(self, key)) for key in ROOTS if getattr(self, key)}
-        return {key: str(path.absolute()) for key, path in found.items() if path}
+        paths = {key: find_root(getattr(self, key)) for key in ROOTS if getattr(self, key)}
+        return {key: str(path.absolute()) for key, path in paths.items() if path}
 
     def compare_fingerprints(self, stored: Mapping[str, str]) -> list[str]:
         """A line with both fingerprints for every set whose files are not those with the `stored` fingerprints."""

@@ -59,8 +59,8 @@ def _column(labels: str, folder: Path, files: Sequence[str]) -> list[str]:
         "rows without an image": [name for name in values if name not in names],
         "images with several rows": [name for name, count in Counter(name for name, _ in rows).items() if count > 1],
     }
-    if found := [f"{problem}: {shorten(culprits)}" for problem, culprits in problems.items() if culprits]:
-        raise UserError(f"labels: {path} does not fit the images in {folder}; {'; '.join(found)}")
+    if errors := [f"{problem}: {shorten(culprits)}" for problem, culprits in problems.items() if culprits]:
+        raise UserError(f"labels: {path} does not fit the images in {folder}; {'; '.join(errors)}")
     if empty := [name for name in names if not values[name]]:
         rank_zero_warn(f"labels: {len(empty)} images have no value in the column {column}; they form a class of their own")
     return [values[name] for name in names]

@@ -1,7 +1,7 @@
 """Which entries an epoch visits (EpochSampler), and each rank's part of them (JoinedSampler, StridedSampler).
 
 Loaders get samplers derived from DistributedSampler, because Lightning leaves those as they are. Any other training
-sampler it wraps into one that shuffles the places again, by a seed from the environment (P 5.2): two ranks would no
+sampler it wraps into one that shuffles the positions again, by a seed from the environment (P 5.2): two ranks would no
 longer see in step t what one process with the double batch sees.
 """
 
@@ -47,21 +47,21 @@ class EpochSampler(Sampler[int]):
 
 
 class JoinedSampler(DistributedSampler):
-    """Epoch samplers of equal length side by side: tuples of indices, of which rank r of W gets the places r, r+W, …
+    """Epoch samplers of equal length side by side: tuples of indices, of which rank r of W gets the positions r, r+W, …
 
     So step t of W ranks sees the same images as step t of one process with the W-fold batch, and over the ranks
-    together every number of steps is without skew. Each place of an image falls on each rank with chance 1/W, so the
+    together every number of steps is without skew. Each position of an image falls on each rank with chance 1/W, so the
     ranks share an image evenly on average; which rank saw it does not matter, gradients are averaged in every step.
 
     `ranks` must divide the length (ValueError): padding would show the first images more often.
     """
 
     def __init__(self, samplers: Sequence[EpochSampler], ranks: int = 1, rank: int = 0) -> None:
-        places = range(len(samplers[0]))
+        positions = range(len(samplers[0]))
         lengths = [len(sampler) for sampler in samplers]
-        if len(places) % ranks or len(set(lengths)) > 1:
+        if len(positions) % ranks or len(set(lengths)) > 1:
             raise UserError(f"the lengths {lengths} must be equal and divisible by {ranks} ranks")
-        super().__init__(places, num_replicas=ranks, rank=rank, shuffle=False)
+        super().__init__(positions, num_replicas=ranks, rank=rank, shuffle=False)
         self.samplers = samplers
 
     def set_epoch(self, epoch: int) -> None:
