@@ -393,7 +393,8 @@ def test_a_class_that_a_module_has_imported_is_not_its_own(monkeypatch):
 
 def test_train_refuses_a_hostile_configuration(capsys, tmp_path):
     Path("hostile.yaml").write_text(f"module: {{class_path: os.system, command: touch {CALLED}}}\nrun_dir: {tmp_path}/run\n")
-    assert "module.class_path" in entry_point_refuses(train, ["hostile.yaml"], capsys)
+    arguments = [str(ROOT / "configs/singan.yaml"), "hostile.yaml"]
+    assert "module.class_path" in entry_point_refuses(train, arguments, capsys)
     assert not (tmp_path / "run").exists()
 
 
