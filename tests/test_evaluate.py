@@ -1,5 +1,6 @@
 """evaluate.py as a user calls it, on a short FewGAN run with drawn images."""
 
+import errno
 import json
 import os
 import pickle
@@ -104,6 +105,30 @@ def test_measures_next_to_the_run_wherever_it_is(copied: Path, capsys: pytest.Ca
     assert all(key in printed for key in ("kd_rand_cnn", "random_codes", "codes_used", str(copied / "metrics.json")))
 
 
+def test_a_full_disk_leaves_the_earlier_measurement(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    checkpoint = copied / "checkpoints/last.ckpt"
+    before = sorted(copied.rglob("*"))
+    monkeypatch.setattr("tasks.output.write_images", full)  # metrics.json is complete by then
+    assert measured(checkpoint) == 2 and sorted(copied.rglob("*")) == before
+    (copied / "metrics.json").write_text("earlier")
+    assert measured(checkpoint) == 2 and (copied / "metrics.json").read_text() == "earlier"
+    assert not (copied / "nearest.png").exists()
+
+
+def test_images_named_by_bytes_that_are_not_utf8(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    image = tmp_path / os.fsdecode(b"a\xe9.png")
+    Image.new("RGB", (20, 16), "red").save(str(image))
+    words = ["configs/tasks/conditional.yaml", f"task.image={image}", f"out={tmp_path / 'out'}", CPU]
+    assert evaluate.main([str(run / "checkpoints/last.ckpt"), *words]) == 0
+    assert (tmp_path / "out/01_conditional.png").exists()
+    assert json.loads((tmp_path / "out/conditional.json").read_text())["task"]["image"] == str(image)
+
+
 def test_again_the_same_values(run: Path, tmp_path: Path) -> None:
     for name in ("first", "second"):
         torch.manual_seed(len(name))  # whatever happened before
@@ -157,8 +182,11 @@ def test_a_task_writes_pictures_that_depend_on_its_seed_alone(run: Path, tmp_pat
     for name, seed in {"a": 3, "b": 3, "c": 4}.items():
         words = ["configs/tasks/generate.yaml", "task.num_images=3", "task.size=[24,32]", f"task.seed={seed}"]
         assert evaluate.main([str(run / "checkpoints/last.ckpt"), *words, f"out={tmp_path / name}", CPU]) == 0
-    names = [path.name for path in sorted((tmp_path / "a").iterdir())]
-    assert len(names) == 3 and all(name.endswith(".png") for name in names)
+    manifest, *names = [path.name for path in sorted((tmp_path / "a").iterdir())]
+    assert manifest == "generate.json" and len(names) == 3 and all(name.endswith(".png") for name in names)
+    content = json.loads((tmp_path / "a" / manifest).read_text())
+    assert content["files"] == names and content["task"]["seed"] == 3
+    assert content["checkpoint"] == str(run / "checkpoints/last.ckpt")
     pictures = {n: [np.asarray(Image.open(tmp_path / n / name)) for name in names] for n in "abc"}
     assert all(picture.shape == (24, 32, 3) and picture.dtype == np.uint8 for picture in pictures["a"])
     assert all(np.array_equal(x, y) for x, y in zip(pictures["a"], pictures["b"], strict=True))
