@@ -196,6 +196,8 @@ def _override(argument: str, keys: Mapping[str, Any]) -> DictConfig:
         raise UserError(f"{argument}: {key!r} is not a key such as trainer.devices.")
     if not text.strip():
         raise UserError(f"{argument}: no value. Write {key}=null to switch something off.")
+    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{key}: {text!r} is not UTF-8; a name in a configuration has to be: rename the file.")
     try:
         literal = str in members(keys.get(key)) and text != "null"  # a run may be named 007 or no
         config = OmegaConf.create()

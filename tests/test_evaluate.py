@@ -118,15 +118,12 @@ def test_a_full_disk_leaves_the_earlier_measurement(copied: Path, monkeypatch: p
     assert not (copied / "nearest.png").exists()
 
 
-def test_images_named_by_bytes_that_are_not_utf8(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_names_that_are_not_utf8_are_refused_before_anything(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     image = tmp_path / os.fsdecode(b"a\xe9.png")
     Image.new("RGB", (20, 16), "red").save(str(image))
-    words = ["configs/tasks/conditional.yaml", f"task.image={image}", f"out={tmp_path / 'out'}", CPU]
-    assert evaluate.main([str(run / "checkpoints/last.ckpt"), *words]) == 0
-    assert (tmp_path / "out/01_conditional.png").exists()
-    assert json.loads((tmp_path / "out/conditional.json").read_text())["task"]["image"] == str(image)
+    for words in (["configs/tasks/conditional.yaml", f"task.image={image}"], [f"out={image}"], [f"datamodule.root={image}"]):
+        assert evaluate.main(["nowhere.ckpt", *words, CPU]) == 2
+        assert "a\\udce9.png' is not UTF-8; a name in a configuration has to be: rename the file." in capsys.readouterr().err
 
 
 def test_again_the_same_values(run: Path, tmp_path: Path) -> None:
