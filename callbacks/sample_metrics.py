@@ -1,8 +1,7 @@
 """SampleMetrics: draws samples with fixed seeds and measures them against the reference images."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,62 +10,77 @@ from lightning import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from core.errors import UserError
+from core.errors import UserError, nearest_hint
 from core.types import PathStr, PositiveInt, Seed
 from metrics.backbones.backbone import Backbone
 from metrics.backbones.mobilenet import PACKAGE
 from metrics.backbones.random_cnn import RandomCNN
 from metrics.backbones.registry import load_backbone
-from metrics.features import Features, extract_features
+from metrics.features import ImageSet, crop_features
 from metrics.intervals import mean_interval
-from metrics.intervals_of_samples import memorisation, reconstruction_of, sample_intervals
+from metrics.memorization import COMPARISONS, memorization, reconstruction_test
 from metrics.perceptual_distance import PerceptualDistance, load_perceptual
-from metrics.reference_points import anchor_rows
-from metrics.results import finite, protocol_of
-from metrics.suite import FEATURE_METRICS, NAMES, Images, Suite, applicable, key_of, new_suite, of_all_ranks
+from metrics.protocol import measurement_protocol
+from metrics.reference_points import reference_points
+from metrics.results import finite
+from metrics.suite import FEATURE_METRICS, FULL, METRICS, QUICK, Suite, select_metrics
 from modules.base import GenerativeModule, sampling_mode
-from modules.ops.images import to_uint8
+from modules.capabilities import Reconstructs
+from modules.ops.images import from_uint8, rmse_by_image, to_uint8
 
-PATIENCE = 5.0  # seconds that drawing may take without a word
+PATIENCE = 5.0  # seconds that drawing may take without a message
+READ_AT_ONCE = 64  # reference images
+MAX_IMAGES = 1000  # reference images whose bytes are kept: for pixel metrics, crops and the verdict
+MAX_RECONSTRUCTED = 16  # images of either side
+LOGGED_VERDICTS = ("copies", "undecided", "duplicate_share")
 
 
 class SampleMetrics(Callback):
     """Quality, diversity and novelty of `module.sample`, logged as `val/<key>` in training and as `test/<key>` in a
     test.
 
-    Samples come in chunks, chunk c after `manual_seed(seed + c)`, shared out over the ranks, so that the set does not
-    depend on their number. Reference are the images of the validation or test loader. While `module.samples_ready` is
-    False only `module.diagnostics` is logged. Afterwards `results` holds "metrics", "anchors", "diagnostics", "intervals",
-    "verdict" and "protocol", `nearest` the picture [3, H, W] of the samples nearest to training images, and `drawn` the bytes
-    [num_images, 3, H, W] of the first set of samples, on the CPU; both are None without samples. A test measures
-    anchors too, sets of known worth beside which a few-shot number has to be read: one half of the reference against the
-    other, copies of it, the side images, and `module.baselines`. In training the verdict looks at small pictures only, there
-    are no intervals, and the picture of the last measurement goes to the loggers, with the verdict below it.
+    Image i depends on (seed, i) alone, so the samples depend neither on `chunk` nor on the ranks, which share the work, and
+    fewer samples are the first of more. The reference is the data module's set `tile` if there is one, else `image`. While
+    `module.samples_ready` is False only `module.diagnostics` is logged. Afterwards `results` holds "metrics",
+    "reference_points", "diagnostics", "intervals", "verdict" and "protocol", `nearest` the picture [3, H, W] of the samples
+    nearest to reference images, and `drawn` the bytes [num_images, 3, H, W] of the first set of samples, on the CPU; both are
+    None without samples. A test measures reference points too, sets of known quality next to which a few-shot number has to be
+    read: one half of the reference against the other, copies of it, the side images, and `module.baselines`. In training the
+    verdict compares small pictures only, there are no intervals, and the picture of the last measurement goes to the loggers,
+    with the verdict below it.
 
-    Every rank holds the bytes and features of all samples, and for `perceptual` at most 2 GB of rows on either side.
+    Memory on every rank: bytes and features of all samples; features of all reference images and bytes of up to 1000 of
+    them, evenly chosen, which the crops, the pixel metrics and the verdict use; for `perceptual` at most 2 GB of rows of
+    either side.
 
     Args:
         num_images: samples; values are comparable at equal numbers only.
-        metrics: some of fd, kd, source_share (with several reference images), sifid (with one), kd_crops (kernel distance
-            between crops of half the size), pixel_diversity, nearest_psnr, and for tests perceptual (distances of pairs, over
-            all and around each training image), manifold (precision, recall, density, coverage; 50 images a side),
-            fd_infinity (2000 reference images, 1000 samples) and inception_score (5000 samples, an Inception-v3); null is all
-            that apply to the reference, and one asked for that does not apply becomes a note in the protocol. The keys of fd,
-            kd and kd_crops carry the backbone, as kd_mobilenet_v2, and are fid, kid and kid_crops for the Inception-v3 of
-            published numbers alone. Those of sifid are sifid_pool1 (64 features, the published code) and sifid_pool2 (192,
-            the paper) for torchvision's Inception-v3 alone, the backbone `inception_v3`, and else as sifd_mobilenet_v2.
+        metrics: the same for `quick` and `full`.
+        quick: metrics in training; null: fd, kd, kd_crops, pixel_diversity, nearest_psnr, source_share and sifid, as far as
+            the reference allows.
+        full: metrics in a test; null: all that the reference allows. The keys of fd (Fréchet distance), kd (kernel distance)
+            and kd_crops (of crops of half the size) carry the backbone, as kd_mobilenet_v2, and are fid, kid and kid_crops for
+            the Inception-v3 of published numbers alone. fd, kd and source_share (at most 100) need several reference images,
+            sifid one; manifold (precision, recall, density, coverage) 50 images of either side, fd_infinity 2000 reference
+            images and 1000 samples, inception_score 5000 samples and an Inception-v3. perceptual: distances of pairs, over all
+            and around each training image. A requested metric that does not apply becomes a note in the protocol. The keys of
+            sifid are sifid_pool1 (64 features, the published code) and sifid_pool2 (192, the paper) for torchvision's
+            Inception-v3 alone, the backbone `inception_v3`, and else as sifd_mobilenet_v2.
         backbone, weights, lowpass: see `load_backbone`.
         perceptual_weights: torchvision's file of AlexNet or VGG-16 for LPIPS; null: a distance on the backbone, pd_<backbone>.
         every_n_epochs: of training; a test always measures.
         chunk: samples drawn at once.
         crops, sample_crops: number for each reference image, and for each sample.
         sampling_seeds: in a test so many sets of samples are drawn; values are means over them, intervals come from them.
+        max_reference: of more reference images so many are chosen, by `seed`; null: all.
     """
 
     def __init__(
         self,
         num_images: PositiveInt = 100,
         metrics: list[str] | None = None,
+        quick: list[str] | None = None,
+        full: list[str] | None = None,
         backbone: str = "auto",
         weights: PathStr | None = None,
         lowpass: int | None = None,
@@ -77,28 +91,27 @@ class SampleMetrics(Callback):
         sample_crops: PositiveInt = 4,
         perceptual_weights: PathStr | None = None,
         sampling_seeds: PositiveInt = 1,
+        max_reference: PositiveInt | None = 10_000,
     ) -> None:
         self.num_images, self.every_n_epochs, self.chunk, self.seed = num_images, every_n_epochs, chunk, seed
         self.crops, self.sample_crops, self.sampling_seeds = crops, sample_crops, sampling_seeds
-        for key in ("num_images", "every_n_epochs", "chunk", "crops", "sample_crops", "sampling_seeds"):
-            if getattr(self, key) < 1:
-                raise UserError(f"SampleMetrics: {key} is {getattr(self, key)}; it has to be at least 1")
-        self.metrics, self.asked_for = list(NAMES if metrics is None else metrics), metrics is not None
-        for name in self.metrics:
-            if name not in NAMES:
-                near = get_close_matches(name, NAMES, 1, 0)[0]
-                raise UserError(f"SampleMetrics: no metric {name!r}; choose from {', '.join(NAMES)} (nearest: {near})")
+        self.max_reference = max_reference
+        self.quick, self.full = (metrics if names is None else names for names in (quick, full))
+        used = {*(self.quick or QUICK), *(self.full or FULL)}
+        for name in sorted(used - METRICS.keys()):
+            hint = nearest_hint(name, METRICS)
+            raise UserError(f"SampleMetrics: unknown metric {name!r}.{hint} Metrics: {', '.join(METRICS)}")
         self.backbone_choice = {"name": backbone, "weights": weights, "lowpass": lowpass}
-        self._needs_backbone = bool(set(self.metrics) & {*FEATURE_METRICS, "sifid", "perceptual"})
-        chosen = self._needs_backbone and (backbone, weights) != ("auto", None)
-        self.backbone: Backbone | None = load_backbone(**self.backbone_choice) if chosen else None  # now: it may be a mistake
-        self.perceptual_weights = perceptual_weights
+        self._needs_features = bool(used & {*FEATURE_METRICS})
+        self._needs_backbone = self._needs_features or bool(used & {"sifid", "perceptual"})
+        explicit = self._needs_backbone and (backbone, weights) != ("auto", None)
+        self.backbone: Backbone | None = load_backbone(**self.backbone_choice) if explicit else None  # now: errors come early
         self.perceptual: PerceptualDistance | None = load_perceptual(None, perceptual_weights) if perceptual_weights else None
+        self._uses_perceptual, self._uses_crops = "perceptual" in used, "kd_crops" in used
         self.results: dict[str, Any] = {}
         self.nearest: Tensor | None = None
         self.drawn: Tensor | None = None
-        self._reference: Images | None = None
-        self._batches: list[Mapping[str, Tensor]] = []
+        self._reference: ImageSet | None = None
 
     # --- hooks -------------------------------------------------------------------------------------------------------
 
@@ -108,28 +121,16 @@ class SampleMetrics(Callback):
             self.backbone = load_backbone(**self.backbone_choice)
             if isinstance(self.backbone, RandomCNN) and self.backbone_choice["name"] == "auto":
                 rank_zero_info(
-                    f"SampleMetrics: neither the package {PACKAGE} nor a `weights` file is there; distances are taken "
+                    f"SampleMetrics: neither the package {PACKAGE} nor a `weights` file is available; distances are computed "
                     f"on a random network ({self.backbone.key('kd')})"
                 )
-        if self.perceptual is None and "perceptual" in self.metrics:
+        if self.perceptual is None and self._uses_perceptual:
             self.perceptual = load_perceptual(self.backbone, None)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
-        self._batches = []
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: GenerativeModule, outputs: Any, batch: Mapping[str, Tensor], *_: Any
-    ) -> None:
-        if self._reference is None:
-            self._batches.append({"index": batch["index"], "image": to_uint8(batch["image"])})
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         due = trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if due and not trainer.sanity_checking:
             self._measure(trainer, pl_module, "val")
-
-    on_test_start = on_validation_start
-    on_test_batch_end = on_validation_batch_end
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         self._measure(trainer, pl_module, "test")
@@ -145,115 +146,164 @@ class SampleMetrics(Callback):
 
     def _measure(self, trainer: Trainer, module: GenerativeModule, phase: str) -> None:
         """Every rank computes everything, with equal results; only drawing and features of samples are shared out."""
-        sets = trainer.datamodule.sets() if trainer.datamodule is not None else {}
-        metrics, anchors, intervals, verdict, notes = {}, {}, {}, {}, []
+        sets, notes, evaluated = trainer.datamodule.sets(), [], phase == "test"
+        requested, default = (self.full, FULL) if evaluated else (self.quick, QUICK)
+        results: dict[str, Any] = {key: {} for key in ("metrics", "reference_points", "intervals", "verdict")}
         self.nearest = self.drawn = None
-        thorough = phase == "test"
         with sampling_mode(module, self.seed):
             for network in (self.backbone, self.perceptual):
                 if network is not None:
                     network.to(module.device)
-            self._reference = reference = self._reference or self._gather(module)
-            chosen = applicable(self.metrics, len(reference.images), self.asked_for, not thorough, notes, self.backbone)
-            diagnostics = finite(module.diagnostics(sets), notes)
+            self._reference = reference = self._reference or self._read_reference(trainer, module, _reference_set(sets))
+            results["diagnostics"] = finite(module.diagnostics(sets), notes)
             if module.samples_ready:
-                suite, drawn, values = self._sample_values(trainer, module, reference, chosen, notes, 0)
-                metrics = finite(values, notes)
-                if thorough:
-                    if self.sampling_seeds > 1:
-                        metrics, intervals = self._over_seeds(trainer, module, reference, chosen, metrics)
-                    else:
-                        intervals = sample_intervals(suite, drawn, reference, metrics, self.backbone, notes)
-                    if self.backbone is not None:
-                        rows = anchor_rows(module, reference, sets, chosen, self, notes)
-                        anchors = {name: finite(row, notes) for name, row in rows.items()}
-                errors = reconstruction_of(module, sets) if thorough else None
-                verdict, self.nearest = memorisation(drawn, reference, self.backbone, thorough, errors)
-                self.drawn = drawn.images.cpu()
-                if others := sorted({"image", "tile"} & getattr(trainer.datamodule, "unlike_training", {}).keys()):
-                    notes.append(f"the reference is not what was trained on: {trainer.datamodule.unlike_training[others[-1]]}")
-                    verdict |= {"line": verdict["line"].replace("training image", "reference image")} if verdict else {}
+                names = select_metrics(default, reference, self.backbone) if requested is None else requested
+                suite, samples = self._draw_set(trainer, module, names, 0)
+                results["metrics"] = suite.compute()
+                verdict: dict[str, Any] = {"comparisons": COMPARISONS[:1]}
+                if unlike := _unlike_training(trainer):
+                    notes.append(f"the reference is not what was trained on: {unlike}")
+                    verdict["reference_name"] = "reference images"
+                if evaluated:
+                    results |= self._evaluate(trainer, module, suite, samples, sets)
+                    verdict |= {"comparisons": COMPARISONS, "reconstruction": compare_reconstructions(module, sets)}
+                results["verdict"], self.nearest = memorization(samples, reference, self.backbone, **verdict)
+                self.drawn = samples.images.cpu()
+                notes += suite.notes
             else:
                 notes.append("no samples: the part of the model that draws them is not trained yet")
-        logged = {f"{phase}/{key}": value for key, value in (metrics | diagnostics).items() if value is not None}
-        logged |= {f"{phase}/{key}": float(verdict[key]) for key in ("copies", "undecided", "duplicate_share") if verdict}
-        self.log_dict(logged, sync_dist=True)
-        self.results = {
-            "metrics": metrics,
-            "anchors": anchors,
-            "diagnostics": diagnostics,
-            "intervals": intervals,
-            "verdict": verdict,
-            "protocol": protocol_of(self, reference, sets, notes),
-        }
+        logged = {key: value for key, value in (results["metrics"] | results["diagnostics"]).items() if value is not None}
+        logged |= {key: float(results["verdict"][key]) for key in LOGGED_VERDICTS if results["verdict"]}
+        self.log_dict({f"{phase}/{key}": value for key, value in logged.items()}, sync_dist=True)
+        self.results = results | {"protocol": self._protocol(module, _reference_set(sets), notes)}
 
-    def _gather(self, module: GenerativeModule) -> Images:
-        """The reference of all ranks; each computes the features of its own part."""
-        indices = torch.cat([batch["index"] for batch in self._batches])
-        images = torch.cat([batch["image"] for batch in self._batches])
-        self._batches = []
-        size, expected = list(images.shape[-2:]), list(module.image_size)
+    def _evaluate(
+        self, trainer: Trainer, module: GenerativeModule, suite: Suite, samples: ImageSet, sets: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Metrics and intervals, over `sampling_seeds` sets of samples if there are several, and reference points."""
+        metrics = {key: value for values in suite.values.values() for key, value in values.items()}
+        if self.sampling_seeds == 1:
+            intervals = suite.intervals(samples.images)
+        else:
+            rows = [metrics]
+            for number in range(1, self.sampling_seeds):
+                rows.append(self._draw_set(trainer, module, list(suite.metrics), number)[0].compute())
+            columns = {key: [row.get(key) for row in rows] for key in metrics}
+            columns = {key: torch.tensor(values) for key, values in columns.items() if None not in values}
+            metrics = {key: float(columns[key].mean()) if key in columns else None for key in metrics}
+            intervals = {key: mean_interval(values) for key, values in columns.items()}
+        points = {}
+        if self.backbone is not None:
+            torch.manual_seed(self.seed)
+            images = {name: to_uint8(images) for name, images in module.baselines(self.num_images).items()}
+            if "side" in sets:
+                images = {"side": _some(sets["side"], self.num_images).to(module.device)} | images
+            points = reference_points(suite, self._reference, images, self.num_images, self._sample_set)
+        points = {name: finite(values, suite.notes) for name, values in points.items()}
+        return {"metrics": metrics, "intervals": intervals, "reference_points": points}
+
+    def _read_reference(self, trainer: Trainer, module: GenerativeModule, images: Any) -> ImageSet:
+        """The reference of all ranks; each reads its own part in pieces, and keeps features of all and bytes of some."""
+        chosen = torch.arange(len(images))
+        if self.max_reference is not None and len(chosen) > self.max_reference:
+            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
+            chosen = order[: self.max_reference].sort().values
+        kept = set(torch.linspace(0, len(chosen) - 1, min(MAX_IMAGES, len(chosen))).long().tolist())
+        mine = torch.arange(trainer.global_rank, len(chosen), trainer.world_size)
+        size, expected, parts = list(images[0].shape[-2:]), list(module.image_size), []
         if size != expected:
-            raise UserError(
-                f"the reference images are {size}, the samples {expected}: set datamodule.image_size={expected}"
-            )
-        return of_all_ranks(indices, images, self._features(images, indices.tolist(), self.crops, 2 * self.seed))
+            raise UserError(f"reference images are {size}, samples {expected}: set datamodule.image_size={expected}")
+        for numbers in mine.split(READ_AT_ONCE):  # one empty part on a rank without images
+            pixels = torch.zeros(len(numbers), 3, *size, dtype=torch.uint8, device=module.device)
+            for row, index in zip(pixels, chosen[numbers].tolist(), strict=True):
+                row.copy_(to_uint8(images[index]))
+            positions = [i for i, number in enumerate(numbers.tolist()) if number in kept]
+            whole, some = self._features(pixels), pixels[positions]
+            crops = self._crops(some, chosen[numbers[positions]].tolist(), self.crops, 2 * self.seed)
+            parts.append(ImageSet(whole, some, crops, torch.tensor(positions, dtype=torch.long, device=pixels.device)))
+        return ImageSet.concatenate(parts).gather(mine.to(module.device))
 
-    def _features(
-        self, images: Tensor, indices: Iterable[int], crops: int, seed: int, whole: Tensor | None = None
-    ) -> Features:
-        if not set(self.metrics) & set(FEATURE_METRICS):
-            nothing = images.new_zeros(len(images), 0, dtype=torch.float32)
-            return Features(nothing, nothing[:, :, None])
-        crops = crops if "kd_crops" in self.metrics else 0
-        return extract_features(self.backbone, images, indices, crops, seed, whole)
+    def _draw_set(self, trainer: Trainer, module: GenerativeModule, names: list[str], number: int) -> tuple[Suite, ImageSet]:
+        """The metrics, updated by this rank's part of set `number`, and the samples of all ranks."""
+        suite = Suite(names, self._reference, self.backbone, self.perceptual, self.num_images, self.sample_crops)
+        empty = self._reference.images[:0]  # a rank that draws nothing takes part in the gathering all the same (P 9.6)
+        parts, numbers = [], []
+        for first, images in chain([(0, empty)], self._draw(trainer, module, self.seed + number)):
+            parts.append(self._sample_set(images, first=first, seed=self.seed + number))
+            numbers.append(torch.arange(first, first + len(images), device=images.device))
+            suite.update(parts[-1], first)
+        return suite, ImageSet.concatenate(parts).gather(torch.cat(numbers))
 
-    def sample_features(self, images: Tensor, first: int = 0, whole: Tensor | None = None) -> Features:
-        """Of samples number `first` and following; their crops lie elsewhere than those of the reference."""
-        indices = range(first, first + len(images))
-        return self._features(images, indices, self.sample_crops, 2 * self.seed + 1, whole)
-
-    def _sample_values(
-        self, trainer: Trainer, module: GenerativeModule, reference: Images, chosen: list[str], notes: list[str], number: int
-    ) -> tuple[Suite, Images, dict[str, float]]:
-        """The metrics, the samples of all ranks, and the values, of set `number`."""
-        suite = new_suite(
-            chosen, reference, self.backbone, self.perceptual, self.num_images, self.sample_crops, self.asked_for, notes
-        )
-        empty = reference.images[:0]  # a rank that draws nothing takes part in the gathering all the same (P 9.6)
-        kept: list[tuple[Tensor, Tensor, Features]] = []
-        for first, images in chain([(0, empty)], self._draw(trainer, module, number)):
-            features = self.sample_features(images, number * self.num_images + first)
-            suite.update(images, features, first)
-            kept.append((torch.arange(first, first + len(images), device=images.device), images, features))
-        indices, images, features = zip(*kept, strict=True)
-        drawn = of_all_ranks(torch.cat(indices), torch.cat(images), Features(*map(torch.cat, zip(*features, strict=True))))
-        return suite, drawn, suite.compute(self.backbone)
-
-    def _over_seeds(
-        self, trainer: Trainer, module: GenerativeModule, reference: Images, chosen: list[str], first: dict[str, float | None]
-    ) -> tuple[dict[str, float | None], dict[str, list[float]]]:
-        """Means over `sampling_seeds` sets of samples, and their intervals; a value that one set lacks stays None."""
-        others = range(1, self.sampling_seeds)
-        rows = [first, *(finite(self._sample_values(trainer, module, reference, chosen, [], i)[2], []) for i in others)]
-        table = {key: [row.get(key) for row in rows] for key in first}
-        table = {key: torch.tensor(values) for key, values in table.items() if None not in values}
-        means = {key: float(values.mean()) for key, values in table.items()}
-        return {key: means.get(key) for key in first}, {key: mean_interval(values) for key, values in table.items()}
-
-    def _draw(self, trainer: Trainer, module: GenerativeModule, number: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """Number of the first sample, and bytes, of each of this rank's chunks; sets follow each other in their seeds."""
-        starts = range(0, self.num_images, self.chunk)
+    def _draw(self, trainer: Trainer, module: GenerativeModule, seed: int) -> Iterator[tuple[int, Tensor]]:
+        """Number of the first sample, and bytes, of each of this rank's chunks."""
+        starts = range(trainer.global_rank * self.chunk, self.num_images, trainer.world_size * self.chunk)
         begin = time.monotonic()
-        for chunk in range(trainer.global_rank, len(starts), trainer.world_size):
-            torch.manual_seed(self.seed + number * len(starts) + chunk)
-            yield starts[chunk], to_uint8(module.sample(min(self.chunk, self.num_images - starts[chunk])))
-            seconds = (time.monotonic() - begin) * len(starts) / trainer.world_size
-            if chunk == 0 and seconds > PATIENCE:
-                rank_zero_info(
-                    f"SampleMetrics: drawing and measuring {self.num_images} samples takes about {seconds:.0f} s"
-                )
+        for first in starts:
+            images = range(first, min(first + self.chunk, self.num_images))
+            with sampling_mode(module, seed, images):
+                samples = to_uint8(module.sample(len(images)))
+            yield first, samples
+            if first == 0 and (seconds := (time.monotonic() - begin) * len(starts)) > PATIENCE:
+                rank_zero_info(f"SampleMetrics: drawing and measuring {self.num_images} samples takes about {seconds:.0f} s")
 
-    def key(self, metric: str) -> str:
-        """What a metric is called on this backbone."""
-        return key_of(metric, self.backbone)
+    def _sample_set(self, images: Tensor, whole: Tensor | None = None, first: int = 0, seed: int | None = None) -> ImageSet:
+        """Samples number `first` and following, or images in their place; `whole` are their features if known."""
+        seed = 2 * (self.seed if seed is None else seed) + 1  # other positions of crops than in the reference
+        crops = self._crops(images, range(first, first + len(images)), self.sample_crops, seed)
+        indices = torch.arange(len(images), device=images.device)
+        return ImageSet(self._features(images) if whole is None else whole, images, crops, indices)
+
+    def _features(self, images: Tensor) -> Tensor:
+        return self.backbone(images) if self._needs_features else torch.zeros(len(images), 0, device=images.device)
+
+    def _crops(self, images: Tensor, numbers: Sequence[int], count: int, seed: int) -> Tensor:
+        if not self._uses_crops:
+            return torch.zeros(len(images), 0, 0, device=images.device)
+        return crop_features(self.backbone, images, numbers, count, seed)
+
+    def _protocol(self, module: GenerativeModule, images: Any, notes: list[str]) -> dict[str, Any]:
+        number, with_bytes = len(self._reference.whole), len(self._reference.images)
+        if with_bytes < number:
+            notes.append(f"crops, pixel metrics and the verdict use {with_bytes} of {number} reference images")
+        settings = {
+            "num_real": number,
+            "num_generated": self.num_images,
+            "reference": images.fingerprint,
+            "reference_names": images.names if len(images) <= MAX_IMAGES else None,
+            "seed": self.seed,
+            "sampling_seeds": self.sampling_seeds,
+            "max_reference": self.max_reference if number < len(images) else None,
+        }
+        crops = {"reference": self.crops, "samples": self.sample_crops}
+        return measurement_protocol(self.backbone, self.perceptual, module.image_size, crops, settings, notes)
+
+
+def compare_reconstructions(module: GenerativeModule, sets: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Errors of `module.reconstruct` on images of its training against held-out ones, of the first set `<name>` with a
+    `<name>_heldout`, called `of`; None without these or where `reconstruct` ignores its input."""
+    names = [name for name in sets if len(sets[name]) and len(sets.get(f"{name}_heldout", ()))]
+    if not names or not isinstance(module, Reconstructs):
+        return None
+    both = [from_uint8(_some(sets[name], MAX_RECONSTRUCTED)).to(module.device) for name in (names[0], f"{names[0]}_heldout")]
+    outputs = [torch.cat([module.reconstruct(image) for image in images.split(1)]) for images in both]
+    if torch.equal(outputs[0][0], outputs[1][0]) or any(a.shape != b.shape for a, b in zip(both, outputs, strict=True)):
+        return None
+    errors = [rmse_by_image(output, images) for output, images in zip(outputs, both, strict=True)]
+    return reconstruction_test(*errors) | {"of": names[0]}
+
+
+def _reference_set(sets: Mapping[str, Any]) -> Any:
+    return sets.get("tile", sets["image"]).originals()  # of a tiling its parts are the reference
+
+
+def _unlike_training(trainer: Trainer) -> str | None:
+    """How the reference differs from the images of the training, by the data module's comparison; None if it does not."""
+    unlike = getattr(trainer.datamodule, "unlike_training", {})
+    return unlike.get("tile", unlike.get("image"))
+
+
+def _some(images: Any, number: int) -> Tensor:
+    """Bytes of an even choice of at most `number` images of a set."""
+    originals = images.originals()
+    picks = torch.linspace(0, len(originals) - 1, min(number, len(originals))).long().tolist()
+    return to_uint8(torch.stack([originals[i] for i in picks]))

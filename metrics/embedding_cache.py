@@ -5,39 +5,39 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-MAX_VALUES = 2**28  # of rows that are kept: 1 GB
+MAX_VALUES = 2**28  # of the cached rows: 1 GB
 
 
-class Embedded:
-    """Rows of images, each computed once and kept; where they would need more than 1 GB, computed when asked for.
+class EmbeddingCache:
+    """Rows of images, each computed once and cached; where they would need more than 1 GB, computed at each access.
 
-    Who asks for at most `held` rows at once, and compares them with `block` others at a time, stays below 2 GB.
+    An access to at most `max_rows` rows, compared with `chunk` others at a time, stays below 2 GB.
     """
 
-    def __init__(self, images: Tensor, embed: Callable[[Tensor], Tensor], most_values: int = MAX_VALUES) -> None:
-        self.images, self.embed, self.kept = images, embed, None
+    def __init__(self, images: Tensor, embed: Callable[[Tensor], Tensor], max_values: int = MAX_VALUES) -> None:
+        self.images, self.embed, self.cached = images, embed, None
         self.first = embed(images[:1])
-        fit = max(1, most_values // max(1, self.first.numel()))
-        self.block = max(1, fit // 6)
-        self.held = fit if len(images) > fit else self.block
+        fit = max(1, max_values // max(1, self.first.numel()))
+        self.chunk = max(1, fit // 6)
+        self.max_rows = fit if len(images) > fit else self.chunk
         if len(images) <= fit:
             rows = self._empty(len(images))
             rows[:1] = self.first
             self._fill(rows[1:], torch.arange(1, len(images), device=images.device))
-            self.kept = rows
+            self.cached = rows
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         indices = indices.to(self.images.device)
-        return self.kept[indices] if self.kept is not None else self._fill(self._empty(len(indices)), indices)
+        return self._fill(self._empty(len(indices)), indices) if self.cached is None else self.cached[indices]
 
     def _empty(self, number: int) -> Tensor:
         return self.first.new_empty(number, self.first.shape[1])
 
     def _fill(self, rows: Tensor, indices: Tensor) -> Tensor:
-        for start in range(0, len(rows), self.block):
-            part = slice(start, start + self.block)
+        for start in range(0, len(rows), self.chunk):  # into given memory: joining the parts would need twice as much
+            part = slice(start, start + self.chunk)
             rows[part] = self.embed(self.images[indices[part]])
         return rows

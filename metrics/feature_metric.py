@@ -1,5 +1,6 @@
-"""Metrics of feature rows: the samples' rows of all ranks against reference rows that every rank has; and how few a metric
-refuses to measure."""
+"""Base classes of all metrics: sets of samples that the ranks hold parts of, against a reference that every rank has."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -8,26 +9,42 @@ from torchmetrics.utilities import dim_zero_cat
 
 from core.errors import UserError
 
-
-def too_few(samples: int, fewest: int) -> str:
-    """Why so few samples are not measured; empty if they are enough."""
-    return f"it needs {fewest} sample{'s' * (fewest > 1)}, there are {samples}" if samples < fewest else ""
+Intervals = dict[str, list[float] | str]  # [low, high] by key, or the reason why there is none
 
 
-def refuse(metric: Metric, reason: str) -> None:
-    """ValueError if there is a reason."""
-    if reason:
-        raise UserError(f"no {type(metric).__name__}: {reason}")
-
-
-class RowsMetric(Metric):
-    """`value` of the reference rows `reals` [m, d] and all ranks' rows, in an order that the ranks do not change.
-
-    `compute` raises ValueError where a side has fewer than `fewest` rows.
-    """
+class SampleSetMetric(Metric):
+    """A metric of all ranks' samples that needs a minimum number of them; `compute` raises UserError below it."""
 
     full_state_update = False
-    fewest = (2, 2)  # rows of the reference and of the samples
+    min_samples = 1
+    min_reference, max_reference = 0, None  # images or feature rows
+
+    @classmethod
+    def missing_samples(cls, samples: int, reference: int = 0) -> str:
+        """Why so many samples and reference rows are not measured; empty if they fit."""
+        needed, found = f"{cls.min_samples} sample{'s' * (cls.min_samples > 1)}", f"{samples}"
+        if cls.max_reference is not None and reference > cls.max_reference:
+            return f"needs at most {cls.max_reference} reference image{'s' * (cls.max_reference > 1)}, got {reference}"
+        if cls.min_reference:
+            needed, found = f"{needed} and {cls.min_reference} of the reference", f"{found} and {reference}"
+        return f"needs at least {needed}, got {found}" if samples < cls.min_samples or reference < cls.min_reference else ""
+
+    def check(self, samples: int, reference: int = 0) -> None:
+        """UserError if these are too few."""
+        if reason := self.missing_samples(samples, reference):
+            raise UserError(f"{type(self).__name__} {reason}")
+
+    def intervals(self, values: Mapping[str, float], images: Tensor) -> Intervals:
+        """95 % intervals of `values`, those of the last `compute`, for another draw of as many samples; `images` are all
+        samples, bytes [N, 3, H, W]. Extremes, and scores that change with the number of samples, have none."""
+        return {}
+
+
+class FeatureMetric(SampleSetMetric):
+    """`value` of the reference rows `reals` [m, d] and all ranks' rows, in an order that does not depend on the ranks."""
+
+    min_samples, min_reference = 2, 2
+    key = "value"  # of a metric with a single value
     indices: list[Tensor]
     fakes: list[Tensor]
 
@@ -37,20 +54,9 @@ class RowsMetric(Metric):
         self.add_state("indices", default=[], dist_reduce_fx="cat")
         self.add_state("fakes", default=[], dist_reduce_fx="cat")
 
-    @classmethod
-    def shortage(cls, reals: int, fakes: int) -> str:
-        """Why so few rows are not measured; empty if they are enough."""
-        if not cls.fewest[0]:
-            return too_few(fakes, cls.fewest[1])
-        if reals >= cls.fewest[0] and fakes >= cls.fewest[1]:
-            return ""
-        needed = " and ".join(str(least) for least in dict.fromkeys(cls.fewest))
-        sides = "a side" if cls.fewest[0] == cls.fewest[1] else "of the reference and of the samples"
-        return f"it needs {needed} rows {sides}, there are {reals} and {fakes}"
-
     def value(self, reals: Tensor, fakes: Tensor) -> Tensor | dict[str, Tensor]:
         """Of rows [m, d] and [n, d] on the CPU."""
-        raise TypeError(f"{type(self).__name__} does not define value()")
+        raise NotImplementedError
 
     def update(self, fakes: Tensor, first: int = 0) -> None:
         """Adds rows [N, d], numbers `first` and following; N may be 0. Every rank has to update before `compute`."""
@@ -59,5 +65,6 @@ class RowsMetric(Metric):
 
     def compute(self) -> Tensor | dict[str, Tensor]:
         order = dim_zero_cat(self.indices).argsort(stable=True)
-        refuse(self, self.shortage(len(self.reals), len(order)))
-        return self.value(self.reals.cpu(), dim_zero_cat(self.fakes)[order].cpu())
+        self.check(len(order), len(self.reals))
+        self.rows = dim_zero_cat(self.fakes)[order].cpu()  # kept for the intervals
+        return self.value(self.reals.cpu(), self.rows)

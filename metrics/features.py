@@ -1,31 +1,60 @@
 """Features of whole images and of crops, and the distances between two sets of them."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from metrics.backbones.backbone import Backbone
 from metrics.frechet import frechet_distance
 from metrics.kernel import kernel_distance
 
 DISTANCES = {"fd": frechet_distance, "kd": kernel_distance, "kd_crops": kernel_distance}
-FEWEST = 2  # rows a side
+MIN_ROWS = 2  # of either side
 
 
-class Features(NamedTuple):
-    """Rows of N images: whole [N, d]; crops [N, c, d], c may be 0."""
+class ImageSet(NamedTuple):
+    """N images in order, the same on every rank: `whole` [N, d] are features of all; of M of them, at the positions
+    `indices` [M], there are bytes [M, 3, H, W] and the features of c crops each, [M, c, d]; c may be 0."""
 
     whole: Tensor
+    images: Tensor
     crops: Tensor
-
-    def take(self, rows: Tensor | slice) -> "Features":
-        return Features(self.whole[rows], self.crops[rows])
+    indices: Tensor
 
     def rows(self, metric: str) -> Tensor:
-        """The rows [n, d] that "fd", "kd" or "kd_crops" compares."""
-        return self.crops.flatten(0, 1) if metric.endswith("_crops") else self.whole
+        """The rows [n, d] that a metric compares."""
+        return self.crops.flatten(0, 1) if metric == "kd_crops" else self.whole
+
+    @staticmethod
+    def concatenate(parts: Sequence["ImageSet"]) -> "ImageSet":
+        """The images of all parts, in this order."""
+        starts = accumulate([len(part.whole) for part in parts], initial=0)
+        indices = [part.indices + start for part, start in zip(parts, starts, strict=False)]
+        whole, images, crops = (torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[:3])
+        return ImageSet(whole, images, crops, torch.cat(indices))
+
+    def every_second(self, start: int) -> "ImageSet":
+        """Half of the images, from position 0 or 1 on."""
+        mine = self.indices % 2 == start
+        return ImageSet(self.whole[start::2], self.images[mine], self.crops[mine], self.indices[mine] // 2)
+
+    def gather(self, numbers: Tensor) -> "ImageSet":
+        """The images of all ranks, of which each holds the `numbers` [N], in ascending order."""
+        whole, order = gather_rows(numbers).sort()
+        parts, part_order = gather_rows(numbers[self.indices]).sort()
+        images, crops = (gather_rows(tensor)[part_order] for tensor in (self.images, self.crops))
+        return ImageSet(gather_rows(self.whole)[order], images, crops, torch.searchsorted(whole, parts))
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """Rows of all ranks, one rank after the other."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return tensor
+    return torch.cat(gather_all_tensors(tensor))
 
 
 def crop_size(height: int, width: int) -> tuple[int, int]:
@@ -34,35 +63,31 @@ def crop_size(height: int, width: int) -> tuple[int, int]:
 
 
 def random_crops(images: Tensor, indices: Sequence[int], count: int, seed: int) -> Tensor:
-    """`count` crops of each image [N, 3, H, W] at uniformly random places: [N, count, 3, H // 2, W // 2].
+    """`count` crops of each image [N, 3, H, W] at uniformly random positions: [N, count, 3, H // 2, W // 2].
 
-    The places are a function of (seed, index) alone, so they depend neither on batches nor on ranks.
+    The positions are a function of (seed, index) alone, so they depend neither on batches nor on ranks.
     """
     height, width = crop_size(*images.shape[-2:])
-    cut = []
+    crops = []
     for image, index in zip(images, indices, strict=True):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + int(index))
         tops = torch.randint(images.shape[-2] - height + 1, (count,), generator=generator).tolist()
         lefts = torch.randint(images.shape[-1] - width + 1, (count,), generator=generator).tolist()
-        cut += [image[:, y : y + height, x : x + width] for y, x in zip(tops, lefts, strict=True)]
-    return torch.stack(cut).unflatten(0, (-1, count)) if cut else images.new_empty(len(images), count, 3, height, width)
+        crops += [image[:, y : y + height, x : x + width] for y, x in zip(tops, lefts, strict=True)]
+    return torch.stack(crops).unflatten(0, (-1, count)) if crops else images.new_empty(len(images), count, 3, height, width)
 
 
-def extract_features(
-    backbone: Backbone, images: Tensor, indices: Sequence[int], crops: int, seed: int, whole: Tensor | None = None
-) -> Features:
-    """Features of bytes [N, 3, H, W]; crops enter the network at half its input size, the scale of the whole image. Those of
-    the whole images may be known already."""
-    cut = random_crops(images, indices, crops, seed)
-    rows = backbone(cut.flatten(0, 1), size=backbone.input_size // 2)
-    return Features(backbone(images) if whole is None else whole, rows.unflatten(0, tuple(cut.shape[:2])))
+def crop_features(backbone: Backbone, images: Tensor, indices: Sequence[int], count: int, seed: int) -> Tensor:
+    """Features [N, count, d] of crops of bytes [N, 3, H, W], which enter the network at the scale of the whole image."""
+    crops = random_crops(images, indices, count, seed)
+    return backbone(crops.flatten(0, 1), size=backbone.input_size // 2).unflatten(0, tuple(crops.shape[:2]))
 
 
-def distances(reals: Features, fakes: Features, metrics: Sequence[str]) -> dict[str, float]:
-    """Those of "fd", "kd", "kd_crops" for which both sides have the two rows an estimate needs."""
+def distances(reals: ImageSet, fakes: ImageSet, metrics: Sequence[str]) -> dict[str, float]:
+    """Those of "fd", "kd", "kd_crops" for which both sides have enough rows."""
     values = {}
     for name in [name for name in DISTANCES if name in metrics]:
-        pair = reals.rows(name).cpu(), fakes.rows(name).cpu()
-        if min(map(len, pair)) >= FEWEST:
-            values[name] = float(DISTANCES[name](*pair))
+        rows = reals.rows(name).cpu(), fakes.rows(name).cpu()
+        if min(map(len, rows)) >= MIN_ROWS:
+            values[name] = float(DISTANCES[name](*rows))
     return values

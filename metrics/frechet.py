@@ -1,23 +1,27 @@
 """Fréchet distance between feature sets (Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017)."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from core.errors import UserError
-from metrics.feature_metric import RowsMetric
+from metrics.feature_metric import FeatureMetric, Intervals
+from metrics.intervals import subsample_interval
 
-MIN_EXTRAPOLATED = 2000, 1000  # rows of the reference and of the samples
+MIN_REFERENCE, MIN_SAMPLES = 2000, 1000  # rows that the extrapolation needs
+MAX_ROWS = 1000  # of either side, for an interval
 
 
 def frechet_distance(reals: Tensor, fakes: Tensor) -> Tensor:
     """|mu_r - mu_f|^2 + Tr(S_r) + Tr(S_f) - 2 Tr((S_r S_f)^(1/2)) of feature rows [m, d] and [n, d], float64 scalar.
 
     Covariances divide by N - 1. The trace of the root is the nuclear norm of X_r X_f^T / sqrt((m - 1)(n - 1)) with
-    centred rows X: exact for any rank, so a few images against many features need no constant on the diagonal. The
-    value is biased upwards by about c / N: compare only at equal m and n. ValueError below two rows a side.
+    centered rows X: exact for any rank, so a few images against many features need no constant on the diagonal. The
+    value is biased upwards by about c / N: compare only at equal m and n. UserError below two rows of either side.
     """
     if min(len(reals), len(fakes)) < 2:
-        raise UserError(f"the Fréchet distance needs two rows a side, got {len(reals)} and {len(fakes)}")
+        raise UserError(f"the Fréchet distance needs two rows of either side, got {len(reals)} and {len(fakes)}")
     reals, fakes = reals.double(), fakes.double()
     shift = reals.mean(0) - fakes.mean(0)
     reals, fakes = _scaled(reals), _scaled(fakes)
@@ -26,7 +30,7 @@ def frechet_distance(reals: Tensor, fakes: Tensor) -> Tensor:
 
 
 def _scaled(rows: Tensor) -> Tensor:
-    """Centred rows over sqrt(N - 1): their Gram matrix over features is the covariance."""
+    """Centered rows over sqrt(N - 1): their Gram matrix over features is the covariance."""
     return (rows - rows.mean(0)) / (len(rows) - 1) ** 0.5
 
 
@@ -41,10 +45,10 @@ def extrapolated_frechet(reals: Tensor, fakes: Tensor, points: int = 15) -> tupl
 
     A line is fitted to the distances of random subsets of n samples over 1 / n, with n at 15 values from a tenth of them, at
     least 500, up to all; its intercept is the value. The bias of the reference, [m, d], stays. The subsets are the same on
-    every call. ValueError below 1000 samples.
+    every call. UserError below 1000 samples.
     """
-    if len(fakes) < MIN_EXTRAPOLATED[1]:
-        raise UserError(f"the extrapolation needs {MIN_EXTRAPOLATED[1]} samples, got {len(fakes)}")
+    if len(fakes) < MIN_SAMPLES:
+        raise UserError(f"the extrapolation needs {MIN_SAMPLES} samples, got {len(fakes)}")
     generator = torch.Generator().manual_seed(0)
     numbers = torch.linspace(max(500, len(fakes) // 10), len(fakes), points).long()
     picks = (torch.randperm(len(fakes), generator=generator)[:number].to(fakes.device) for number in numbers)
@@ -56,7 +60,7 @@ def extrapolated_frechet(reals: Tensor, fakes: Tensor, points: int = 15) -> tupl
     return line[0], error
 
 
-class FrechetDistance(RowsMetric):
+class FrechetDistance(FeatureMetric):
     """`frechet_distance` of all ranks' samples to the reference rows `reals` [m, d], which every rank has."""
 
     higher_is_better = False
@@ -64,13 +68,19 @@ class FrechetDistance(RowsMetric):
     def value(self, reals: Tensor, fakes: Tensor) -> Tensor:
         return frechet_distance(reals, fakes)
 
+    def intervals(self, values: Mapping[str, float], images: Tensor) -> Intervals:
+        if max(len(self.reals), len(self.rows)) > MAX_ROWS:
+            return {self.key: f"above {MAX_ROWS} rows use sampling_seeds"}
+        reals, value = self.reals.cpu(), values[self.key]
+        return {self.key: subsample_interval(lambda picks: self.value(reals, self.rows[picks]), len(images), value)}
 
-class ExtrapolatedFrechet(RowsMetric):
+
+class ExtrapolatedFrechet(FeatureMetric):
     """`extrapolated_frechet` as `fd_infinity`, its standard error as `fd_infinity_error`; refused below 2000 reference rows,
-    whose own bias would be left, and 1000 samples."""
+    whose bias would remain, and 1000 samples."""
 
     higher_is_better = False
-    fewest = MIN_EXTRAPOLATED
+    min_samples, min_reference = MIN_SAMPLES, MIN_REFERENCE
 
     def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
         return dict(zip(("fd_infinity", "fd_infinity_error"), extrapolated_frechet(reals, fakes), strict=True))

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from metrics.feature_metric import RowsMetric
+from metrics.feature_metric import FeatureMetric
 
 SPLITS = 10
-FEWEST = 5000  # samples; the score of fewer is biased low
+MIN_SAMPLES = 5000  # samples; the score of fewer is biased low
 
 
 def inception_score(logits: Tensor, splits: int = SPLITS) -> Tensor:
@@ -22,12 +22,12 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> Tensor:
     return torch.stack(scores).mean()
 
 
-class InceptionScore(RowsMetric):
+class InceptionScore(FeatureMetric):
     """`inception_score` of all ranks' samples by the classifier `weights` [classes, d], without its bias as in the code of
-    published numbers, on feature rows; the reference does not count. Refused below 5000 samples."""
+    published numbers, on feature rows; the reference has no influence. Refused below 5000 samples."""
 
     higher_is_better = True
-    fewest = 0, FEWEST
+    min_samples, min_reference = MIN_SAMPLES, 0
 
     def __init__(self, reals: Tensor, weights: Tensor) -> None:
         super().__init__(reals)

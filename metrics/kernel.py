@@ -1,42 +1,42 @@
 """Kernel distance between feature sets (Bińkowski et al., "Demystifying MMD GANs", 2018)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from core.errors import UserError
-from metrics.feature_metric import RowsMetric
+from metrics.feature_metric import FeatureMetric, Intervals
+from metrics.intervals import subsample_interval
 
 FULL_SAMPLE = 1000  # up to this many rows on either side all pairs are used once
 SUBSETS = 100  # of FULL_SAMPLE rows each, above it: the published protocol
+MAX_ROWS = 1000  # of either side, for an interval
+MAX_KERNELS = 2**24  # computed at once: 128 MB
 
 
-def kernel_distance(reals: Tensor, fakes: Tensor, chunk: int = 4096) -> Tensor:
+def kernel_distance(reals: Tensor, fakes: Tensor, at_once: int = MAX_KERNELS) -> Tensor:
     """Unbiased squared MMD of feature rows [m, d] and [n, d] under k(a, b) = (a.b / d + 1)^3, float64 scalar.
 
     One U-statistic over all pairs, the unbiased estimate of least variance; m and n may differ. Its mean is 0 for equal
-    distributions, so about half of such values are negative: they are never clipped. ValueError below two rows a side.
+    distributions, so about half of such values are negative: they are never clipped. UserError below two rows of either side.
     """
     m, n = len(reals), len(fakes)
     if min(m, n) < 2:
-        raise UserError(f"the kernel distance needs two rows a side, got {m} and {n}")
+        raise UserError(f"the kernel distance needs two rows of either side, got {m} and {n}")
     reals, fakes = reals.double(), fakes.double()
-    within = sum((_kernel_sum(x, x, chunk) - _diagonal_sum(x)) / (len(x) * (len(x) - 1)) for x in (reals, fakes))
-    return within - 2 * _kernel_sum(reals, fakes, chunk) / (m * n)
+    within = sum(_mean_within(x, at_once) for x in (reals, fakes))
+    return within - 2 * _kernel_sum(reals, fakes, at_once) / (m * n)
 
 
-def kernel_table(reals: Tensor, fakes: Tensor) -> Callable[[Tensor], float]:
+def kernel_distance_of_subsets(reals: Tensor, fakes: Tensor) -> Callable[[Tensor], Tensor]:
     """`kernel_distance` of the reference to any subset of the samples, by their indices [k], from kernels computed once."""
     reals, fakes = reals.double(), fakes.double()
-    among = (fakes @ fakes.T / fakes.shape[1] + 1).pow(3)
-    diagonal = among.diagonal()
-    across = (fakes @ reals.T / fakes.shape[1] + 1).pow(3).mean(1)
-    own = (_kernel_sum(reals, reals, 4096) - _diagonal_sum(reals)) / (len(reals) * (len(reals) - 1))
+    across, among, constant = _kernel(fakes, reals).mean(1), _kernel(fakes, fakes), _mean_within(reals, MAX_KERNELS)
 
-    def distance(picks: Tensor) -> float:
-        within = among[picks][:, picks].sum() - diagonal[picks].sum()
-        return float(own + within / (len(picks) * (len(picks) - 1)) - 2 * across[picks].mean())
+    def distance(picks: Tensor) -> Tensor:
+        within = among[picks][:, picks].sum() - among.diagonal()[picks].sum()
+        return constant + within / (len(picks) * (len(picks) - 1)) - 2 * across[picks].mean()
 
     return distance
 
@@ -47,24 +47,28 @@ def subset_kernel_distance(reals: Tensor, fakes: Tensor, subsets: int = SUBSETS,
     The subsets are the same on every call. Same expectation as the full sample, more variance, less work.
     """
     generator = torch.Generator().manual_seed(0)
-    sizes = min(size, len(reals)), min(size, len(fakes))
     values = []
     for _ in range(subsets):
-        picks = [torch.randperm(len(x), generator=generator)[:k] for x, k in zip((reals, fakes), sizes, strict=True)]
+        picks = [torch.randperm(len(x), generator=generator)[: min(size, len(x))] for x in (reals, fakes)]
         values.append(kernel_distance(reals[picks[0].to(reals.device)], fakes[picks[1].to(fakes.device)]))
     return torch.stack(values).mean()
 
 
-def _kernel_sum(left: Tensor, right: Tensor, chunk: int) -> Tensor:
-    sums = [(part @ right.T / right.shape[1] + 1).pow(3).sum() for part in left.split(chunk)]
-    return torch.stack(sums).sum()
+def _kernel(left: Tensor, right: Tensor) -> Tensor:
+    return (left @ right.T / right.shape[1] + 1).pow(3)
 
 
-def _diagonal_sum(rows: Tensor) -> Tensor:
-    return (rows.square().mean(1) + 1).pow(3).sum()
+def _kernel_sum(left: Tensor, right: Tensor, at_once: int) -> Tensor:
+    return torch.stack([_kernel(part, right).sum() for part in left.split(max(1, at_once // len(right)))]).sum()
 
 
-class KernelDistance(RowsMetric):
+def _mean_within(rows: Tensor, at_once: int) -> Tensor:
+    """Mean kernel of two different rows."""
+    diagonal = (rows.square().mean(1) + 1).pow(3).sum()
+    return (_kernel_sum(rows, rows, at_once) - diagonal) / (len(rows) * (len(rows) - 1))
+
+
+class KernelDistance(FeatureMetric):
     """Kernel distance of all ranks' samples to the reference rows `reals` [m, d], which every rank has.
 
     `kernel_distance` where a side has at most 1000 rows, else `subset_kernel_distance`.
@@ -75,3 +79,10 @@ class KernelDistance(RowsMetric):
     def value(self, reals: Tensor, fakes: Tensor) -> Tensor:
         small = min(len(reals), len(fakes)) <= FULL_SAMPLE
         return kernel_distance(reals, fakes) if small else subset_kernel_distance(reals, fakes)
+
+    def intervals(self, values: Mapping[str, float], images: Tensor) -> Intervals:
+        if max(len(self.reals), len(self.rows)) > MAX_ROWS:
+            return {self.key: f"above {MAX_ROWS} rows use sampling_seeds"}
+        distance = kernel_distance_of_subsets(self.reals.cpu(), self.rows)
+        rows = torch.arange(len(self.rows)).view(len(images), -1)  # several crops of each image
+        return {self.key: subsample_interval(lambda picks: distance(rows[picks].flatten()), len(images), values[self.key])}

@@ -5,61 +5,61 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
-from metrics.feature_metric import RowsMetric
+from metrics.feature_metric import FeatureMetric
 from metrics.nearest_psnr import exact_distances
 
-NEIGHBOURS = 3
-MOST = 10_000  # rows a side
-FEWEST = 50  # rows a side: with fewer the spheres are so large that everything is precise
+NEIGHBORS = 3
+MAX_ROWS = 10_000  # of either side
+MIN_ROWS = 50  # of either side: with fewer the spheres are so large that everything is precise
 
 
-def manifold_scores(reals: Tensor, fakes: Tensor, neighbours: int = NEIGHBOURS) -> dict[str, Tensor]:
+def manifold_scores(reals: Tensor, fakes: Tensor, neighbors: int = NEIGHBORS) -> dict[str, Tensor]:
     """Shares of rows that lie in the spheres of the other side, from rows [m, d] and [n, d]; float64 scalars.
 
     The sphere of a row reaches to its k-th nearest other row of the same side. `precision`: samples in a sphere of a
     reference row, `recall`: the reverse, both with equality (<=). `density`: number of reference spheres around a sample over
     k, may exceed 1; `coverage`: reference rows with a sample in their sphere, both strictly (<), as their authors compare.
     Two sets of one distribution do not reach 1: precision and recall about 0.85 with 100 rows a side. Compare only at equal
-    m, n and k. ValueError unless both sides have more than k rows.
+    m, n and k. UserError unless both sides have more than k rows.
     """
-    if min(len(reals), len(fakes)) <= neighbours:
-        raise UserError(f"{neighbours} neighbours need more than {neighbours} rows a side, got {len(reals)} and {len(fakes)}")
+    if min(len(reals), len(fakes)) <= neighbors:
+        raise UserError(f"{neighbors} neighbors need more rows of either side, got {len(reals)} and {len(fakes)}")
     reals, fakes = reals.double(), fakes.double()
     across = exact_distances(reals, fakes)
-    real_radii, fake_radii = (_radii(rows, neighbours) for rows in (reals, fakes))
+    real_radii, fake_radii = (_radii(rows, neighbors) for rows in (reals, fakes))
     inside = across < real_radii[:, None]
     return {
         "precision": (across <= real_radii[:, None]).any(0).double().mean(),
         "recall": (across <= fake_radii).any(1).double().mean(),
-        "density": inside.double().sum(0).mean() / neighbours,
+        "density": inside.double().sum(0).mean() / neighbors,
         "coverage": inside.any(1).double().mean(),
     }
 
 
-def balanced_scores(reals: Tensor, fakes: Tensor, neighbours: int = NEIGHBOURS, repeats: int = 20) -> dict[str, Tensor]:
+def balanced_scores(reals: Tensor, fakes: Tensor, neighbors: int = NEIGHBORS, repeats: int = 20) -> dict[str, Tensor]:
     """`manifold_scores` at equal numbers: the mean over 20 random choices from the larger side, the same on every call.
 
     Against many more samples coverage is trivially 1. At most 10,000 rows a side, 2.4 GB; of 1000 and more one choice does.
     """
-    number = min(len(reals), len(fakes), MOST)
+    number = min(len(reals), len(fakes), MAX_ROWS)
     if len(reals) == len(fakes) == number:
-        return manifold_scores(reals, fakes, neighbours)
-    generator, found = torch.Generator().manual_seed(0), []
+        return manifold_scores(reals, fakes, neighbors)
+    generator, draws = torch.Generator().manual_seed(0), []
     for _ in range(repeats if number < 1000 else 1):
         chosen = (rows[torch.randperm(len(rows), generator=generator)[:number].to(rows.device)] for rows in (reals, fakes))
-        found.append(manifold_scores(*chosen, neighbours))
-    return {name: torch.stack([scores[name] for scores in found]).mean() for name in found[0]}
+        draws.append(manifold_scores(*chosen, neighbors))
+    return {name: torch.stack([scores[name] for scores in draws]).mean() for name in draws[0]}
 
 
-def _radii(rows: Tensor, neighbours: int) -> Tensor:
-    return exact_distances(rows, rows).fill_diagonal_(torch.inf).kthvalue(neighbours, 1).values
+def _radii(rows: Tensor, neighbors: int) -> Tensor:
+    return exact_distances(rows, rows).fill_diagonal_(torch.inf).kthvalue(neighbors, 1).values
 
 
-class ManifoldScores(RowsMetric):
+class ManifoldScores(FeatureMetric):
     """`balanced_scores` of all ranks' samples; refused below 50 rows a side."""
 
     higher_is_better = True
-    fewest = FEWEST, FEWEST
+    min_samples = min_reference = MIN_ROWS
 
     def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
         return balanced_scores(reals, fakes)

@@ -1,48 +1,51 @@
 """Does a model repeat its training images? Near-duplicates beyond what chance and the training images explain."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from metrics.backbones.backbone import Backbone
 from metrics.copied_regions import PATCH, copied_shares, shrink
-from metrics.intervals import FEWEST, share_bounds
+from metrics.features import ImageSet
+from metrics.intervals import MIN_SAMPLES, share_bounds
 from metrics.nearest_psnr import exact_distances
 from modules.ops.images import from_uint8, image_grid
 
 LEVELS = (1 / 3, 1 / 10, 1 / 30, 1 / 100, 1 / 300, 1 / 1000)  # parts of the distance between training images: near … equal
-CAUTION = 2 / 3  # part of the measured degrees of freedom that is counted on
+CAUTION = 2 / 3  # part of the estimated intrinsic dimension that is used
 MAX_COMPARED = 16  # training images whose regions are compared with samples
-MAX_SAMPLES = 200  # whose regions are looked for, and whose distances among themselves are measured
+MAX_SAMPLES = 200  # whose regions are searched, and whose distances among themselves are measured
 PAIRS = 20  # nearest pairs that are shown
+COMPARISONS = ("pixel", "perceptual", "patch")  # as small pictures, by features, by copied regions
 
 
-class Space(NamedTuple):
+class DistanceSet(NamedTuple):
     """Distances of samples to training images [n, m], among training images [m, m], and those of each training image to
-    itself turned upside down [m], which stands in where there is no other; and how many numbers describe a sample."""
+    itself flipped upside down [m], which stands in where there is no other; and how many numbers describe a sample."""
 
     samples: Tensor
     training: Tensor
-    turned: Tensor
-    freedom: float = 1.0
+    flipped: Tensor
+    intrinsic_dim: float = 1.0
 
 
-def relative_distances(space: Space) -> tuple[Tensor, Tensor]:
+def relative_distances(distances: DistanceSet) -> tuple[Tensor, Tensor]:
     """Distance of each sample [n], and of each training image [m], to the nearest (other) training image, in parts of
     the distance from that one to its own nearest neighbour: float64.
 
     The latter is the leave-one-out baseline; it needs three training images and is empty below.
     """
-    number = len(space.training)
-    among = space.training.double().clone().fill_diagonal_(torch.inf)
+    number = len(distances.training)
+    among = distances.training.double().clone().fill_diagonal_(torch.inf)
     among = among.where(among > 0, torch.inf)  # a set that holds an image twice is no scale
-    scale = among.amin(1) if number > 1 else space.turned.double()
-    near = space.samples.double().min(1)
+    scale = among.amin(1) if number > 1 else distances.flipped.double()
+    near = distances.samples.double().min(1)
     ratios = _parts(near.values, scale[near.indices])
     baseline = []
     for i in range(number if number > 2 else 0):
-        row = space.training[i].double().clone()
+        row = distances.training[i].double().clone()
         row[i] = torch.inf
         other = among[row.argmin()].clone()
         other[i] = torch.inf
@@ -55,68 +58,64 @@ def _parts(distances: Tensor, scales: Tensor) -> Tensor:
     return (distances / scales).where(scales.isfinite() & (scales > 0), torch.inf)
 
 
-def degrees_of_freedom(distances: Tensor) -> float:
-    """How many numbers describe the samples, from their distances [n, n] among themselves; 1 if they do not tell.
+def intrinsic_dimension(distances: Tensor) -> float:
+    """How many numbers describe the samples, from their distances [n, n] among themselves; 1 if that is unknown.
 
     Levina and Bickel, "Maximum Likelihood Estimation of Intrinsic Dimension", 2004, eq. 8, over the nearest fifth of all
-    samples, averaged as logarithms (MacKay and Ghahramani, 2005). So many neighbours make it too small for rich images,
-    which is the careful side, and keep noise in the pixels from looking like freedom.
+    samples, averaged as logarithms (MacKay and Ghahramani, 2005). So many neighbors bias it downwards for rich images, which
+    is the careful side, and keep noise in the pixels from raising it.
     """
     number = len(distances)
-    if number < FEWEST:
+    if number < MIN_SAMPLES:
         return 1.0
     near = distances.double().clone().fill_diagonal_(torch.inf).topk(max(number // 5, 2), largest=False).values
-    near = near[near[:, 0] > 0]  # repeated samples say nothing
+    near = near[near[:, 0] > 0]  # repeated samples carry no information
     spread = (near[:, -1:] / near[:, :-1]).log().mean().item() if len(near) else 0.0
     return max(1.0, 1 / spread) if spread > 0 else 1.0
 
 
-def near_share(space: Space) -> float:
-    """The share of samples nearer to a training image than a third of the usual distance."""
-    return _share(relative_distances(space)[0])
-
-
-def _share(ratios: Tensor) -> float:
+def near_share(ratios: Tensor) -> float:
+    """The share of relative distances [n] below a third."""
     return float((ratios < LEVELS[0]).double().mean()) if len(ratios) else 0.0
 
 
-def is_copying(ratios: Tensor, baseline: Tensor, number_training: int, freedom: float = 1.0) -> bool:
+def is_copying(ratios: Tensor, baseline: Tensor, num_training: int, intrinsic_dim: float = 1.0) -> bool:
     """True if more of the `ratios` [n] are small than can be by chance, at any of the levels.
 
     Chance is bounded from the training images: how many of them are near-duplicates of the others, at a third of their
-    usual distance. Nearer ones become rarer at least like the distance to the power of two thirds of `freedom`, and at
+    usual distance. Nearer ones become rarer at least like the distance to the power of two thirds of `intrinsic_dim`, and at
     least in proportion to it. The share of small ratios is bounded, too: at each level the bound is wrong in at most 1 % of all
     cases, that of chance in 1.5 %, or 5 % where there is no `baseline`, whose distances depend on each other. In simulations
-    (`test_verdict.py`: 1 to 12 training images of 1 to 4 and of many degrees of freedom, with and without noise) at most 5 %
+    (`test_memorization.py`: 1 to 12 training images of 1 to 4 and of many dimensions, with and without noise) at most 5 %
     of independent samplers were flagged.
     """
-    number = len(baseline) or max(number_training, 2)  # one image and itself turned upside down are two
+    number = len(baseline) or max(num_training, 2)  # one image and itself upside down are two
     alpha = 0.015 if len(baseline) else 0.05
     chance = share_bounds(int((baseline < LEVELS[0]).sum()), number, alpha)[1]
-    power = max(1.0, CAUTION * freedom)
+    power = max(1.0, CAUTION * intrinsic_dim)
     for level in LEVELS if power > 1 else LEVELS[:3]:  # bytes of images that one number describes are equal by chance
-        own = share_bounds(int((baseline < level).sum()), number, alpha)[1]
+        observed = share_bounds(int((baseline < level).sum()), number, alpha)[1]
         low = share_bounds(int((ratios < level).sum()), len(ratios), 0.01)[0]
-        if low > min(own, chance * (level / LEVELS[0]) ** power):
+        if low > min(observed, chance * (level / LEVELS[0]) ** power):
             return True
     return False
 
 
-def pixel_space(samples: Tensor, training: Tensor) -> Space:
+def pixel_distances(samples: Tensor, training: Tensor) -> DistanceSet:
     """Distances between bytes [n, 3, H, W] and [m, 3, H, W] averaged down to 32 pixels; mirrored images count as equal."""
     small = [shrink(images) for images in (samples, training, training.flip(-1), training.flip(-2))]
-    return feature_space(*(images.flatten(1) for images in small))
+    return feature_distances(*(images.flatten(1) for images in small))
 
 
-def feature_space(samples: Tensor, training: Tensor, mirrored: Tensor, turned: Tensor) -> Space:
-    """Distances between rows [n, d] of samples and [m, d] of training images, of these mirrored and turned upside down."""
-    samples, training, mirrored, turned = (rows.cpu() for rows in (samples, training, mirrored, turned))
+def feature_distances(samples: Tensor, training: Tensor, mirrored: Tensor, flipped: Tensor) -> DistanceSet:
+    """Distances between rows [n, d] of samples and [m, d] of training images, of these mirrored and flipped upside down."""
+    samples, training, mirrored, flipped = (rows.cpu() for rows in (samples, training, mirrored, flipped))
     both = [exact_distances(rows, training).minimum(exact_distances(rows, mirrored)) for rows in (samples, training)]
-    freedom = degrees_of_freedom(exact_distances(samples[:MAX_SAMPLES], samples[:MAX_SAMPLES]))
-    return Space(*both, exact_distances(turned, training).diagonal(), freedom)
+    dimension = intrinsic_dimension(exact_distances(samples[:MAX_SAMPLES], samples[:MAX_SAMPLES]))
+    return DistanceSet(*both, (flipped - training).norm(dim=1), dimension)
 
 
-def patch_space(samples: Tensor, training: Tensor, near: Tensor) -> Space | None:
+def patch_distances(samples: Tensor, training: Tensor, near: Tensor) -> DistanceSet | None:
     """One minus the largest share of a picture that is copied from another with a constant offset, as a distance.
 
     Of more than 16 training images only those that are nearest (`near` [n], indices) to most samples are compared, and of
@@ -126,94 +125,115 @@ def patch_space(samples: Tensor, training: Tensor, near: Tensor) -> Space | None
     small, sources = shrink(samples[:MAX_SAMPLES]).cpu(), shrink(training[picks.to(training.device)]).cpu()
     if min(small.shape[-2:]) < PATCH:
         return None
-    turned = 1 - torch.cat([copied_shares(image.flip(-2)[None], image[None])[0] for image in sources])
-    return Space(1 - copied_shares(small, sources), 1 - copied_shares(sources, sources), turned)
+    flipped = 1 - torch.cat([copied_shares(image.flip(-2)[None], image[None])[0] for image in sources])
+    return DistanceSet(1 - copied_shares(small, sources), 1 - copied_shares(sources, sources), flipped)
 
 
-def judge(spaces: Mapping[str, Space], number_training: int) -> dict[str, Any]:
-    """The verdict from the distances in the spaces "pixel", "perceptual", "patch", whichever there are.
+def memorization(
+    samples: ImageSet, reference: ImageSet, backbone: Backbone | None, comparisons: Sequence[str] = COMPARISONS,
+    reconstruction: Mapping[str, Any] | None = None, reference_name: str = "training images",
+) -> tuple[dict[str, Any], Tensor]:  # fmt: skip
+    """The verdict (see `memorization_verdict`) with its `line`, and the picture [3, H, W] of the nearest pairs: by features,
+    or by what shows copies, or most near-duplicates, in their place.
 
-    `copies` is True if any space shows it, `undecided` if none does although a larger share of samples than of training images
+    `reconstruction` is a result of `reconstruction_test`. "perceptual" needs features. The reference images with bytes count.
+    """
+    sets, images = {"pixel": pixel_distances(samples.images, reference.images)}, reference.images
+    if "perceptual" in comparisons and backbone is not None and samples.whole.shape[1]:
+        mirrored, flipped = (backbone(images.flip(side)) for side in (-1, -2))
+        sets["perceptual"] = feature_distances(samples.whole, reference.whole[reference.indices], mirrored, flipped)
+    near = sets.get("perceptual", sets["pixel"]).samples.argmin(1)
+    if "patch" in comparisons and (patch := patch_distances(samples.images, images, near)) is not None:
+        sets["patch"] = patch
+    verdict = memorization_verdict(sets, len(images))
+    if reconstruction is not None:
+        verdict["reconstruction"] = dict(reconstruction)
+    complete = (len(samples.images), len(images))  # regions may be compared of a part only
+    ranked = [name for name in ("perceptual", "pixel", "patch") if name in sets and sets[name].samples.shape == complete]
+    shares = {name: near_share(relative_distances(sets[name])[0]) for name in ranked}
+    suspected = max(ranked, key=lambda name: (name in verdict["copies_in"], shares[name]))  # of equals the first
+    picture = nearest_pairs(samples.images, images, sets[suspected])
+    return verdict | {"line": verdict_line(verdict, reference_name)}, picture
+
+
+def memorization_verdict(sets: Mapping[str, DistanceSet], num_training: int) -> dict[str, Any]:
+    """The verdict from the distances "pixel", "perceptual", "patch", whichever there are.
+
+    `copies` is True if any shows it, `undecided` if none does although a larger share of samples than of training images
     is near to one, so few that it may be chance; `duplicate_share` the largest share of samples nearer than a third of the
-    usual distance; `<space>_ratio` the median of the relative distances, near 1 for new images and 0 for copies;
+    usual distance; `<name>_ratio` the median of the relative distances, near 1 for new images and 0 for copies;
     `authentic_share` the share of samples that are farther from their nearest training image than that is from the others
     (Alaa et al., "How Faithful is your Synthetic Data?", 2022), by features, or by pixels where there are none;
     `patch_copy_share` the mean share of a sample that one region with a constant offset covers, `patch_copy_baseline` the same
     among training images.
     """
-    found: dict[str, Any] = {"copies": False, "copies_in": [], "undecided": False, "duplicate_share": 0.0}
-    found["num_training"] = number_training
-    for name, space in spaces.items():
-        ratios, baseline = relative_distances(space)
-        if is_copying(ratios, baseline, number_training, space.freedom):
-            found["copies"] = True
-            found["copies_in"] += [name]
-        share = _share(ratios)
-        found["undecided"] |= share > _share(baseline)
-        found["duplicate_share"] = max(found["duplicate_share"], share)
-        found[f"{name}_ratio"] = _plain(ratios.median())
-        found[f"{name}_ratio_baseline"] = _plain(baseline.median()) if len(baseline) else None
+    verdict: dict[str, Any] = {"copies": False, "copies_in": [], "undecided": False, "duplicate_share": 0.0}
+    verdict["num_training"] = num_training
+    for name, distances in sets.items():
+        ratios, baseline = relative_distances(distances)
+        if is_copying(ratios, baseline, num_training, distances.intrinsic_dim):
+            verdict["copies"] = True
+            verdict["copies_in"] += [name]
+        share = near_share(ratios)
+        verdict["undecided"] |= share > near_share(baseline)
+        verdict["duplicate_share"] = max(verdict["duplicate_share"], share)
+        verdict[f"{name}_ratio"] = _finite(ratios.median())
+        verdict[f"{name}_ratio_baseline"] = _finite(baseline.median()) if len(baseline) else None
         if name != "patch":
-            found["authentic_share"] = float((ratios > 1).double().mean())
-            found["num_samples"] = len(ratios)
-    found["undecided"] &= not found["copies"]
-    if "patch" in spaces:
-        among = spaces["patch"].training.clone().fill_diagonal_(torch.inf)
-        found["patch_copy_share"] = float((1 - spaces["patch"].samples.amin(1)).mean())
-        found["patch_copy_baseline"] = float((1 - among.amin(1)).mean()) if len(among) > 1 else None
-    return found
+            verdict["authentic_share"] = float((ratios > 1).double().mean())
+            verdict["num_samples"] = len(ratios)
+    verdict["undecided"] &= not verdict["copies"]
+    if "patch" in sets:
+        among = sets["patch"].training.clone().fill_diagonal_(torch.inf)
+        verdict["patch_copy_share"] = float((1 - sets["patch"].samples.amin(1)).mean())
+        verdict["patch_copy_baseline"] = float((1 - among.amin(1)).mean()) if len(among) > 1 else None
+    return verdict
 
 
-def _plain(value: Tensor) -> float | None:
+def _finite(value: Tensor) -> float | None:
     return float(value) if value.isfinite() else None
 
 
-def verdict_line(found: Mapping[str, Any]) -> str:
-    """The verdict in a sentence for people."""
-    number, training = found["num_samples"], found["num_training"]
-    near = round(found["duplicate_share"] * number)
-    of = f"{near} of {number} samples are nearer than a third of the usual distance to one of the {training} training image(s)"
-    if found["copies"]:
-        line = f"COPIES training images ({', '.join(found['copies_in'])}): {of}"
-    elif found["undecided"]:
-        line = f"UNDECIDED: {of}, which may be copies or, with so few images, chance"
+def verdict_line(verdict: Mapping[str, Any], reference_name: str = "training images") -> str:
+    """The verdict in a sentence for people; `reference_name` is what the images compared with are called."""
+    near = f"{round(verdict['duplicate_share'] * verdict['num_samples'])} of {verdict['num_samples']} samples"
+    near += f" are near-duplicates of the {verdict['num_training']} {reference_name} (distance below 1/3 of the typical one)"
+    if verdict["copies"]:
+        line = f"COPIES {reference_name} ({', '.join(verdict['copies_in'])}): {near}"
+    elif verdict["undecided"]:
+        line = f"UNDECIDED: {near}; with so few images this may be chance"
     else:
-        line = f"no copying found: {of}"
-    if "patch_copy_share" in found:
-        base = found["patch_copy_baseline"]
-        among = f" (training images among themselves {base:.0%})" if base is not None else ""
-        line += f"; the largest copied region covers {found['patch_copy_share']:.0%} of a sample{among}"
-    if reconstruction := found.get("reconstruction"):
-        remark = "better than" if reconstruction["p"] < 0.05 else "as well as"
-        kind = "training images" if reconstruction["of"] == "image" else f"{reconstruction['of']} images of training"
-        line += f"; reconstructs {kind} {remark} held-out ones (p = {reconstruction['p']:.2g})"
+        line = f"no copying found: {near}"
+    if "patch_copy_share" in verdict:
+        baseline = verdict["patch_copy_baseline"]
+        among = f" ({baseline:.0%} among {reference_name})" if baseline is not None else ""
+        line += f"; the largest copied region covers {verdict['patch_copy_share']:.0%} of a sample{among}"
+    if test := verdict.get("reconstruction"):
+        kind = reference_name if test["of"] == "image" else f"{test['of']} images of the training"
+        quality = "better than" if test["p"] < 0.05 else "as well as"
+        line += f"; reconstructs {kind} {quality} held-out ones (p = {test['p']:.2g})"
     return line
 
 
 def reconstruction_test(training: Tensor, heldout: Tensor, permutations: int = 2000) -> dict[str, float]:
     """Are reconstruction errors [a] of training images smaller than those [b] of held-out ones? Means, and the one-sided
     p-value of a permutation test of their difference."""
-    errors = torch.cat([training, heldout]).double().cpu()
+    errors, number = torch.cat([training, heldout]).double().cpu(), len(training)
     generator = torch.Generator().manual_seed(0)
-    total, number = errors.sum(), len(training)
-
-    def difference(part: Tensor) -> Tensor:
-        return (total - part.sum(-1)) / (len(errors) - number) - part.mean(-1)
-
-    shuffled = torch.stack([errors[torch.randperm(len(errors), generator=generator)[:number]] for _ in range(permutations)])
-    as_large = (difference(shuffled) >= difference(errors[:number]) - 1e-12).sum()
-    means = {"training": float(errors[:number].mean()), "heldout": float(errors[number:].mean())}
-    return means | {"p": float((1 + as_large) / (1 + permutations)), "num_heldout": len(heldout)}
+    picks = [torch.arange(number), *(torch.randperm(len(errors), generator=generator)[:number] for _ in range(permutations))]
+    means = torch.stack([errors[pick].mean() for pick in picks])  # scipy's test refuses a single image
+    as_small = int((means <= means[0] + 1e-12).sum())  # the observed one is counted in
+    values = {"training": float(means[0]), "heldout": float(errors[number:].mean()), "num_heldout": len(heldout)}
+    return values | {"p": as_small / len(picks)}
 
 
-def nearest_pairs(samples: Tensor, training: Tensor, space: Space, columns: int = 10) -> Tensor:
+def nearest_pairs(samples: Tensor, training: Tensor, distances: DistanceSet, columns: int = 10) -> Tensor:
     """The samples nearest to training images, most suspicious first, each above the training image: one picture [3, H, W]
     in [-1, 1] of at most 20 pairs. Bytes [n, 3, H, W] and [m, 3, H, W]."""
-    order = relative_distances(space)[0].argsort(stable=True)[:PAIRS]
+    order = relative_distances(distances)[0].argsort(stable=True)[:PAIRS]
     rows = []
     for part in order.split(columns):
-        sources = space.samples[part].argmin(1)
-        above, below = samples.cpu()[part], training.cpu()[sources]
+        above, below = samples.cpu()[part], training.cpu()[distances.samples[part].argmin(1)]
         blank = torch.full((min(columns, len(order)) - len(part), *above.shape[1:]), 255, dtype=torch.uint8)
         rows += [above, blank, below, blank]
     return image_grid(from_uint8(torch.cat(rows)), min(columns, len(order)))

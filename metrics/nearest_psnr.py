@@ -1,31 +1,44 @@
 """Are samples copies of training images?"""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from core.errors import UserError
 from metrics.backbones.backbone import check_bytes
-from metrics.feature_metric import refuse, too_few
+from metrics.feature_metric import Intervals, SampleSetMetric
+from metrics.intervals import mean_interval
 
-HIGHEST = 100.0  # dB, stands for equal images: one level in one value of a 256 x 256 image is 101 dB
+MAX_PSNR = 100.0  # dB, stands for equal images: one level in one value of a 256 x 256 image is 101 dB
 
 
 def nearest_psnr(fakes: Tensor, reals: Tensor, flip: bool = True, chunk: int = 64) -> Tensor:
     """PSNR in dB [n] of each sample to the training image nearest to it, bytes [n, 3, H, W] and [m, 3, H, W].
 
-    With `flip` mirrored training images count too. Float64; equal images give 100. ValueError if the sizes differ, TypeError
-    for other than bytes.
+    With `flip` mirrored training images count too. Float64; equal images give 100. UserError if the sizes differ, TypeError
+    for other than bytes. Memory: floats of `chunk` images of either side.
     """
     check_bytes(fakes)
     check_bytes(reals)
     if fakes.shape[1:] != reals.shape[1:]:
         raise UserError(f"samples are {tuple(fakes.shape[1:])} and training images {tuple(reals.shape[1:])}")
-    reals = torch.cat([reals, reals.flip(-1)]) if flip else reals
-    reals = reals.flatten(1).float() / 255
-    errors = [exact_distances(part.flatten(1).float() / 255, reals).amin(1).square() for part in fakes.split(chunk)]
-    mean_square = torch.cat(errors).cpu().double() / reals.shape[1]
-    return (-10 * mean_square.log10()).clamp(max=HIGHEST)
+    smallest = [_smallest_distances(part, reals, flip, chunk) for part in fakes.split(chunk)]
+    mean_square = torch.cat(smallest).square().cpu().double() / fakes[0].numel()
+    return (-10 * mean_square.log10()).clamp(max=MAX_PSNR)
+
+
+def _smallest_distances(fakes: Tensor, reals: Tensor, flip: bool, chunk: int) -> Tensor:
+    rows, smallest = _unit_rows(fakes), torch.full((len(fakes),), torch.inf, device=fakes.device)
+    for part in reals.split(chunk):
+        for images in (part, part.flip(-1)) if flip else (part,):
+            smallest = smallest.minimum(exact_distances(rows, _unit_rows(images)).amin(1))
+    return smallest
+
+
+def _unit_rows(images: Tensor) -> Tensor:
+    return images.flatten(1).float() / 255
 
 
 def exact_distances(left: Tensor, right: Tensor) -> Tensor:
@@ -33,32 +46,28 @@ def exact_distances(left: Tensor, right: Tensor) -> Tensor:
     return torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-class NearestPSNR(Metric):
-    """Highest and mean `nearest_psnr` of all samples to the training images `reals`, bytes [m, 3, H, W], over all
-    ranks.
+class NearestPSNR(SampleSetMetric):
+    """Highest and mean `nearest_psnr` of all ranks' samples to the training images `reals`, bytes [m, 3, H, W].
 
-    A highest value above about 30 dB means that a sample repeats a training image. `compute` raises ValueError without samples.
+    A highest value above about 30 dB means that a sample repeats a training image.
     """
 
-    full_state_update = False
-    fewest = 1
+    values: list[Tensor]
 
     def __init__(self, reals: Tensor, flip: bool = True) -> None:
         super().__init__()
         self.training_images, self.flip = reals, flip
-        self.add_state("highest", default=torch.tensor(-torch.inf, device=reals.device), dist_reduce_fx="max")
-        self.add_state("total", default=torch.tensor(0.0, device=reals.device), dist_reduce_fx="sum")
-        self.add_state("count", default=torch.tensor(0, device=reals.device), dist_reduce_fx="sum")
+        self.add_state("values", default=[], dist_reduce_fx="cat")
 
     def update(self, fakes: Tensor) -> None:
         """Adds bytes [N, 3, H, W], N may be 0."""
-        if len(fakes) == 0:
-            return
-        values = nearest_psnr(fakes, self.training_images, self.flip).float().to(self.total.device)
-        self.highest = torch.maximum(self.highest, values.max())
-        self.total += values.sum()
-        self.count += len(values)
+        values = nearest_psnr(fakes, self.training_images, self.flip) if len(fakes) else torch.zeros(0)
+        self.values.append(values.float().to(fakes.device))
 
     def compute(self) -> dict[str, Tensor]:
-        refuse(self, too_few(int(self.count), self.fewest))
-        return {"nearest_psnr_max": self.highest, "nearest_psnr_mean": self.total / self.count}
+        self.psnr = dim_zero_cat(self.values).cpu().double()
+        self.check(len(self.psnr))
+        return {"nearest_psnr_max": self.psnr.max(), "nearest_psnr_mean": self.psnr.mean()}
+
+    def intervals(self, values: Mapping[str, float], images: Tensor) -> Intervals:
+        return {"nearest_psnr_mean": mean_interval(self.psnr)}

@@ -1,16 +1,16 @@
 """Diversity of samples as the mean perceptual distance of pairs, over all of them and around the training images."""
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from metrics.embedding_cache import MAX_VALUES, Embedded
-from metrics.feature_metric import refuse, too_few
-from metrics.intervals import around, student
+from metrics.embedding_cache import MAX_VALUES, EmbeddingCache
+from metrics.feature_metric import Intervals, SampleSetMetric
+from metrics.intervals import student_interval, subsample_interval
 from metrics.nearest_psnr import exact_distances
 from metrics.perceptual_distance import PerceptualDistance
 from metrics.source_share import MAX_NAMED
@@ -18,7 +18,7 @@ from metrics.source_share import MAX_NAMED
 PAIRS = 700  # of LatentPatch
 CLUSTER = 50  # members of a cluster that are compared, in the code of Ojha et al.
 MAX_IN_TABLE = 256  # samples whose distances are all computed, for the interval
-MIN_MEMBERS = 4  # of a cluster, for the interval: how far fewer spread is hardly known
+MIN_MEMBERS = 4  # of a cluster, for the interval: the spread of fewer is hardly known
 
 
 class Pairs(NamedTuple):
@@ -31,9 +31,9 @@ class Pairs(NamedTuple):
 
     def mean(self) -> Tensor:
         """Mean over the groups of the mean over a group's pairs; NaN if there are none."""
-        names, place = self.group.unique(return_inverse=True)
-        sums = torch.zeros(len(names), dtype=torch.float64).index_add_(0, place, self.distances)
-        return (sums / place.bincount(minlength=len(names))).mean()
+        names, member = self.group.unique(return_inverse=True)
+        sums = torch.zeros(len(names), dtype=torch.float64).index_add_(0, member, self.distances)
+        return (sums / member.bincount(minlength=len(names))).mean()
 
     def interval(self) -> list[float]:
         """95 % interval [low, high] of `mean`, for other images in groups of these sizes; all pairs of three and more each.
@@ -46,13 +46,13 @@ class Pairs(NamedTuple):
             mine = self.group == name
             members, ends = torch.stack([self.left[mine], self.right[mine]]).unique(return_inverse=True)
             distances, number = self.distances[mine], len(members)
-            own = torch.zeros(number, dtype=torch.float64).index_add_(0, ends.flatten(), distances.repeat(2))
-            without = 2 * (distances.sum() - own) / ((number - 1) * (number - 2))
+            sums = torch.zeros(number, dtype=torch.float64).index_add_(0, ends.flatten(), distances.repeat(2))
+            without = 2 * (distances.sum() - sums) / ((number - 1) * (number - 2))
             variances.append((number - 1) * without.var(correction=0).item())
             freedom.append(number - 1)
-        whole = sum(variances)
-        known = whole**2 / sum(v**2 / f for v, f in zip(variances, freedom, strict=True)) if whole else 1
-        return around(self.mean().item(), student(int(known)) * math.sqrt(whole) / len(variances))
+        total = sum(variances)
+        welch = total**2 / sum(v**2 / f for v, f in zip(variances, freedom, strict=True)) if total else 1
+        return student_interval(self.mean().item(), math.sqrt(total) / len(variances), welch)
 
 
 def random_pairs(number: int, count: int = PAIRS, seed: int = 0) -> Tensor:
@@ -60,10 +60,10 @@ def random_pairs(number: int, count: int = PAIRS, seed: int = 0) -> Tensor:
     total = number * (number - 1) // 2
     generator = torch.Generator().manual_seed(seed)
     picks = torch.arange(total) if total <= count else torch.randperm(total, generator=generator)[:count]
-    left = (((8 * picks.double() + 1).sqrt() - 1) / 2).floor().long()  # pair k is in row r of a triangle: r (r + 1) / 2 <= k
-    left -= (left * (left + 1) // 2 > picks).long()
-    left += ((left + 1) * (left + 2) // 2 <= picks).long()
-    return torch.stack([picks - left * (left + 1) // 2, left + 1], 1)
+    row = (((8 * picks.double() + 1).sqrt() - 1) / 2).floor().long()  # pair k is in row r of a triangle: r (r + 1) / 2 <= k
+    row -= (row * (row + 1) // 2 > picks).long()
+    row += ((row + 1) * (row + 2) // 2 <= picks).long()
+    return torch.stack([picks - row * (row + 1) // 2, row + 1], 1)
 
 
 def walk(pairs: Tensor, number: int) -> Tensor:
@@ -83,98 +83,95 @@ def walk(pairs: Tensor, number: int) -> Tensor:
     return torch.tensor(list(order))
 
 
-def sweep(images: Embedded, pairs: Tensor, targets: Embedded | None = None) -> tuple[Pairs, Tensor]:
+def sweep(images: EmbeddingCache, pairs: Tensor, targets: EmbeddingCache | None = None) -> tuple[Pairs, Tensor]:
     """Squared distances of the rows of `pairs` [P, 2], in one group, and the nearest target [n] of each image, the first of
     equals; zeros without targets.
 
-    Goes through the images once. Where the rows are not kept, only those pairs cost more whose images lie far apart on the
+    Goes through the images once. Where the rows are not cached, only those pairs cost more whose images lie far apart on the
     `walk`.
     """
     order, nearest = walk(pairs, len(images)), torch.zeros(len(images), dtype=torch.long)
-    places = order.argsort()[pairs].sort(1).values
+    positions = order.argsort()[pairs].sort(1).values
     distances = torch.zeros(len(pairs), dtype=torch.float64)
-    for start in range(0, len(order), images.held):
-        part = order[start : start + images.held]
+    for start in range(0, len(order), images.max_rows):
+        part = order[start : start + images.max_rows]
         rows = images[part]
         nearest[part] = _nearest(rows, targets) if targets is not None else 0
-        here = (places[:, 1] >= start) & (places[:, 1] < start + len(part))
-        both = places[:, 0] >= start
+        here = (positions[:, 1] >= start) & (positions[:, 1] < start + len(part))
+        both = positions[:, 0] >= start
         for mine, inside in ((here & both, True), (here & ~both, False)):
-            for some in mine.nonzero().flatten().split(images.block):
-                first, last = places[some].T
+            for some in mine.nonzero().flatten().split(images.chunk):
+                first, last = positions[some].T
                 others = rows[first - start] if inside else images[order[first]]
                 distances[some] = (rows[last - start] - others).square().sum(1).cpu().double()
         del rows  # before others are computed
     return Pairs(pairs[:, 0], pairs[:, 1], distances, torch.zeros(len(pairs), dtype=torch.long)), nearest
 
 
-def _nearest(rows: Tensor, targets: Embedded) -> Tensor:
-    found = []
-    for part in torch.arange(len(targets)).split(targets.held):
-        found.append(exact_distances(rows, targets[part]).cpu())
-    return torch.cat(found, 1).argmin(1)
+def _nearest(rows: Tensor, targets: EmbeddingCache) -> Tensor:
+    parts = torch.arange(len(targets)).split(targets.max_rows)
+    return torch.cat([exact_distances(rows, targets[part]).cpu() for part in parts], 1).argmin(1)
 
 
-def intra_distances(samples: Embedded, nearest: Tensor, most: int = CLUSTER, seed: int = 0) -> Pairs:
+def intra_distances(samples: EmbeddingCache, nearest: Tensor, max_members: int = CLUSTER, seed: int = 0) -> Pairs:
     """All pairs of samples that have the same `nearest` target [n] (Ojha et al., "Few-shot Image Generation via Cross-domain
     Correspondence", 2021; pairs as in the authors' code).
 
-    Of more than `most` members a random choice is compared. A cluster with fewer than two members has no pairs: it is left
+    Of more than `max_members` a random choice is compared. A cluster with fewer than two members has no pairs: it is left
     out of `Pairs.mean`.
     """
-    generator, found = torch.Generator().manual_seed(seed), []
+    generator, clusters = torch.Generator().manual_seed(seed), []
     for target in range(int(nearest.max()) + 1):
         members = (nearest == target).nonzero().flatten()
-        members = members[torch.randperm(len(members), generator=generator)[:most]].sort().values
+        members = members[torch.randperm(len(members), generator=generator)[:max_members]].sort().values
         left, right = torch.triu_indices(len(members), len(members), 1)
         distances = _among(samples, members)[left, right]
-        found.append(Pairs(members[left], members[right], distances, torch.full_like(left, target)))
-    return Pairs(*map(torch.cat, zip(*found, strict=True)))
+        clusters.append(Pairs(members[left], members[right], distances, torch.full_like(left, target)))
+    return Pairs(*map(torch.cat, zip(*clusters, strict=True)))
 
 
-def _among(samples: Embedded, members: Tensor) -> Tensor:
+def _among(samples: EmbeddingCache, members: Tensor) -> Tensor:
     """Squared distances [k, k] of the members, right above the diagonal."""
-    found = torch.zeros(len(members), len(members), dtype=torch.float64)
-    for start in range(0, len(members) if len(members) > 1 else 0, samples.held):
-        end = start + samples.held
+    distances = torch.zeros(len(members), len(members), dtype=torch.float64)
+    for start in range(0, len(members) if len(members) > 1 else 0, samples.max_rows):
+        end = start + samples.max_rows
         rows = samples[members[start:end]]
-        found[start:end, start:end] = exact_distances(rows, rows).square()
-        for other in range(end, len(members), samples.block):
-            part = slice(other, other + samples.block)
-            found[start:end, part] = exact_distances(rows, samples[members[part]]).square()
+        distances[start:end, start:end] = exact_distances(rows, rows).square()
+        for other in range(end, len(members), samples.chunk):
+            part = slice(other, other + samples.chunk)
+            distances[start:end, part] = exact_distances(rows, samples[members[part]]).square()
         del rows
-    return found
+    return distances
 
 
-class PerceptualDiversity(Metric):
+class PerceptualDiversity(SampleSetMetric):
     """Diversity of all ranks' samples by the perceptual distance, beside that of the training images, bytes [m, 3, H, W].
 
     With K the key of the distance: `K_pairs` the mean distance of 700 random pairs of samples; `K_ratio` that over the same
     of the training images, undefined for equal ones (LatentPatch); and of `intra_distances` around several training images
     `K_intra` the mean over the clusters that have pairs, `K_intra_all` with 0 for the others, `K_clusters` their number, and
-    `K_cluster_<i>` the samples around each of up to 16 training images. `compute` raises ValueError below two samples.
+    `K_cluster_<i>` the samples around each of up to 16 training images.
 
     The published protocol (Ojha et al.) is this with LPIPS on torchvision's file of VGG-16, at 256 x 256 pixels, of 1000
     samples and 10 training images: `perceptual_weights`, the datamodule's `image_size` and `num_images` of the callback. At
     another size or on another network the distances have another scale and are comparable among themselves only.
 
     Memory: the bytes of all samples, at most 2 GB of rows on either side, and what the network takes for a block of images.
-    Order and ranks do not matter.
+    The values do not depend on order and ranks.
     """
 
     higher_is_better = True
-    full_state_update = False
-    fewest = 2
+    min_samples = 2
     indices: list[Tensor]
     samples: list[Tensor]
 
     def __init__(
         self, reals: Tensor, distance: PerceptualDistance, pairs: int = PAIRS, cluster: int = CLUSTER,
-        most_values: int = MAX_VALUES,
+        max_values: int = MAX_VALUES,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.distance, self.num_pairs, self.cluster, self.most_values = distance, pairs, cluster, most_values
-        self.targets = Embedded(reals, distance, most_values)
+        self.distance, self.num_pairs, self.cluster, self.max_values = distance, pairs, cluster, max_values
+        self.targets = EmbeddingCache(reals, distance, max_values)
         self.nearest = torch.zeros(0, dtype=torch.long)  # target of each sample, at the last compute
         self.intra: Pairs | None = None  # those behind K_intra, at the last compute
         self.table: Tensor | None = None  # all distances [N, N] of up to 256 samples, at the last compute
@@ -189,10 +186,10 @@ class PerceptualDiversity(Metric):
     def compute(self) -> dict[str, Tensor]:
         key, number = self.distance.key, len(self.targets)
         order = dim_zero_cat(self.indices).argsort()
-        refuse(self, too_few(len(order), self.fewest))
-        samples = Embedded(dim_zero_cat(self.samples)[order], self.distance, self.most_values)
+        self.check(len(order))
+        samples = EmbeddingCache(dim_zero_cat(self.samples)[order], self.distance, self.max_values)
         pairs, self.nearest = sweep(samples, random_pairs(len(samples), self.num_pairs), self.targets)
-        fits = len(samples) <= MAX_IN_TABLE and samples.kept is not None
+        fits = len(samples) <= MAX_IN_TABLE and samples.cached is not None
         self.table = _among(samples, torch.arange(len(samples))) if fits else None
         values = {f"{key}_pairs": pairs.mean()}
         if number == 1:
@@ -212,8 +209,21 @@ class PerceptualDiversity(Metric):
         left, right = picks[pairs].sort(1).values.T
         return float(self.table[left, right].mean())
 
-    def intra_interval(self) -> list[float] | None:
-        """95 % interval of `K_intra`, empty clusters staying empty; None where another has fewer than four members: those that
-        have pairs would be others in another draw."""
-        sizes = self.nearest.bincount()
-        return self.intra.interval() if sizes[sizes > 0].min() >= MIN_MEMBERS else None
+    def intervals(self, values: Mapping[str, float], images: Tensor) -> Intervals:
+        """That of `K_intra` leaves empty clusters empty, and there is none where another has fewer than four members: those
+        that have pairs would be others in another draw."""
+        key = self.distance.key
+        names = [name for name in (f"{key}_pairs", f"{key}_ratio") if name in values]
+        if self.table is None:
+            reason = f"above {MAX_IN_TABLE} samples, or where their rows do not fit into memory, use sampling_seeds"
+            intervals = dict.fromkeys(names, reason)
+        else:
+            mean = values[names[0]]
+            ends = subsample_interval(self.pairs_of, len(self.table), mean)
+            intervals = {name: [values[name] * end / mean if mean else 0.0 for end in ends] for name in names}
+        if f"{key}_intra" in values:
+            sizes = self.nearest.bincount()
+            enough = sizes[sizes > 0].min() >= MIN_MEMBERS
+            reason = f"it needs {MIN_MEMBERS} samples around each training image"
+            intervals[f"{key}_intra"] = self.intra.interval() if enough else reason
+        return intervals

@@ -1,4 +1,4 @@
-"""The card of a measurement: its values with all that is needed to compare or repeat them."""
+"""The results of a measurement as a file and as a table, with all that is needed to compare or repeat them."""
 
 import importlib.metadata
 import json
@@ -9,11 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from metrics.features import crop_size
-from metrics.kernel import FULL_SAMPLE, SUBSETS
-from metrics.manifold import NEIGHBOURS
-from metrics.perceptual_diversity import CLUSTER, PAIRS
-from metrics.protocol import CODE_VERSION, protocol_hash
+from core.files import atomic_write
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 REQUIRED = ("backbone", "num_real", "num_generated", "resize")
@@ -31,64 +27,34 @@ def finite(values: Mapping[str, float], notes: list[str]) -> dict[str, float | N
     return {key: value if math.isfinite(value) else None for key, value in plain.items()}
 
 
-def protocol_of(measure: Any, reference: Any, sets: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """How the callback `measure` compared the reference (its `images`) with samples, with the hash of what decides."""
-    size = reference.images.shape[-2:]
-    images = sets.get("tile", sets.get("image"))  # of a tiling its parts are the reference
-    backbone, perceptual = measure.backbone, measure.perceptual
-    caution = backbone and backbone.caution()
-    protocol = {
-        **(backbone.protocol() if backbone else {"backbone": None, "resize": None}),
-        "perceptual": perceptual.protocol(*size) if perceptual else None,
-        "image_size": list(size),
-        "num_real": len(reference.images),
-        "num_generated": measure.num_images,
-        "reference": images.fingerprint if images else None,
-        "reference_names": images.originals().names if images else None,
-        "seed": measure.seed,
-        "sampling_seeds": measure.sampling_seeds,
-        "chunk": measure.chunk,
-        "crops": {"reference": measure.crops, "samples": measure.sample_crops, "size": list(crop_size(*size))},
-        "kernel_distance": f"all pairs up to {FULL_SAMPLE} rows on a side, else {SUBSETS} subsets of {FULL_SAMPLE}",
-        "neighbours": NEIGHBOURS,
-        "pairs": {"all": PAIRS, "cluster": CLUSTER},
-        "code_version": CODE_VERSION,
-        "sampling": "evaluation mode, the weights of the checkpoint, chunk c after manual_seed(seed + c)",
-        "features": "whole images: the last layer after global pooling; sifid: maps at native size",
-        "versions": versions(),
-        "notes": notes + [caution] * bool(caution),
-    }
-    return protocol | {"hash": protocol_hash(protocol)}
-
-
-def write_card(path: Path, card: Mapping[str, Any]) -> None:
-    """Writes `card` as sorted JSON. ValueError if its protocol lacks what makes the numbers comparable."""
-    missing = [key for key in REQUIRED if key not in card["protocol"]]
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Writes `results` as sorted JSON. UserError if their protocol lacks what makes the numbers comparable."""
+    missing = [key for key in REQUIRED if key not in results["protocol"]]
     if missing:
-        raise UserError(f"a measurement without {', '.join(missing)} in its protocol means nothing and is not written")
-    text = json.dumps(card, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+        raise UserError(f"{path} is not written: the protocol lacks {', '.join(missing)}")
+    text = json.dumps(results, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    with atomic_write(path) as file:
+        file.write(f"{text}\n".encode())
 
 
-def format_card(card: Mapping[str, Any]) -> str:
-    """A table for people: the metrics, the anchors beside the distances, the diagnostics, the notes."""
-    sets = {"samples": card["metrics"], **card["anchors"]}
-    shared = sorted({key for values in card["anchors"].values() for key in values})
+def format_results(results: Mapping[str, Any]) -> str:
+    """A table for people: the metrics, the reference points next to the distances, the diagnostics, the notes."""
+    points, intervals = results["reference_points"], results.get("intervals", {})
+    rows = {"samples": results["metrics"], **points}
+    shared = sorted({key for values in points.values() for key in values})
     lines = []
     if shared:
-        width = max(map(len, sets))
-        lines += ["distance to the training images" + "".join(f"  {key}" for key in shared)]
-        for name, values in sets.items():
+        width = max(map(len, rows))
+        lines += ["distance to the reference images" + "".join(f"  {key}" for key in shared)]
+        for name, values in rows.items():
             cells = (_number(values.get(key)).rjust(len(key)) for key in shared)
-            lines += [f"  {name.ljust(width)}".ljust(31) + "".join(f"  {cell}" for cell in cells)]
-    intervals = card.get("intervals", {})
-    for title, values in [("samples", card["metrics"]), ("model", card["diagnostics"])]:
+            lines += [f"  {name.ljust(width)}".ljust(32) + "".join(f"  {cell}" for cell in cells)]
+    for title, values in [("samples", results["metrics"]), ("model", results["diagnostics"])]:
         rest = {key: value for key, value in sorted(values.items()) if key not in shared or key in intervals}
         lines += [title] if rest else []
         lines += [f"  {key.ljust(32)} {_number(value)}{_range(intervals.get(key))}" for key, value in rest.items()]
-    lines += [f"verdict: {card['verdict']['line']}"] if card.get("verdict") else []
-    return "\n".join(lines + [f"note: {note}" for note in card["protocol"]["notes"]])
+    lines += [f"verdict: {results['verdict']['line']}"] if results.get("verdict") else []
+    return "\n".join(lines + [f"note: {note}" for note in results["protocol"]["notes"]])
 
 
 def _range(interval: Sequence[float] | None) -> str:

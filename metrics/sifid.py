@@ -4,20 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from core.errors import UserError
-from metrics.feature_metric import refuse, too_few
+from metrics.feature_metric import Intervals, SampleSetMetric
 from metrics.frechet import frechet_distance
+from metrics.intervals import mean_interval
 
 
 def single_image_frechet(real_maps: Tensor, fake_maps: Tensor) -> Tensor:
     """Fréchet distance of each fake image's feature map [n, C, h, w] to that of the one real image [1, C, h', w'].
 
     Each position is one observation of C features, covariances divide by positions - 1: how a texture is spread over the
-    image does not count. Float64 [n], on the CPU. With fewer positions than channels the covariances are singular, which
-    does no harm here. ValueError unless there is one real map, as many channels in both, and two positions in each.
+    image has no influence. Float64 [n], on the CPU. With fewer positions than channels the covariances are singular, which
+    does no harm here. UserError unless there is one real map, as many channels in both, and two positions in each.
     """
     if len(real_maps) != 1 or real_maps.shape[1] != fake_maps.shape[1]:
         raise UserError(
@@ -34,8 +34,8 @@ def _rows(maps: Tensor) -> Tensor:
     return maps.flatten(1).T.cpu().double()
 
 
-class SingleImageFrechet(Metric):
-    """`single_image_frechet` between the training image and all ranks' samples, for every layer that `maps` gives.
+class SingleImageFrechet(SampleSetMetric):
+    """`single_image_frechet` between the training image and all ranks' samples, for every layer of `maps`.
 
     Mean over the samples under the layer's key, and the median under `<key>_median`: one blurred sample can move the mean.
 
@@ -45,7 +45,7 @@ class SingleImageFrechet(Metric):
     """
 
     higher_is_better = False
-    full_state_update = False
+    max_reference = 1
     values: list[Tensor]
 
     def __init__(self, real: Tensor, maps: Callable[[Tensor], Mapping[str, Tensor]]) -> None:
@@ -63,7 +63,7 @@ class SingleImageFrechet(Metric):
         return table.float().to(fakes.device)
 
     def mean(self, fakes: Tensor) -> dict[str, float]:
-        """Mean over these images by key; of no other rank."""
+        """Mean over these images by key, on this rank alone."""
         return dict(zip(self.real_maps, self.distances(fakes).cpu().double().mean(0).tolist(), strict=True))
 
     def update(self, fakes: Tensor) -> None:
@@ -72,12 +72,16 @@ class SingleImageFrechet(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         table = dim_zero_cat(self.values).cpu().double()
-        refuse(self, too_few(len(table), 1))
+        self.check(len(table))
+        self.table = table  # kept for the intervals
         values = dict(zip(self.real_maps, table.mean(0), strict=True))
         return values | {f"{key}_median": column.quantile(0.5) for key, column in zip(values, table.T, strict=True)}
 
+    def intervals(self, values: Mapping[str, float], images: Tensor) -> Intervals:
+        return {key: mean_interval(column) for key, column in zip(self.real_maps, self.table.T, strict=True)}
+
     def remarks(self, keys: Sequence[str]) -> list[str]:
-        """What has to stand beside the values: positions and channels, and those of all `keys` that there is no map for."""
+        """Notes on the values: positions and channels, and which of all `keys` have no map."""
         missing = [key for key in keys if key not in self.real_maps]
         lines = [f"no {key}: on images of this size its layer has fewer than two positions" for key in missing]
         for key, real in self.real_maps.items():

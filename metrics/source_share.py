@@ -1,51 +1,50 @@
 """Which training images do the patches of samples come from?"""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from core.errors import UserError
 from metrics.backbones.backbone import check_bytes
-from metrics.feature_metric import refuse, too_few
+from metrics.feature_metric import Intervals, SampleSetMetric
+from metrics.intervals import mean_interval
 from modules.ops.images import from_uint8
 from modules.ops.nearest import extract, nearest
 
-DISTANCES_AT_ONCE = 2**27  # half a gigabyte
-MAX_NAMED = 16  # with more training images only the smallest share is told
+MAX_DISTANCES = 2**27  # computed at once: half a gigabyte
+MAX_NAMED = 16  # with more training images only the smallest share is reported
 
 
 def source_counts(fakes: Tensor, reals: Tensor, patch: int = 7, stride: int = 7) -> Tensor:
     """How many patches of each sample have their nearest training patch in each training image: int64 [n, m].
 
     Bytes [n, 3, H, W] and [m, 3, H', W']. Samples are cut every `stride` pixels, by default into tiles, and compared by
-    squared distance with the patches around every pixel of the training images. ValueError if an image is below
+    squared distance with the patches around every pixel of the training images. UserError if an image is smaller than
     `patch`, TypeError for other than bytes.
     """
     check_bytes(fakes)
     check_bytes(reals)
     if min(*fakes.shape[-2:], *reals.shape[-2:]) < patch:
-        raise UserError(f"images of {tuple(fakes.shape[-2:])} and {tuple(reals.shape[-2:])} hold no patch of {patch} pixels")
-    keys = extract(from_uint8(reals), patch)
-    per_image = keys.shape[1]
-    keys = keys.flatten(0, 1)
-    counts = torch.zeros(len(fakes), len(reals), dtype=torch.long, device=reals.device)
-    for row, image in zip(counts, fakes, strict=True):
-        queries = extract(from_uint8(image[None]), patch, stride)[0]
-        best = nearest(queries, keys, chunk=max(1, DISTANCES_AT_ONCE // len(keys)))[1]
-        row += torch.bincount(best // per_image, minlength=len(reals))
-    return counts
+        raise UserError(f"images of {tuple(fakes.shape[-2:])} and {tuple(reals.shape[-2:])} contain no patch of {patch} pixels")
+    queries = extract(from_uint8(fakes), patch, stride)
+    columns = []
+    for real in reals.split(1):  # one at a time: the patches take 49 times the memory of the image
+        keys = extract(from_uint8(real), patch)[0]
+        columns.append(nearest(queries.flatten(0, 1), keys, chunk=max(1, MAX_DISTANCES // len(keys)))[0])
+    nearest_source = torch.stack(columns, 1).argmin(1).view(queries.shape[:2])  # the first of equals
+    return torch.nn.functional.one_hot(nearest_source, len(reals)).sum(1)
 
 
-class SourceShare(Metric):
+class SourceShare(SampleSetMetric):
     """Share of the samples' patches that come from each of the training images `reals`, bytes [m, 3, H, W]; sums to 1.
 
-    `source_share_min` is the least share, `source_share_<i>` each one for up to 16 training images. An even use gives
-    1 / m; near 0 means that an image was forgotten. `compute` raises ValueError without samples.
+    `source_share_min` is the smallest share, `source_share_<i>` each one for up to 16 training images. An even use gives
+    1 / m; near 0 means that an image was forgotten.
     """
 
-    full_state_update = False
-    fewest = 1
+    min_reference, max_reference = 2, 100  # the search takes time in proportion
     counts: list[Tensor]
 
     def __init__(self, reals: Tensor, patch: int = 7, stride: int = 7) -> None:
@@ -60,8 +59,12 @@ class SourceShare(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         counts = dim_zero_cat(self.counts).cpu().double()
-        refuse(self, too_few(len(counts), self.fewest))
+        self.check(len(counts), len(self.training_images))
         self.shares = counts / counts.sum(1, keepdim=True)
         shares = self.shares.mean(0)
         named = {f"source_share_{i}": share for i, share in enumerate(shares)} if len(shares) <= MAX_NAMED else {}
         return {"source_share_min": shares.min()} | named
+
+    def intervals(self, values: Mapping[str, float], images: Tensor) -> Intervals:
+        keys = [key for key in values if key != "source_share_min"]
+        return {key: mean_interval(column) for key, column in zip(keys, self.shares.T, strict=False)}

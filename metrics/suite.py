@@ -1,136 +1,126 @@
-"""Which metrics there are, which of them apply, and what their numbers are called."""
+"""Suite: the metrics of one measurement, by name."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from metrics.backbones.backbone import Backbone
-from metrics.feature_metric import too_few
-from metrics.features import Features
+from metrics.feature_metric import FeatureMetric, SampleSetMetric
+from metrics.features import ImageSet
 from metrics.frechet import ExtrapolatedFrechet, FrechetDistance
 from metrics.inception_score import InceptionScore
+from metrics.intervals import MIN_SAMPLES
 from metrics.kernel import KernelDistance
 from metrics.manifold import ManifoldScores
 from metrics.nearest_psnr import NearestPSNR
 from metrics.perceptual_distance import PerceptualDistance
 from metrics.perceptual_diversity import PerceptualDiversity
 from metrics.pixel_diversity import PixelDiversity
+from metrics.results import finite
 from metrics.sifid import SingleImageFrechet
 from metrics.source_share import SourceShare
 
-FEATURE_METRICS = {
+METRICS: dict[str, type[SampleSetMetric]] = {
     "fd": FrechetDistance,
     "kd": KernelDistance,
     "kd_crops": KernelDistance,
     "manifold": ManifoldScores,
     "fd_infinity": ExtrapolatedFrechet,
     "inception_score": InceptionScore,
+    "pixel_diversity": PixelDiversity,
+    "nearest_psnr": NearestPSNR,
+    "source_share": SourceShare,
+    "sifid": SingleImageFrechet,
+    "perceptual": PerceptualDiversity,
 }
-IMAGE_METRICS = {"pixel_diversity": PixelDiversity, "nearest_psnr": NearestPSNR, "source_share": SourceShare}
-NAMES = (*FEATURE_METRICS, "sifid", "perceptual", *IMAGE_METRICS)
-HEAVY = ("manifold", "fd_infinity", "inception_score", "perceptual")  # not in training unless asked for
-OF_SEVERAL, OF_ONE = ("fd", "kd", "source_share"), ("sifid",)  # reference images; the others fit any number
+FEATURE_METRICS = tuple(name for name, kind in METRICS.items() if issubclass(kind, FeatureMetric))
+FULL = tuple(METRICS)
+QUICK = ("fd", "kd", "kd_crops", "pixel_diversity", "nearest_psnr", "source_share", "sifid")
 
 
-class Images(NamedTuple):
-    """Images in order, those of all ranks on every rank: bytes [N, 3, H, W] and their features."""
-
-    images: Tensor
-    features: Features
-
-
-def of_all_ranks(indices: Tensor, images: Tensor, features: Features) -> Images:
-    """The images that the ranks have parts of, by ascending index."""
-    indices, images, whole, crops = (all_ranks(tensor) for tensor in (indices, images, *features))
-    order = indices.argsort()
-    return Images(images[order], Features(whole[order], crops[order]))
+def metric_key(name: str, backbone: Backbone | None) -> str:
+    """The key of a metric on this backbone, "kd_crops" as kd_mobilenet_v2_crops; of an image metric its name."""
+    if name not in FEATURE_METRICS or backbone is None:
+        return name
+    kind = name.removesuffix("_crops")
+    return backbone.key(kind) + name[len(kind) :]
 
 
-def all_ranks(tensor: Tensor) -> Tensor:
-    """Rows of all ranks, one rank after the other."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return tensor
-    return torch.cat(gather_all_tensors(tensor))
+def select_metrics(names: Sequence[str], reference: ImageSet, backbone: Backbone | None) -> list[str]:
+    """Those of `names` that are meaningful for this reference, with any number of samples."""
+    if backbone is None or backbone.class_weights is None:
+        names = [name for name in names if name != "inception_score"]
+    return [name for name in names if not METRICS[name].missing_samples(METRICS[name].min_samples, rows_of(name, reference))]
 
 
-def key_of(metric: str, backbone: Backbone | None) -> str:
-    """What a metric is called on this backbone, "kd_crops" as kd_mobilenet_v2_crops; others are called as they are."""
-    if metric not in FEATURE_METRICS or backbone is None:
-        return metric
-    kind = metric.removesuffix("_crops")
-    return backbone.key(kind) + metric[len(kind) :]
+def rows_of(name: str, reference: ImageSet) -> int:
+    """The number of reference rows, or images, that a metric uses."""
+    return len(reference.rows(name)) if name in FEATURE_METRICS else len(reference.whole)
 
 
-class Suite(NamedTuple):
-    """Metrics by name, new for each measurement: on features, and on images."""
+class Suite:
+    """Some metrics of up to `num_samples` samples of all ranks; `notes` explain which of `names` are left out."""
 
-    on_features: dict[str, Metric]
-    on_images: dict[str, Metric]
+    def __init__(
+        self, names: Sequence[str], reference: ImageSet, backbone: Backbone | None, perceptual: PerceptualDistance | None,
+        num_samples: int, sample_crops: int,
+    ) -> None:  # fmt: skip
+        self.metrics: dict[str, SampleSetMetric] = {}
+        self.values: dict[str, dict[str, float | None]] = {}  # by metric and key, of the last `compute`
+        self.notes: list[str] = []
+        self.backbone = backbone
+        networks = {"perceptual": perceptual}
+        networks |= {"sifid": backbone.maps, "inception_score": backbone.class_weights} if backbone else {}
+        for name in names:
+            kind, key = METRICS[name], perceptual.key if name == "perceptual" else metric_key(name, backbone)
+            reason = kind.missing_samples(num_samples * (sample_crops if name == "kd_crops" else 1), rows_of(name, reference))
+            if name == "inception_score" and backbone.class_weights is None:
+                reason = "needs the classifier of an Inception-v3 (weights)"
+            if reason:
+                self.notes.append(f"no {key}: {reason}")
+                continue
+            data = reference.rows(name) if name in FEATURE_METRICS else reference.images
+            metric = kind(data, *([networks[name]] if name in networks else [])).to(data.device)
+            metric.key = key
+            if name == "sifid":
+                self.notes += metric.remarks(backbone.map_keys)
+            if name != "sifid" or metric.real_maps:  # none on images of a few pixels
+                self.metrics[name] = metric
 
-    def update(self, images: Tensor, features: Features | None, first: int) -> None:
-        """Adds bytes [N, 3, H, W], samples number `first` and following; N may be 0."""
-        for name, metric in self.on_features.items():
-            crops = features.crops.shape[1] if name == "kd_crops" else 1
-            metric.update(features.rows(name), first * crops)
-        for name, metric in self.on_images.items():
-            metric.update(*((images, first) if name == "perceptual" else (images,)))
+    def update(self, samples: ImageSet, first: int) -> None:
+        """Adds samples number `first` and following; there may be none."""
+        for name, metric in self.metrics.items():
+            if name in FEATURE_METRICS:
+                rows = samples.rows(name)
+                metric.update(rows, first * (samples.crops.shape[1] if name == "kd_crops" else 1))
+            elif name == "perceptual":
+                metric.update(samples.images, first)
+            else:
+                metric.update(samples.images)
 
-    def compute(self, backbone: Backbone | None) -> dict[str, float]:
-        values = {}
-        for name, metric in (self.on_features | self.on_images).items():
+    def compute(self) -> dict[str, float | None]:
+        """Values by key; those that are not finite are None, with a note."""
+        for name, metric in self.metrics.items():
             computed = metric.compute()
             if not isinstance(computed, dict):
-                computed = {key_of(name, backbone): computed}
+                computed = {metric.key: computed}
             elif name in FEATURE_METRICS:
-                computed = {backbone.key(kind): value for kind, value in computed.items()}
-            values |= computed
-        return {key: float(value) for key, value in values.items()}
+                computed = {self.backbone.key(kind): value for kind, value in computed.items()}
+            self.values[name] = finite(computed, self.notes)
+        return {key: value for values in self.values.values() for key, value in values.items()}
 
-
-def applicable(names: list[str], number: int, asked_for: bool, light: bool, notes: list[str], backbone: Backbone) -> list[str]:
-    """The metrics that apply to `number` reference images; notes tell of others if they were asked for. `light` leaves out
-    the heavy ones that were not."""
-    apart = OF_ONE if number > 1 else OF_SEVERAL
-    if asked_for:
-        needed = "one reference image" if number > 1 else "several reference images"
-        notes += [f"no {key_of(name, backbone)}: it needs {needed}, there are {number}" for name in names if name in apart]
-    elif light:
-        apart += HEAVY
-    return [name for name in names if name not in apart]
-
-
-def new_suite(
-    chosen: list[str], reference: Images, backbone: Backbone | None, perceptual: PerceptualDistance | None,
-    samples: int, sample_crops: int, asked_for: bool, notes: list[str],
-) -> Suite:  # fmt: skip
-    """Those of the chosen metrics that so many samples and reference images allow; notes tell of the others."""
-    on_features: dict[str, Metric] = {}
-    for name in [name for name in FEATURE_METRICS if name in chosen]:
-        kind, rows = FEATURE_METRICS[name], reference.features.rows(name)
-        number = samples * (sample_crops if name == "kd_crops" else 1)
-        if name == "inception_score" and not hasattr(backbone, "class_weights"):
-            notes += ["no inception_score: it needs the classifier of an Inception-v3 (weights)"] * asked_for
-        elif reason := kind.shortage(len(rows), number):
-            notes += [f"no {key_of(name, backbone)}: {reason}"] * (asked_for or name not in HEAVY)
-        else:
-            arguments = (rows, backbone.class_weights) if name == "inception_score" else (rows,)
-            on_features[name] = kind(*arguments).to(rows.device)
-    on_images: dict[str, Metric] = {}
-    for name in [name for name in IMAGE_METRICS if name in chosen]:
-        if reason := too_few(samples, IMAGE_METRICS[name].fewest):
-            notes.append(f"no {name}: {reason}")
-        else:
-            on_images[name] = IMAGE_METRICS[name](reference.images)
-    if "sifid" in chosen:
-        sifid = SingleImageFrechet(reference.images, backbone.maps)
-        notes += sifid.remarks(backbone.map_keys)
-        on_images |= {"sifid": sifid} if sifid.real_maps else {}  # none on images of a few pixels
-    if "perceptual" in chosen:
-        if reason := too_few(samples, PerceptualDiversity.fewest):
-            notes.append(f"no {perceptual.key}_pairs: {reason}")
-        else:
-            on_images["perceptual"] = PerceptualDiversity(reference.images, perceptual).to(reference.images.device)
-    return Suite(on_features, on_images)
+    def intervals(self, samples: Tensor) -> dict[str, list[float]]:
+        """95 % intervals [low, high] by key of the values of the last `compute`, for another draw of as many samples
+        against the same reference; `samples` are all of them, bytes [N, 3, H, W]."""
+        if len(samples) < MIN_SAMPLES:
+            self.notes.append(f"no intervals: they need {MIN_SAMPLES} samples, got {len(samples)}")
+            return {}
+        intervals: dict[str, list[float]] = {}
+        for name, metric in self.metrics.items():
+            known = {key: value for key, value in self.values[name].items() if value is not None}
+            for key, interval in (metric.intervals(known, samples) if known else {}).items():
+                if isinstance(interval, str):
+                    self.notes.append(f"no interval of {key}: {interval}")
+                elif key in known and None not in finite(dict(zip(("low", "high"), interval, strict=True)), []).values():
+                    intervals[key] = interval
+        return intervals

@@ -1,6 +1,6 @@
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -9,10 +9,11 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
-from callbacks.sample_metrics import SampleMetrics
+from callbacks import sample_metrics
+from callbacks.sample_metrics import SampleMetrics, compare_reconstructions
 from datamodules.synthetic import SyntheticDataModule
 from metrics.backbones.random_cnn import RandomCNN
-from metrics.features import extract_features
+from metrics.features import crop_features
 from metrics.intervals import subsample_interval
 from metrics.kernel import kernel_distance
 from metrics.nearest_psnr import nearest_psnr
@@ -21,13 +22,14 @@ from metrics.protocol import protocol_hash
 from metrics.sifid import single_image_frechet
 from modules.base import GenerativeModule
 from modules.ops.images import from_uint8, to_uint8
+from modules.ops.noise import image_generators, rand, randint
 
 SIZE = (24, 32)
 SMALL = {"backbone": "rand_cnn", "num_images": 10, "chunk": 4, "crops": 3, "sample_crops": 2}
 
 
 class Toy(GenerativeModule):
-    """Smooth noise from the global generator; dropout and a frozen batch norm show whether modes are respected."""
+    """Smooth noise; dropout and a frozen batch norm show whether modes are respected."""
 
     def __init__(self, ready: bool = True) -> None:
         super().__init__()
@@ -43,7 +45,7 @@ class Toy(GenerativeModule):
 
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
         assert num_images <= 4 and not self.dropout.training and not torch.is_grad_enabled()
-        noise = self.statistics(self.dropout(torch.rand(num_images, 3, 6, 8, device=self.device)))
+        noise = self.statistics(self.dropout(rand(num_images, 3, 6, 8, device=self.device)))
         return (nn.functional.interpolate(noise, SIZE, mode="bilinear") * 2 - 1).clamp(-1, 1)
 
     def diagnostics(self, sets: Mapping) -> dict[str, float]:
@@ -86,22 +88,21 @@ def references() -> Tensor:
     return to_uint8(images.sets()["image"].stack())
 
 
-def chunks(seed: int = 0) -> Tensor:
-    """The samples by the rule: chunk c after manual_seed(seed + c)."""
-    module, drawn = Toy().eval(), []
-    for chunk, size in enumerate((4, 4, 2)):
-        torch.manual_seed(seed + chunk)
-        with torch.no_grad():
-            drawn.append(to_uint8(module.sample(size)))
-    return torch.cat(drawn)
+def seeded(seed: int = 0, number: int = 10) -> Tensor:
+    """The samples by the rule: image i from (seed, i) alone."""
+    module, samples = Toy().eval(), []
+    for image in range(number):
+        with torch.no_grad(), image_generators(seed, [image]):
+            samples.append(to_uint8(module.sample(1)))
+    return torch.cat(samples)
 
 
 def test_values_are_those_of_the_seeded_samples(results: dict) -> None:
-    reals, fakes, backbone = references(), chunks(), RandomCNN()
+    reals, fakes, backbone = references(), seeded(), RandomCNN()
     values = results["metrics"]
     assert values["kd_rand_cnn"] == pytest.approx(kernel_distance(backbone(reals), backbone(fakes)).item(), rel=1e-4)
     crops = [
-        extract_features(backbone, images, range(len(images)), count, seed).crops.flatten(0, 1)
+        crop_features(backbone, images, range(len(images)), count, seed).flatten(0, 1)
         for images, count, seed in ((reals, 3, 0), (fakes, 2, 1))
     ]
     assert values["kd_rand_cnn_crops"] == pytest.approx(kernel_distance(*crops).item(), rel=1e-4)
@@ -115,7 +116,7 @@ def test_values_are_those_of_the_seeded_samples(results: dict) -> None:
 def test_the_samples_are_kept_while_there_are_any(sets: int) -> None:
     metrics, empty = SampleMetrics(**SMALL, sampling_seeds=sets), Toy(ready=False)
     measure(metrics)
-    assert torch.equal(metrics.drawn, chunks())
+    assert torch.equal(metrics.drawn, seeded())
     measure(metrics, empty)
     assert metrics.drawn is None and metrics.nearest is None
 
@@ -126,8 +127,8 @@ def test_other_seed_other_samples_same_seed_same_values(results: dict) -> None:
     assert all(other[key] != results["metrics"][key] for key in ("kd_rand_cnn", "pixel_diversity", "nearest_psnr_mean"))
 
 
-def test_anchors_stand_beside_the_samples(results: dict) -> None:
-    anchors = results["anchors"]
+def test_reference_points_stand_beside_the_samples(results: dict) -> None:
+    anchors = results["reference_points"]
     assert set(anchors) == {"split_half", "copies", "side", "black"}
     for values in anchors.values():
         assert values.keys() == {"fd_rand_cnn", "kd_rand_cnn", "kd_rand_cnn_crops"}
@@ -148,7 +149,8 @@ def test_protocol_tells_how(results: dict) -> None:
     protocol = results["protocol"]
     assert protocol["reference"] == images.sets()["image"].fingerprint
     assert protocol["backbone_fingerprint"] == RandomCNN().fingerprint()
-    assert (protocol["num_real"], protocol["num_generated"], protocol["seed"], protocol["chunk"]) == (5, 10, 0, 4)
+    assert (protocol["num_real"], protocol["num_generated"], protocol["seed"]) == (5, 10, 0)
+    assert protocol["max_reference"] is None and "(seed, i)" in protocol["sampling"]
     assert protocol["crops"] == {"reference": 3, "samples": 2, "size": [12, 16]}
     assert any("not comparable with published" in note for note in protocol["notes"])
     assert any(note.startswith("never is not finite") for note in protocol["notes"])
@@ -167,7 +169,7 @@ def test_untrained_samples_are_not_measured() -> None:
     run = trainer(metrics)
     run.test(Toy(ready=False), data(), verbose=False)
     assert set(run.callback_metrics) == {"test/side_images", "test/chance"}
-    assert metrics.results["metrics"] == metrics.results["anchors"] == {}
+    assert metrics.results["metrics"] == metrics.results["reference_points"] == {}
     assert "not trained yet" in metrics.results["protocol"]["notes"][-2]
 
 
@@ -194,14 +196,14 @@ def one_reference() -> Tensor:
 
 def test_single_image_distance_is_that_of_the_seeded_samples(of_one: dict) -> None:
     real, backbone = one_reference(), RandomCNN()
-    pairs = single_image_frechet(*(backbone.maps(images)["sifd_rand_cnn"] for images in (real, chunks())))
+    pairs = single_image_frechet(*(backbone.maps(images)["sifd_rand_cnn"] for images in (real, seeded())))
     assert of_one["metrics"]["sifd_rand_cnn"] == pytest.approx(pairs.mean().item(), rel=1e-4)
     low, high = sorted(pairs.tolist())[4:6]
     assert of_one["metrics"]["sifd_rand_cnn_median"] == pytest.approx((low + high) / 2, rel=1e-4)
 
 
-def test_single_image_anchors(of_one: dict) -> None:
-    anchors = of_one["anchors"]
+def test_single_image_reference_points(of_one: dict) -> None:
+    anchors = of_one["reference_points"]
     assert set(anchors) == {"copies", "mirrored", "side", "black"}
     real, backbone = one_reference(), RandomCNN()
     for name, images in {"mirrored": real.flip(-1), "black": torch.zeros_like(real)}.items():
@@ -222,8 +224,9 @@ def test_single_image_anchors(of_one: dict) -> None:
 def test_what_was_asked_for_and_does_not_apply_becomes_a_note(number: int, asked: list, found: set, refused: list) -> None:
     results = measure(SampleMetrics(**SMALL, metrics=asked), num_images=number)
     notes = [note for note in results["protocol"]["notes"] if note.startswith("no ")]
-    needed = "several reference images" if number == 1 else "one reference image"
-    assert notes == [f"no {key}: it needs {needed}, there are {number}" for key in refused]
+    needed = {1: "at least {} and 2 of the reference, got 10 and 1", 3: "at most 1 reference image, got 3"}[number]
+    fewest = {"source_share": "1 sample"}
+    assert notes == [f"no {key}: needs {needed.format(fewest.get(key, '2 samples'))}" for key in refused]
     assert results["metrics"].keys() == found
 
 
@@ -251,18 +254,18 @@ def test_too_few_samples_for_a_distance_are_a_note() -> None:
         f"source_share_{i}" for i in range(5)
     }
     assert [note for note in results["protocol"]["notes"] if note.startswith("no ")] == [
-        "no fd_rand_cnn: it needs 2 rows a side, there are 5 and 1",
-        "no kd_rand_cnn: it needs 2 rows a side, there are 5 and 1",
-        "no pixel_diversity: it needs 2 samples, there are 1",
-        "no pd_rand_cnn_pairs: it needs 2 samples, there are 1",
-        "no intervals: they need 10 samples, there are 1",
+        "no fd_rand_cnn: needs at least 2 samples and 2 of the reference, got 1 and 5",
+        "no kd_rand_cnn: needs at least 2 samples and 2 of the reference, got 1 and 5",
+        "no pixel_diversity: needs at least 2 samples, got 1",
+        "no pd_rand_cnn: needs at least 2 samples, got 1",
+        "no intervals: they need 10 samples, got 1",
     ]
 
 
 def test_chosen_metrics_only_and_no_backbone_without_need() -> None:
     metrics = SampleMetrics(num_images=4, chunk=4, metrics=["nearest_psnr"], backbone="inception_v3_fid")
     assert measure(metrics)["metrics"].keys() == {"nearest_psnr_max", "nearest_psnr_mean"}
-    assert metrics.results["anchors"] == {} and metrics.results["protocol"]["backbone"] is None
+    assert metrics.results["reference_points"] == {} and metrics.results["protocol"]["backbone"] is None
 
 
 class Modes(Callback):
@@ -300,12 +303,12 @@ def test_training_is_the_same_with_and_without_and_values_are_logged() -> None:
     assert plain == measured
     assert modes.seen[0] == modes.seen[1] and len(modes.seen) == 4
     assert "val/kd_rand_cnn" in run.callback_metrics and "val/nearest_psnr_max" in run.callback_metrics
-    assert metrics.results["anchors"] == {}  # of a test only
+    assert metrics.results["reference_points"] == {}  # of a test only
 
 
 def test_reference_features_are_computed_once() -> None:
     metrics, seen = SampleMetrics(**SMALL), []
-    metrics._gather = lambda module: seen.append(1) or SampleMetrics._gather(metrics, module)
+    metrics._read_reference = lambda *args: seen.append(1) or SampleMetrics._read_reference(metrics, *args)
     logged_noise(metrics, epochs=3)
     assert seen == [1]
 
@@ -323,10 +326,8 @@ def test_reference_of_another_size_is_refused() -> None:
 
 
 def test_wrong_arguments_are_explained() -> None:
-    with pytest.raises(ValueError, match="nearest: kd_crops"):
+    with pytest.raises(ValueError, match="Did you mean kd_crops"):
         SampleMetrics(metrics=["kd_crop"])
-    with pytest.raises(ValueError, match="chunk is 0"):
-        SampleMetrics(chunk=0)
 
 
 class Write(Callback):
@@ -361,8 +362,8 @@ def test_two_processes_equal_one(tmp_path: Path, keys: dict, number: int) -> Non
         numbers = {key: value for key, value in expected["verdict"].items() if isinstance(value, float)}
         assert {key: found["verdict"][key] for key in numbers} == pytest.approx(numbers, rel=1e-5)
         assert found["verdict"] | numbers == expected["verdict"]
-        for name, values in expected["anchors"].items():
-            assert found["anchors"][name] == pytest.approx(values, rel=1e-5, abs=1e-7)
+        for name, values in expected["reference_points"].items():
+            assert found["reference_points"][name] == pytest.approx(values, rel=1e-5, abs=1e-7)
 
 
 def test_bytes_survive_the_loader() -> None:
@@ -378,7 +379,7 @@ class Copier(Toy):
     """One of the training images, whichever."""
 
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
-        return from_uint8(references()[torch.randint(5, (num_images,))])
+        return from_uint8(references()[randint(0, 5, (num_images,))])
 
 
 class Encoder(Toy):
@@ -402,7 +403,7 @@ def test_intervals_stand_beside_the_values(results: dict) -> None:
 
 
 def test_interval_of_a_distance_is_that_of_its_rows(results: dict) -> None:
-    reals, fakes = RandomCNN()(references()), RandomCNN()(chunks())
+    reals, fakes = RandomCNN()(references()), RandomCNN()(seeded())
     value = results["metrics"]["kd_rand_cnn"]
     expected = subsample_interval(lambda picks: kernel_distance(reals, fakes[picks]), 10, value)
     assert results["intervals"]["kd_rand_cnn"] == pytest.approx(expected, rel=1e-4)
@@ -411,13 +412,13 @@ def test_interval_of_a_distance_is_that_of_its_rows(results: dict) -> None:
 def test_too_few_samples_for_an_interval_are_a_note() -> None:
     results = measure(SampleMetrics(**SMALL | {"num_images": 8}, metrics=["pixel_diversity"]))
     assert results["intervals"] == {}
-    assert "no intervals: they need 10 samples, there are 8" in results["protocol"]["notes"]
+    assert "no intervals: they need 10 samples, got 8" in results["protocol"]["notes"]
 
 
 def test_intervals_over_sampling_seeds() -> None:
-    """The sets follow each other in their seeds, so two sets of 8 are the two halves of one of 16."""
+    """Set k has the seed `seed` + k."""
     keys = SMALL | {"num_images": 8, "metrics": ["kd", "nearest_psnr"]}
-    one, other = (measure(SampleMetrics(**keys, seed=seed))["metrics"] for seed in (0, 2))
+    one, other = (measure(SampleMetrics(**keys, seed=seed))["metrics"] for seed in (0, 1))
     both = measure(SampleMetrics(**keys, sampling_seeds=2))
     for key in ("kd_rand_cnn", "nearest_psnr_max", "nearest_psnr_mean"):
         mean, half = (one[key] + other[key]) / 2, abs(one[key] - other[key]) / 2
@@ -439,7 +440,7 @@ def test_samples_that_are_all_equal_or_of_no_contrast() -> None:
 
 
 def test_diversity_of_pairs_is_measured_in_a_test(results: dict) -> None:
-    rows = PerceptualDistance(RandomCNN())(chunks())
+    rows = PerceptualDistance(RandomCNN())(seeded())
     gaps = torch.cdist(rows.double(), rows.double()).square()
     expected = gaps[tuple(torch.triu_indices(10, 10, 1))].mean().item()  # 45 pairs: all of them
     assert results["metrics"]["pd_rand_cnn_pairs"] == pytest.approx(expected, rel=1e-4)
@@ -452,9 +453,9 @@ def test_refusals_of_what_was_asked_for() -> None:
     results = measure(SampleMetrics(**SMALL, metrics=asked))
     assert results["metrics"] == {}
     assert [note for note in results["protocol"]["notes"] if note.startswith("no ")][:3] == [
-        "no manifold_rand_cnn: it needs 50 rows a side, there are 5 and 10",
-        "no fd_infinity_rand_cnn: it needs 2000 and 1000 rows of the reference and of the samples, there are 5 and 10",
-        "no inception_score: it needs the classifier of an Inception-v3 (weights)",
+        "no manifold_rand_cnn: needs at least 50 samples and 50 of the reference, got 10 and 5",
+        "no fd_infinity_rand_cnn: needs at least 1000 samples and 2000 of the reference, got 10 and 5",
+        "no inception_score_rand_cnn: needs the classifier of an Inception-v3 (weights)",
     ]
 
 
@@ -476,7 +477,7 @@ def test_verdict_of_a_copier_and_of_another(results: dict) -> None:
 def test_verdict_on_an_encoder() -> None:
     found = measure(SampleMetrics(**SMALL, metrics=["pixel_diversity"]), Encoder())["verdict"]
     assert found["reconstruction"]["training"] < 1e-6 < found["reconstruction"]["heldout"]
-    assert "reconstructs side images of training" in found["line"]
+    assert "reconstructs side images of the training" in found["line"]
 
 
 class Shown(DummyLogger):
@@ -503,3 +504,79 @@ def test_hash_tells_the_protocol(results: dict) -> None:
     other = measure(SampleMetrics(**SMALL | {"num_images": 8}))
     assert other["protocol"]["hash"] != results["protocol"]["hash"]
     assert measure(SampleMetrics(**SMALL), Copier())["protocol"]["hash"] == results["protocol"]["hash"]
+
+
+# --- samples and reference sets --------------------------------------------------------------------------------------
+
+
+def test_samples_depend_neither_on_the_chunk_nor_on_their_number() -> None:
+    changes = {"num_images": 3, "chunk": 2}, {"chunk": 4}
+    few, more = (SampleMetrics(**SMALL | keys, metrics=["nearest_psnr"]) for keys in changes)
+    for metrics in (few, more):
+        measure(metrics)
+    assert torch.equal(few.drawn, more.drawn[:3]) and torch.equal(more.drawn, seeded())
+
+
+def test_two_lists_of_metrics() -> None:
+    metrics = SampleMetrics(**SMALL, quick=["nearest_psnr"], full=["pixel_diversity"])
+    _, run = logged_noise(metrics, epochs=1)
+    assert "val/nearest_psnr_max" in run.callback_metrics and "val/pixel_diversity" not in run.callback_metrics
+    assert measure(metrics)["metrics"].keys() == {"pixel_diversity", "pixel_diversity_pooled", "pixel_diversity_raw"}
+    both = SampleMetrics(**SMALL, metrics=["kd"], full=["fd"])
+    assert (both.quick, both.full) == (["kd"], ["fd"])
+
+
+def test_a_large_reference_is_a_seeded_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 of 30 images; bytes of 8 of these. Features of all 20 are compared."""
+    monkeypatch.setattr(sample_metrics, "MAX_IMAGES", 8)
+    keys = SMALL | {"metrics": ["kd", "nearest_psnr"]}
+    all_images = measure(SampleMetrics(**keys, max_reference=30), num_images=30)
+    first, same, other = (SampleMetrics(**keys, max_reference=20, seed=seed) for seed in (0, 0, 1))
+    results = [measure(metrics, num_images=30) for metrics in (first, same, other)]
+    assert results[0] == results[1] and len({result["protocol"]["hash"] for result in [all_images, *results]}) == 3
+    protocol = results[0]["protocol"]
+    assert (protocol["num_real"], protocol["max_reference"]) == (20, 20) and all_images["protocol"]["max_reference"] is None
+    assert "crops, pixel metrics and the verdict use 8 of 20 reference images" in protocol["notes"]
+    images = data(num_images=30)
+    images.setup()
+    pixels = to_uint8(images.sets()["image"].stack())
+    chosen = torch.randperm(30, generator=torch.Generator().manual_seed(0))[:20].sort().values
+    assert torch.equal(first._reference.images, pixels[chosen[torch.linspace(0, 19, 8).long()]])
+    expected = kernel_distance(RandomCNN()(pixels[chosen]), RandomCNN()(seeded()))
+    assert results[0]["metrics"]["kd_rand_cnn"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_other_images_than_those_of_the_training_are_not_called_so() -> None:
+    images = data()
+    metrics = SampleMetrics(**SMALL, metrics=["pixel_diversity"])
+    for unlike, name in (({}, "training images"), ({"image": "files of the image set image: a → b"}, "reference images")):
+        images.unlike_training = unlike
+        trainer(metrics).test(Toy(), images, verbose=False)
+        assert f"near-duplicates of the 5 {name}" in metrics.results["verdict"]["line"]
+
+
+class Pictures(list):
+    def originals(self) -> "Pictures":
+        return self
+
+
+class Lookup:
+    device = "cpu"
+
+    def __init__(self, reconstruct: Callable[[Tensor], Tensor]) -> None:
+        self.reconstruct = reconstruct
+
+
+def test_reconstruction_of_sets_with_held_out_images() -> None:
+    torch.manual_seed(0)
+    known = from_uint8(torch.randint(0, 256, (8, 3, 6, 6), dtype=torch.uint8))
+    sets = {"image": Pictures(known[:1]), "side": Pictures(known), "side_heldout": Pictures(torch.rand(8, 3, 6, 6) * 2 - 1)}
+    lookup = Lookup(lambda image: known[(known - image).abs().sum((1, 2, 3)).argmin()][None])
+    found = compare_reconstructions(lookup, sets)
+    assert found["p"] < 0.01 and found["of"] == "side"
+    assert compare_reconstructions(Lookup(lambda image: image * 0.9), sets)["p"] > 0.01
+    assert compare_reconstructions(Lookup(lambda image: known[:1]), sets) is None  # there is no encoder
+    few = sets | {"image_heldout": Pictures(torch.rand(4, 3, 6, 6) * 2 - 1)}  # of the training images themselves
+    assert compare_reconstructions(lookup, few)["num_heldout"] == 4
+    assert compare_reconstructions(lookup, {"image": sets["image"]}) is None
+    assert compare_reconstructions(object(), sets) is None

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from metrics.backbones.random_cnn import RandomCNN
-from metrics.feature_metric import RowsMetric
+from metrics.feature_metric import FeatureMetric
 from metrics.frechet import ExtrapolatedFrechet, FrechetDistance
 from metrics.inception_score import InceptionScore
 from metrics.kernel import KernelDistance
@@ -91,24 +91,24 @@ def test_two_processes_equal_one(of_two: list[dict], name: str) -> None:
 @pytest.mark.parametrize(
     ("new", "reals", "fakes", "needed"),
     [
-        (FrechetDistance, 2, 1, "2 rows a side, there are 2 and 1"),
-        (KernelDistance, 1, 9, "2 rows a side, there are 1 and 9"),
-        (ManifoldScores, 49, 50, "50 rows a side, there are 49 and 50"),
-        (ManifoldScores, 50, 49, "50 rows a side, there are 50 and 49"),
-        (ExtrapolatedFrechet, 1999, 1000, "2000 and 1000 rows of the reference and of the samples, there are 1999 and 1000"),
-        (ExtrapolatedFrechet, 2000, 999, "2000 and 1000 rows of the reference and of the samples, there are 2000 and 999"),
-        (lambda reals: InceptionScore(reals, rows(5, 2)), 0, 4999, "5000 samples, there are 4999"),
+        (FrechetDistance, 2, 1, "2 samples and 2 of the reference, got 1 and 2"),
+        (KernelDistance, 1, 9, "2 samples and 2 of the reference, got 9 and 1"),
+        (ManifoldScores, 49, 50, "50 samples and 50 of the reference, got 50 and 49"),
+        (ManifoldScores, 50, 49, "50 samples and 50 of the reference, got 49 and 50"),
+        (ExtrapolatedFrechet, 1999, 1000, "1000 samples and 2000 of the reference, got 1000 and 1999"),
+        (ExtrapolatedFrechet, 2000, 999, "1000 samples and 2000 of the reference, got 999 and 2000"),
+        (lambda reals: InceptionScore(reals, rows(5, 2)), 0, 4999, "5000 samples, got 4999"),
     ],
 )
-def test_too_few_rows_are_refused(new: Callable[[Tensor], RowsMetric], reals: int, fakes: int, needed: str) -> None:
+def test_too_few_rows_are_refused(new: Callable[[Tensor], FeatureMetric], reals: int, fakes: int, needed: str) -> None:
     metric = new(rows(reals, 0))
     metric.update(rows(fakes, 1))
-    with pytest.raises(ValueError, match=rf"^no {type(metric).__name__}: it needs {needed}$"):
+    with pytest.raises(ValueError, match=rf"^{type(metric).__name__} needs at least {needed}$"):
         metric.compute()
 
 
 def test_rows_are_in_the_order_of_their_numbers() -> None:
-    class Kept(RowsMetric):
+    class Kept(FeatureMetric):
         def value(self, reals: Tensor, fakes: Tensor) -> Tensor:
             return fakes[:, 0]
 

@@ -5,15 +5,15 @@ import torch
 from torch import Tensor
 
 from metrics.backbones.random_cnn import RandomCNN
-from metrics.features import extract_features
-from metrics.intervals_of_samples import memorisation, sample_intervals
+from metrics.features import ImageSet, crop_features
 from metrics.manifold import manifold_scores
+from metrics.memorization import memorization
 from metrics.perceptual_distance import load_perceptual
 from metrics.protocol import CODE_VERSION
 from metrics.sifid import SingleImageFrechet
-from metrics.suite import NAMES, Images, new_suite
+from metrics.suite import FULL, Suite
 
-VERSION, GOLDEN = 2, {
+VERSION, GOLDEN = 3, {
     "authentic_share": 1,
     "copies": 0,
     "coverage": 0.983333,
@@ -95,20 +95,23 @@ def waves(number: int, phase: float) -> Tensor:
 def measured() -> dict[str, float]:
     backbone = RandomCNN()
     reals, fakes = waves(4, 0.0), waves(12, 0.3)
-    sides = [Images(x, extract_features(backbone, x, range(len(x)), 2, seed)) for seed, x in enumerate((reals, fakes))]
-    names = [name for name in NAMES if name not in ("manifold", "fd_infinity", "inception_score", "sifid")]
-    suite = new_suite(names, sides[0], backbone, load_perceptual(backbone, None), len(fakes), 2, False, [])
-    suite.update(fakes, sides[1].features, 0)
-    values = suite.compute(backbone)
-    intervals = sample_intervals(suite, sides[1], sides[0], values, backbone, [])
+    sides = [
+        ImageSet(backbone(x), x, crop_features(backbone, x, range(len(x)), 2, seed), torch.arange(len(x)))
+        for seed, x in enumerate((reals, fakes))
+    ]
+    names = [name for name in FULL if name not in ("manifold", "fd_infinity", "inception_score", "sifid")]
+    suite = Suite(names, sides[0], backbone, load_perceptual(backbone, None), len(fakes), 2)
+    suite.update(sides[1], 0)
+    values = suite.compute()
+    intervals = suite.intervals(fakes)
     ends = {f"{key}_{end}": value for key, pair in intervals.items() for end, value in zip(("low", "high"), pair, strict=True)}
-    verdict, _ = memorisation(sides[1], sides[0], backbone, thorough=True)
-    told = {key: value for key, value in verdict.items() if isinstance(value, float | bool)}
+    verdict, _ = memorization(sides[1], sides[0], backbone)
+    verdicts = {key: value for key, value in verdict.items() if isinstance(value, float | bool)}
     single = SingleImageFrechet(reals[:1], backbone.maps).mean(fakes)
     numbers = torch.arange(60), torch.arange(5, 77)
     rows = [torch.stack([x % 7, x % 11, x % 13], 1).double() + 0.01 * x[:, None] for x in numbers]
-    found = values | ends | told | single | manifold_scores(*rows)
-    return {key: float(value) for key, value in found.items()}
+    results = values | ends | verdicts | single | manifold_scores(*rows)
+    return {key: float(value) for key, value in results.items()}
 
 
 def test_the_numbers_of_this_version() -> None:

@@ -6,13 +6,14 @@ from scipy import stats
 from torch import Tensor
 
 from metrics.frechet import frechet_distance
-from metrics.intervals import mean_interval, share_bounds, student, subsample_interval
+from metrics.intervals import mean_interval, share_bounds, student_interval, subsample_interval
 from metrics.kernel import kernel_distance
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 5, 10, 11, 30, 99, 1000])
 def test_student_quantile(freedom: int) -> None:
-    assert student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-3)
+    half = stats.t.ppf(0.975, freedom) * 0.3
+    assert student_interval(2.0, 0.3, freedom) == pytest.approx([2 - half, 2 + half], rel=1e-9)
 
 
 @pytest.mark.parametrize(("hits", "number"), [(0, 5), (3, 5), (5, 5), (20, 100), (0, 3), (99, 2000)])

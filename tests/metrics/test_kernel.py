@@ -5,7 +5,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from metrics import kernel
-from metrics.kernel import KernelDistance, kernel_distance, kernel_table, subset_kernel_distance
+from metrics.kernel import KernelDistance, kernel_distance, kernel_distance_of_subsets, subset_kernel_distance
 
 SQUARE = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 
@@ -83,7 +83,7 @@ def test_one_row_is_refused() -> None:
 def test_table_gives_the_distance_of_any_subset() -> None:
     torch.manual_seed(0)
     reals, fakes = torch.randn(7, 6), torch.randn(20, 6) + 0.5
-    distance = kernel_table(reals, fakes)
+    distance = kernel_distance_of_subsets(reals, fakes)
     for picks in (torch.arange(20), torch.tensor([3, 11]), torch.randperm(20)[:9]):
         assert distance(picks) == pytest.approx(kernel_distance(reals, fakes[picks]).item(), rel=1e-9)
 

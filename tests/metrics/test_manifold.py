@@ -86,7 +86,7 @@ def test_sides_are_balanced() -> None:
 def test_no_more_rows_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     reals, fakes, seen = torch.randn(90, 2), torch.randn(90, 2), []
-    monkeypatch.setattr(manifold, "MOST", 60)
+    monkeypatch.setattr(manifold, "MAX_ROWS", 60)
     scores = lambda *rows: seen.append([len(side) for side in rows[:2]]) or manifold_scores(*rows)  # noqa: E731
     monkeypatch.setattr(manifold, "manifold_scores", scores)
     balanced_scores(reals, fakes)
@@ -94,5 +94,5 @@ def test_no_more_rows_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_too_few_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match="more than 3 rows a side, got 3 and 9"):
+    with pytest.raises(ValueError, match="3 neighbors need more rows of either side, got 3 and 9"):
         manifold_scores(torch.zeros(3, 2), torch.zeros(9, 2))

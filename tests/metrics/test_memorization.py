@@ -1,6 +1,6 @@
 """Planted copiers are always flagged, planted independent samplers at most one time in twenty."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -8,24 +8,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metrics.backbones.random_cnn import RandomCNN
-from metrics.features import Features
-from metrics.intervals_of_samples import memorisation, reconstruction_of
+from metrics.features import ImageSet
 from metrics.memorization import (
+    COMPARISONS,
     MAX_COMPARED,
     MAX_SAMPLES,
-    Space,
-    degrees_of_freedom,
-    feature_space,
+    DistanceSet,
+    feature_distances,
+    intrinsic_dimension,
     is_copying,
-    judge,
+    memorization,
+    memorization_verdict,
     nearest_pairs,
-    patch_space,
-    pixel_space,
+    patch_distances,
+    pixel_distances,
     reconstruction_test,
     relative_distances,
     verdict_line,
 )
-from metrics.suite import Images
 from modules.ops.images import to_uint8
 
 SIDE, SAMPLES = 24, 40
@@ -67,12 +67,13 @@ NETWORK = RandomCNN()
 KINDS = {"clouds": clouds, "discs": discs, "greys": greys}
 
 
-def images_of(pixels: Tensor) -> Images:
-    return Images(pixels, Features(NETWORK(pixels), torch.zeros(len(pixels), 0, 1)))
+def images_of(pixels: Tensor, features: bool = True) -> ImageSet:
+    whole = NETWORK(pixels) if features else torch.zeros(len(pixels), 0)
+    return ImageSet(whole, pixels, torch.zeros(len(pixels), 0, 1), torch.arange(len(pixels)))
 
 
-def judged(samples: Tensor, training: Tensor, thorough: bool = True) -> dict:
-    return memorisation(images_of(samples), images_of(training), NETWORK, thorough)[0]
+def judged(samples: Tensor, training: Tensor, comparisons: Sequence[str] = COMPARISONS) -> dict:
+    return memorization(images_of(samples), images_of(training), NETWORK, comparisons)[0]
 
 
 COPIERS = {
@@ -105,11 +106,11 @@ def test_a_single_copy_among_rich_samples_is_flagged(number: int) -> None:
 
 def test_near_images_that_may_be_chance_are_told_as_undecided() -> None:
     training, samples = toy(0, 4, 10), toy(0.5, *range(20, 31))
-    space = Space((samples - training.T).abs(), (training - training.T).abs(), toy(1, 1, 1)[:, 0])
-    found = judge({"pixel": space}, 3)
+    distances = DistanceSet((samples - training.T).abs(), (training - training.T).abs(), toy(1, 1, 1)[:, 0])
+    found = memorization_verdict({"pixel": distances}, 3)
     assert found["undecided"] and not found["copies"]
     assert verdict_line(found).startswith("UNDECIDED: 1 of 12 samples")
-    far = judge({"pixel": space._replace(samples=space.samples[1:])}, 3)
+    far = memorization_verdict({"pixel": distances._replace(samples=distances.samples[1:])}, 3)
     assert not far["undecided"] and verdict_line(far).startswith("no copying found: 0 of 11")
 
 
@@ -118,7 +119,7 @@ def test_copiers_are_flagged_from_small_pictures_alone(copier: str) -> None:
     for number in (1, 2, 5):
         torch.manual_seed(number)
         training = clouds(number)
-        assert judged(COPIERS[copier](training, clouds), training, thorough=False)["copies"]
+        assert judged(COPIERS[copier](training, clouds), training, ["pixel"])["copies"]
 
 
 def test_moved_copies_are_flagged_by_their_regions() -> None:
@@ -138,8 +139,8 @@ def test_independent_samplers_are_not_flagged(kind: str, number: int) -> None:
         torch.manual_seed(1000 + seed)
         training, samples = KINDS[kind](number), KINDS[kind](SAMPLES)
         rows = [NETWORK(images) for images in (samples, training, training.flip(-1), training.flip(-2))]
-        spaces = pixel_space(samples, training), feature_space(*rows)
-        flagged += any(is_copying(*relative_distances(space), number, space.freedom) for space in spaces)
+        sets = pixel_distances(samples, training), feature_distances(*rows)
+        flagged += any(is_copying(*relative_distances(distances), number, distances.intrinsic_dim) for distances in sets)
     assert flagged <= 5
 
 
@@ -156,18 +157,18 @@ def test_independent_points_are_not_flagged(freedom: int, noise: float, number: 
             torch.cat([points, noise * torch.randn(len(points), dimensions, dtype=torch.float64) / dimensions**0.5], 1)
             for points in (drawn, training, 1 - training)
         ]
-        space = feature_space(rows[0], rows[1], rows[1], rows[2])
-        flagged += is_copying(*relative_distances(space), number, space.freedom)
+        distances = feature_distances(rows[0], rows[1], rows[1], rows[2])
+        flagged += is_copying(*relative_distances(distances), number, distances.intrinsic_dim)
     assert flagged <= 10
 
 
-def test_degrees_of_freedom_of_known_samples() -> None:
+def test_intrinsic_dimension_of_known_samples() -> None:
     torch.manual_seed(0)
     for freedom, low, high in ((1, 1.0, 1.1), (2, 1.6, 2.2), (4, 2.8, 4.4)):
         points = torch.rand(200, freedom, dtype=torch.float64)
-        assert low <= degrees_of_freedom(torch.cdist(points, points)) <= high
-    assert degrees_of_freedom(torch.zeros(20, 20)) == 1  # copies of one image
-    assert degrees_of_freedom(torch.rand(5, 5)) == 1  # too few
+        assert low <= intrinsic_dimension(torch.cdist(points, points)) <= high
+    assert intrinsic_dimension(torch.zeros(20, 20)) == 1  # copies of one image
+    assert intrinsic_dimension(torch.rand(5, 5)) == 1  # too few
 
 
 @pytest.mark.slow
@@ -177,8 +178,8 @@ def test_regions_of_independent_samples_are_not_flagged(kind: str) -> None:
     for seed in range(40):
         torch.manual_seed(2000 + seed)
         training, samples = KINDS[kind](3), KINDS[kind](SAMPLES)
-        space = patch_space(samples, training, torch.zeros(SAMPLES, dtype=torch.long))
-        flagged += is_copying(*relative_distances(space), 3, space.freedom)
+        distances = patch_distances(samples, training, torch.zeros(SAMPLES, dtype=torch.long))
+        flagged += is_copying(*relative_distances(distances), 3, distances.intrinsic_dim)
     assert flagged <= 2
 
 
@@ -207,8 +208,8 @@ def toy(*rows: float) -> Tensor:
 def test_authentic_share_on_a_line() -> None:
     """Training {0, 1, 5}; 0.4 and 5.05 are nearer to their neighbour than that is to others, 2.8 is not."""
     training, samples = toy(0, 1, 5), toy(0.4, 2.8, 5.05)
-    space = Space((samples - training.T).abs(), (training - training.T).abs(), toy(1, 1, 1)[:, 0])
-    ratios, baseline = relative_distances(space)
+    distances = DistanceSet((samples - training.T).abs(), (training - training.T).abs(), toy(1, 1, 1)[:, 0])
+    ratios, baseline = relative_distances(distances)
     assert ratios.tolist() == pytest.approx([0.4 / 1, 1.8 / 1, 0.05 / 4], rel=1e-5)
     assert (ratios > 1).double().mean().item() == pytest.approx(1 / 3)
     # Left out: 0 is 1 from 1, which is 4 from 5; 1 is 1 from 0, which is 5 from 5; 5 is 4 from 1, which is 1 from 0.
@@ -221,9 +222,8 @@ def test_the_picture_shows_what_is_suspected() -> None:
     training = clouds(5)
     mix = to_bytes((0.63 * training[:1] + 0.37 * clouds(1)) / 255)
     samples = torch.cat([mix, clouds(11), training[2:3].roll((2, 3), (2, 3)).expand(8, -1, -1, -1)])
-    assert pixel_space(samples, training).samples.min(1).values.argmin() == 0
-    bare = [Images(x, Features(torch.zeros(len(x), 0), torch.zeros(len(x), 0, 1))) for x in (samples, training)]
-    found, picture = memorisation(*bare, None, True)
+    assert pixel_distances(samples, training).samples.min(1).values.argmin() == 0
+    found, picture = memorization(images_of(samples, False), images_of(training, False), None)
     assert found["undecided"] and found["duplicate_share"] == 8 / 20
     pixels = to_uint8(picture)
     assert torch.equal(pixels[:, :SIDE, :SIDE], samples[-1])
@@ -242,17 +242,17 @@ def test_of_many_training_images_those_near_the_samples_are_compared() -> None:
     torch.manual_seed(0)
     training = clouds(MAX_COMPARED + 4)
     samples = training[-2:]
-    space = patch_space(samples, training, torch.tensor([len(training) - 2, len(training) - 1]))
-    assert space.samples.shape == (2, MAX_COMPARED) and space.samples.amin(1).tolist() == [0, 0]
+    distances = patch_distances(samples, training, torch.tensor([len(training) - 2, len(training) - 1]))
+    assert distances.samples.shape == (2, MAX_COMPARED) and distances.samples.amin(1).tolist() == [0, 0]
     many = samples[:1].expand(MAX_SAMPLES + 1, -1, -1, -1)
-    assert len(patch_space(many, training[:1], torch.zeros(len(many), dtype=torch.long)).samples) == MAX_SAMPLES
+    assert len(patch_distances(many, training[:1], torch.zeros(len(many), dtype=torch.long)).samples) == MAX_SAMPLES
 
 
 def test_pairs_show_the_nearest_first() -> None:
     torch.manual_seed(0)
     training, samples = clouds(3), clouds(13)
     samples[7] = training[2]
-    picture = nearest_pairs(samples, training, pixel_space(samples, training), columns=5)
+    picture = nearest_pairs(samples, training, pixel_distances(samples, training), columns=5)
     pixels = to_uint8(picture)
     assert picture.shape == (3, 6 * (SIDE + 2) - 2, 5 * (SIDE + 2) - 2)
     assert torch.equal(pixels[:, :SIDE, :SIDE], samples[7])
@@ -269,32 +269,15 @@ def test_reconstruction_test_has_its_level_and_sees_a_lookup() -> None:
     assert found["p"] < 0.01 and found["training"] < found["heldout"] and found["num_heldout"] == 6
 
 
-class Pictures(list):
-    def originals(self) -> "Pictures":
-        return self
-
-
-class Encoder:
-    device = "cpu"
-
-    def __init__(self, reconstruct: Callable[[Tensor], Tensor]) -> None:
-        self.reconstruct = reconstruct
-
-
-def test_reconstruction_of_sets_with_held_out_images() -> None:
-    torch.manual_seed(0)
-    known = torch.rand(8, 3, 6, 6) * 2 - 1
-    sets = {"image": Pictures(known[:1]), "side": Pictures(known), "side_heldout": Pictures(torch.rand(8, 3, 6, 6) * 2 - 1)}
-    lookup = Encoder(lambda image: known[(known - image).abs().sum((1, 2, 3)).argmin()][None])
-    found = reconstruction_of(lookup, sets)
-    assert found["p"] < 0.01 and found["of"] == "side"
-    about = judge({}, 3) | {"num_samples": 9, "reconstruction": found}
-    assert "; reconstructs side images of training better than held-out ones (p = " in verdict_line(about)
-    about["reconstruction"] = found | {"of": "image", "p": 0.5}
-    assert "; reconstructs training images as well as held-out ones (p = 0.5)" in verdict_line(about)
-    assert reconstruction_of(Encoder(lambda image: image * 0.9), sets)["p"] > 0.01
-    assert reconstruction_of(Encoder(lambda image: known[:1]), sets) is None  # there is no encoder
-    few = sets | {"image_heldout": Pictures(torch.rand(4, 3, 6, 6) * 2 - 1)}  # of the training images themselves
-    assert reconstruction_of(lookup, few)["num_heldout"] == 4
-    assert reconstruction_of(lookup, {"image": sets["image"]}) is None
-    assert reconstruction_of(object(), sets) is None
+def test_line_names_the_images_that_were_compared() -> None:
+    verdict = memorization_verdict({}, 3) | {"num_samples": 9}
+    test = {"p": 0.001, "of": "side"}
+    line = verdict_line(verdict | {"reconstruction": test})
+    assert line.startswith("no copying found: 0 of 9 samples are near-duplicates of the 3 training images")
+    assert line.endswith("; reconstructs side images of the training better than held-out ones (p = 0.001)")
+    line = verdict_line(verdict | {"reconstruction": {"p": 0.5, "of": "image"}})
+    assert line.endswith("; reconstructs training images as well as held-out ones (p = 0.5)")
+    for changes in ({}, {"copies": True, "copies_in": ["pixel"]}, {"undecided": True}):
+        found = verdict | changes | {"patch_copy_share": 0.5, "patch_copy_baseline": 0.1}
+        line = verdict_line(found | {"reconstruction": test | {"of": "image"}}, "reference images")
+        assert "reference images" in line and "training" not in line

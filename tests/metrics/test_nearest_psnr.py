@@ -47,7 +47,7 @@ def test_metric_over_updates() -> None:
 def test_no_samples_are_refused() -> None:
     metric = NearestPSNR(noise(3, 3, 6, 8))
     metric.update(noise(0, 3, 6, 8))
-    with pytest.raises(ValueError, match="^no NearestPSNR: it needs 1 sample, there are 0$"):
+    with pytest.raises(ValueError, match="^NearestPSNR needs at least 1 sample, got 0$"):
         metric.compute()
 
 

@@ -36,7 +36,7 @@ def test_equal_samples_have_none_and_shuffled_pixels_about_one() -> None:
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_fewer_than_two_samples_are_refused(number: int) -> None:
-    with pytest.raises(ValueError, match=f"^no PixelDiversity: it needs 2 samples, there are {number}$"):
+    with pytest.raises(ValueError, match=f"^PixelDiversity needs at least 2 samples, got {number}$"):
         pixel_diversity(noise(number, 3, 6, 8), noise(2, 3, 6, 8))
 
 

@@ -4,33 +4,33 @@ from pathlib import Path
 
 import pytest
 
-from metrics.results import finite, format_card, versions, write_card
+from metrics.results import finite, format_results, versions, write_results
 
 PROTOCOL = {"backbone": "rand_cnn", "num_real": 3, "num_generated": 8, "resize": "bicubic", "notes": ["a word"]}
 
 
-def card() -> dict:
+def results() -> dict:
     return {
         "metrics": {"kd_rand_cnn": 0.0123456, "nearest_psnr_max": 17.25},
-        "anchors": {"split_half": {}, "copies": {"kd_rand_cnn": -0.5}},
+        "reference_points": {"split_half": {}, "copies": {"kd_rand_cnn": -0.5}},
         "diagnostics": {"codes_used": None},
         "protocol": dict(PROTOCOL),
     }
 
 
-def test_card_is_sorted_json(tmp_path: Path) -> None:
+def test_results_are_sorted_json(tmp_path: Path) -> None:
     path = tmp_path / "new" / "metrics.json"
-    write_card(path, card())
-    assert json.loads(path.read_text()) == card()
-    assert path.read_text().index('"anchors"') < path.read_text().index('"diagnostics"')
+    write_results(path, results())
+    assert json.loads(path.read_text()) == results()
+    assert path.read_text().index('"diagnostics"') < path.read_text().index('"reference_points"')
 
 
 @pytest.mark.parametrize("key", ["backbone", "num_real", "num_generated", "resize"])
 def test_incomplete_protocol_is_not_written(tmp_path: Path, key: str) -> None:
-    incomplete = card()
+    incomplete = results()
     del incomplete["protocol"][key]
     with pytest.raises(ValueError, match=key):
-        write_card(tmp_path / "metrics.json", incomplete)
+        write_results(tmp_path / "metrics.json", incomplete)
     assert not list(tmp_path.iterdir())
 
 
@@ -41,7 +41,7 @@ def test_values_that_are_not_finite_become_none_with_a_reason() -> None:
 
 
 def test_table_shows_every_number() -> None:
-    table = format_card(card())
+    table = format_results(results())
     for text in ("kd_rand_cnn", "0.01235", "-0.5", "nearest_psnr_max", "17.25", "split_half", "codes_used", "a word"):
         assert text in table
 

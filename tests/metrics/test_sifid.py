@@ -237,5 +237,5 @@ def test_reference_network_needs_its_file(monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_sample_is_refused() -> None:
     metric = SingleImageFrechet(noise(1, 3, 23, 31), RandomCNN().maps)
     metric.update(noise(0, 3, 23, 31))
-    with pytest.raises(ValueError, match="needs 1 sample, there are 0"):
+    with pytest.raises(ValueError, match="needs at least 1 sample, got 0"):
         metric.compute()

@@ -26,7 +26,7 @@ def patch_by_patch(fakes: Tensor, reals: Tensor, patch: int, stride: int) -> lis
 
 @pytest.mark.parametrize(("patch", "stride", "at_once"), [(3, 3, 2**27), (4, 1, 1), (4, 1, 200)])
 def test_equals_search_patch_by_patch(monkeypatch: pytest.MonkeyPatch, patch: int, stride: int, at_once: int) -> None:
-    monkeypatch.setattr(sources, "DISTANCES_AT_ONCE", at_once)
+    monkeypatch.setattr(sources, "MAX_DISTANCES", at_once)
     fakes, reals = noise(2, 3, 7, 9), noise(3, 3, 8, 6, seed=1)
     counts = source_counts(fakes, reals, patch, stride)
     assert counts.tolist() == [patch_by_patch(fake[None], reals, patch, stride) for fake in fakes]
@@ -64,7 +64,7 @@ def test_many_training_images_are_not_named_one_by_one() -> None:
 def test_no_samples_are_refused() -> None:
     metric = SourceShare(noise(3, 3, 7, 7))
     metric.update(noise(0, 3, 7, 7))
-    with pytest.raises(ValueError, match="^no SourceShare: it needs 1 sample, there are 0$"):
+    with pytest.raises(ValueError, match="^SourceShare needs at least 1 sample and 2 of the reference, got 0 and 3$"):
         metric.compute()
 
 

@@ -1,15 +1,13 @@
-"""Intervals as a measurement gives them."""
+"""Which metrics a measurement has, and their intervals."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metrics import intervals_of_samples as trust
-from metrics import perceptual_diversity as pairs
-from metrics.features import Features
-from metrics.intervals_of_samples import sample_intervals
-from metrics.suite import Images, new_suite
+from metrics import perceptual_diversity
+from metrics.features import ImageSet
+from metrics.suite import FULL, QUICK, Suite, select_metrics
 
 TRIALS = 400  # with fewer the upper bound of the coverage says nothing
 
@@ -21,19 +19,16 @@ class Pixels:
         return images.flatten(1).float() / 255
 
 
-def without_features(images: Tensor) -> Images:
+def without_features(images: Tensor) -> ImageSet:
     nothing = torch.zeros(len(images), 0)
-    return Images(images, Features(nothing, nothing[:, :, None]))
+    return ImageSet(nothing, images, nothing[:, :, None], torch.arange(len(images)))
 
 
 def measured(metrics: list[str], reals: Tensor, samples: Tensor) -> tuple[dict[str, float], dict[str, list[float]], list[str]]:
     """Values, intervals and notes."""
-    notes: list[str] = []
-    reference, drawn = without_features(reals), without_features(samples)
-    suite = new_suite(metrics, reference, None, Pixels(), len(samples), 0, True, notes)
-    suite.update(samples, None, 0)
-    values = suite.compute(None)
-    return values, sample_intervals(suite, drawn, reference, values, None, notes), notes
+    suite = Suite(metrics, without_features(reals), None, Pixels(), len(samples), 0)
+    suite.update(without_features(samples), 0)
+    return suite.compute(), suite.intervals(samples), suite.notes
 
 
 def smooth(number: int) -> Tensor:
@@ -77,12 +72,13 @@ def pictures(number: int, seed: int) -> Tensor:
 
 
 def test_no_interval_of_pairs_above_the_table_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (pairs, trust):
-        monkeypatch.setattr(module, "MAX_IN_TABLE", 39)
+    monkeypatch.setattr(perceptual_diversity, "MAX_IN_TABLE", 39)
     values, intervals, notes = measured(["perceptual"], pictures(2, 0), pictures(40, 1))
     assert {"pd_pixels_pairs", "pd_pixels_ratio", "pd_pixels_intra"} <= values.keys()
     assert intervals.keys() == {"pd_pixels_intra"}
-    assert len(notes) == 1 and notes[0].startswith("no interval of pd_pixels_pairs and pd_pixels_ratio: above 39 samples")
+    assert [note.partition(",")[0] for note in notes] == [
+        f"no interval of pd_pixels_{kind}: above 39 samples" for kind in ("pairs", "ratio")
+    ]
     values, intervals, notes = measured(["perceptual"], pictures(1, 0), pictures(40, 1))
     assert not intervals and notes[0].startswith("no interval of pd_pixels_pairs: above 39 samples")
 
@@ -101,3 +97,22 @@ def test_too_few_samples_around_a_training_image_are_a_note() -> None:
     assert (values["pd_pixels_cluster_0"], values["pd_pixels_cluster_1"]) == (20, 3)
     assert notes == ["no interval of pd_pixels_intra: it needs 4 samples around each training image"]
     assert "pd_pixels_intra" not in intervals
+
+
+def test_too_few_samples_have_no_intervals() -> None:
+    _, intervals, notes = measured(["nearest_psnr"], pictures(2, 0), pictures(9, 1))
+    assert not intervals and notes == ["no intervals: they need 10 samples, got 9"]
+
+
+@pytest.mark.parametrize(
+    ("number", "included", "excluded"),
+    [(1, "sifid kd_crops", "fd kd source_share manifold"), (2, "fd kd source_share", "sifid manifold fd_infinity"),
+     (101, "fd manifold", "sifid source_share fd_infinity inception_score")],
+)  # fmt: skip
+def test_metrics_are_selected_by_the_reference(number: int, included: str, excluded: str) -> None:
+    images = pictures(number, 0)
+    reference = ImageSet(torch.zeros(number, 2), images, torch.zeros(number, 2, 2), torch.arange(number))
+    names = select_metrics(FULL, reference, None)
+    assert {*included.split(), "pixel_diversity", "nearest_psnr", "perceptual"} <= {*names}
+    assert not {*excluded.split()} & {*names}
+    assert select_metrics(QUICK, reference, None) == [name for name in QUICK if name in names]
