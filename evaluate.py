@@ -47,7 +47,7 @@ def run_test(checkpoint: dict[str, Any], config: DictConfig, module: Any) -> tup
 
 def measure(path: Path, checkpoint: dict[str, Any], config: DictConfig, module: Any, folder: Path) -> None:
     """Writes `folder`/metrics.json, and nearest.png with the samples nearest to training images, and prints a table."""
-    from metrics.results import format_card, write_card
+    from metrics.results import format_measurement, write_measurement
     from tasks.output import write_images
 
     facts = {"run_name": config.run_name, "checkpoint": str(path), "class_path": checkpoint["class_path"]}
@@ -55,10 +55,10 @@ def measure(path: Path, checkpoint: dict[str, Any], config: DictConfig, module: 
     metrics = run_test(checkpoint, config, module)[2]
     if module.global_rank == 0:
         with atomic_folder(folder, ["nearest.png"] if (folder / "metrics.json").exists() else ()) as draft:
-            write_card(draft / "metrics.json", {**facts, **metrics.results})
+            write_measurement(draft / "metrics.json", {**facts, **metrics.results})
             if metrics.nearest is not None:
                 write_images(draft, {"nearest": metrics.nearest})
-        print(f"{format_card(metrics.results)}\n{folder / 'metrics.json'}")
+        print(f"{format_measurement(metrics.results)}\n{folder / 'metrics.json'}")
 
 
 def do_task(path: Path, config: DictConfig, module: Any, folder: Path) -> None:

@@ -27,7 +27,7 @@ def finite(values: Mapping[str, float], notes: list[str]) -> dict[str, float | N
     return {key: value if math.isfinite(value) else None for key, value in plain.items()}
 
 
-def write_results(path: Path, results: Mapping[str, Any]) -> None:
+def write_measurement(path: Path, results: Mapping[str, Any]) -> None:
     """Writes `results` as sorted JSON. UserError if their protocol lacks what makes the numbers comparable."""
     missing = [key for key in REQUIRED if key not in results["protocol"]]
     if missing:
@@ -37,7 +37,7 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
         file.write(f"{text}\n".encode())
 
 
-def format_results(results: Mapping[str, Any]) -> str:
+def format_measurement(results: Mapping[str, Any]) -> str:
     """A table for people: the metrics, the reference points next to the distances, the diagnostics, the notes."""
     points, intervals = results["reference_points"], results.get("intervals", {})
     rows = {"samples": results["metrics"], **points}

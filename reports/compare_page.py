@@ -58,7 +58,7 @@ def _metrics(comparison: Comparison) -> dict[str, Any]:
     minor = [("metrics", key) for key in keys if MINOR.fullmatch(key)]
     minor += [("diagnostics", key) for key in sorted({key for e in entries for key in e.results.get("diagnostics", {})})]
     first = entries[0].results
-    points = {} if comparison.protocol_differences else first.get("reference_points") or first.get("anchors", {})
+    points = {} if comparison.protocol_differences else first.get("reference_points", {})
     columns = sorted({key for values in points.values() for key in values})
     return {
         "rows": rows,

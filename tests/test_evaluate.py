@@ -98,7 +98,7 @@ def test_measures_next_to_the_run_wherever_it_is(copied: Path, capsys: pytest.Ca
     assert {"kd_rand_cnn", "kd_rand_cnn_crops", "fd_rand_cnn", "pixel_diversity", "source_share_min"} <= card[
         "metrics"
     ].keys()
-    assert set(card["anchors"]) == {"split_half", "copies", "side", "random_codes"}
+    assert set(card["reference_points"]) == {"split_half", "copies", "side", "random_codes"}
     assert "prior_bits_per_code" in card["diagnostics"] and "codes_used" in card["diagnostics"]
     assert card["protocol"]["num_generated"] == 6 and card["protocol"]["num_real"] == 3
     printed = capsys.readouterr().out
@@ -167,7 +167,7 @@ def test_results_of_two_checkpoints_are_not_mixed_up(
 def test_samples_are_not_measured_before_there_is_a_prior(run: Path, tmp_path: Path) -> None:
     assert measured(run / "checkpoints/epoch_0000.ckpt", f"out={tmp_path}") == 0
     card = json.loads((tmp_path / "metrics.json").read_text())
-    assert card["metrics"] == card["anchors"] == {} and "codes_used" in card["diagnostics"]
+    assert card["metrics"] == card["reference_points"] == {} and "codes_used" in card["diagnostics"]
 
 
 def test_other_images_can_be_the_reference(run: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ KEYS = ["kd_mobilenet_v2", "kd_mobilenet_v2_crops", "fd_mobilenet_v2", "pixel_di
 
 def card(value: float) -> dict:
     metrics = dict.fromkeys([*KEYS, "nearest_psnr_max"], value)
-    rest = {"intervals": {}, "verdict": {"copies": False}, "anchors": {}, "diagnostics": {}}
+    rest = {"intervals": {}, "verdict": {"copies": False}, "reference_points": {}, "diagnostics": {}}
     return {"metrics": metrics, "protocol": {"hash": "0123456789abcdef", "code_version": CODE_VERSION}, **rest}
 
 
@@ -156,11 +156,11 @@ def test_ties_and_unknown_values_are_no_wins():
     assert "kernel distance in 1 of 2" in summary(rows) and "Fréchet distance in 0 of 1" in summary(rows)
 
 
-def test_verdicts_and_anchors_stand_in_the_table():
+def test_verdicts_and_reference_points_stand_in_the_table():
     rows = [row("a", "fewgan", seed, 0.1) for seed in range(3)]
     rows[0]["verdict"] = {"copies": True, "undecided": False}
     rows[1]["verdict"] = {"copies": False, "undecided": True}
-    rows[2]["anchors"] = {"split_half": {"kd_mobilenet_v2": -0.08, "fd_mobilenet_v2": 281.0}}
+    rows[2]["reference_points"] = {"split_half": {"kd_mobilenet_v2": -0.08, "fd_mobilenet_v2": 281.0}}
     text = table(rows)
     assert "| 1 of 3 copies, 1 of 3 undecided |" in text and "Not comparable with published FID and KID." in text
     assert "- a, one half of the photographs against the other: kernel distance -0.08, Fréchet distance 281" in text

@@ -23,10 +23,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from callbacks.run_manifest import read_manifest
 from core.files import atomic_write
 from datamodules.listing import list_images
-from metrics.intervals import student
+from metrics.intervals import mean_interval
 from metrics.protocol import CODE_VERSION
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +98,7 @@ def measured(trial: Trial, side: Path, runs: Path, extra: Sequence[str], call: C
             clock.write_text(json.dumps(seconds))
         call("evaluate.py", str(run / "checkpoints/last.ckpt"), SAMPLES)
     facts = json.loads(card.read_text(encoding="utf-8"))
-    kept = {key: facts[key] for key in ("metrics", "intervals", "verdict", "anchors", "diagnostics", "protocol")}
+    kept = {key: facts[key] for key in ("metrics", "intervals", "verdict", "reference_points", "diagnostics", "protocol")}
     head = {"set": trial.set_name, "method": trial.method, "seed": trial.seed, "words": list(extra)}
     commit = (read_manifest(run).get("git") or {}).get("commit")
     minutes = json.loads(clock.read_text()) / 60 if clock.is_file() else None
@@ -133,7 +135,7 @@ def _verdict(rows: Sequence[dict[str, Any]]) -> str:
 
 def _worth(row: dict[str, Any]) -> str:
     """What the distances are worth on the row's set: one half of the photographs against the other."""
-    halves = row["anchors"].get("split_half", {})
+    halves = row["reference_points"].get("split_half", {})
     values = [f"{title[:-2]} {halves[key]:.3g}" for key, (title, _) in COLUMNS.items() if halves.get(key) is not None]
     return f"- {row['set']}, one half of the photographs against the other: {', '.join(values)}" if values else ""
 
@@ -176,7 +178,8 @@ def _cell(values: Sequence[float], bold: bool) -> str:
         return "–"
     text = f"{statistics.mean(values):.3g}"
     if len(values) > 1:
-        text += f" ± {student(len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5:.2g}"
+        low, high = mean_interval(torch.tensor(values, dtype=torch.float64))
+        text += f" ± {(high - low) / 2:.2g}"
     return f"**{text}**" if bold else text
 
 

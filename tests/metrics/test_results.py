@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from metrics.results import finite, format_results, versions, write_results
+from metrics.results import finite, format_measurement, versions, write_measurement
 
 PROTOCOL = {"backbone": "rand_cnn", "num_real": 3, "num_generated": 8, "resize": "bicubic", "notes": ["a word"]}
 
@@ -20,7 +20,7 @@ def results() -> dict:
 
 def test_results_are_sorted_json(tmp_path: Path) -> None:
     path = tmp_path / "new" / "metrics.json"
-    write_results(path, results())
+    write_measurement(path, results())
     assert json.loads(path.read_text()) == results()
     assert path.read_text().index('"diagnostics"') < path.read_text().index('"reference_points"')
 
@@ -30,7 +30,7 @@ def test_incomplete_protocol_is_not_written(tmp_path: Path, key: str) -> None:
     incomplete = results()
     del incomplete["protocol"][key]
     with pytest.raises(ValueError, match=key):
-        write_results(tmp_path / "metrics.json", incomplete)
+        write_measurement(tmp_path / "metrics.json", incomplete)
     assert not list(tmp_path.iterdir())
 
 
@@ -41,7 +41,7 @@ def test_values_that_are_not_finite_become_none_with_a_reason() -> None:
 
 
 def test_table_shows_every_number() -> None:
-    table = format_results(results())
+    table = format_measurement(results())
     for text in ("kd_rand_cnn", "0.01235", "-0.5", "nearest_psnr_max", "17.25", "split_half", "codes_used", "a word"):
         assert text in table
 
