@@ -6,7 +6,7 @@ from lightning import LightningModule, Trainer
 
 from callbacks.sample_metrics import SampleMetrics
 from core.errors import UserError, nearest_hint
-from metrics.suite import key_of
+from metrics.suite import QUICK, metric_key
 
 
 def check_monitors(trainer: Trainer, module: LightningModule) -> None:
@@ -25,6 +25,6 @@ def check_monitors(trainer: Trainer, module: LightningModule) -> None:
             raise UserError(f"{name}: monitor={key} is not logged; it needs {needed}.")
         if re.match(r"val/(fd|kd|fid|kid)(_|$)", key):
             metrics.setup(trainer, module, "fit")  # loads the backbone, which the keys are named after
-            known = [f"val/{key_of(metric, metrics.backbone)}" for metric in metrics.metrics]
+            known = [f"val/{metric_key(metric, metrics.backbone)}" for metric in metrics.quick or QUICK]
             if key not in known:
                 raise UserError(f"{name}: monitor={key} is not logged.{nearest_hint(key, known)}")

@@ -165,6 +165,7 @@ def test_a_thousand_images_and_ten_targets_take_twenty_times_fewer_passes(room: 
         assert values[key].item() == pytest.approx(value.item(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_interval_of_the_pairs_covers_them() -> None:
     """Of 60 sets about 57 intervals hold the mean over many; at least 52 is three deviations below."""
     torch.manual_seed(0)

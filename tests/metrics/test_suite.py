@@ -7,6 +7,8 @@ from torch import Tensor
 
 from metrics import perceptual_diversity
 from metrics.features import ImageSet
+from metrics.intervals import mean_interval
+from metrics.nearest_psnr import nearest_psnr
 from metrics.suite import FULL, QUICK, Suite, select_metrics
 
 TRIALS = 400  # with fewer the upper bound of the coverage says nothing
@@ -65,6 +67,18 @@ def test_coverage(trials: list[tuple], key: str) -> None:
     covered = sum(intervals[key][0] <= truth <= intervals[key][1] for _, intervals, _ in trials) / TRIALS
     noise = 2 * (0.05 * 0.95 / TRIALS) ** 0.5
     assert 0.93 - noise <= covered <= 0.97 + noise
+
+
+def test_intervals_of_one_set_are_those_of_its_kind_of_number() -> None:
+    """Of a mean Student's; of the spread around its value, in the same proportion for each of its units."""
+    values, intervals, _ = measured(["pixel_diversity", "nearest_psnr"], pictures(3, 0), pictures(30, 1))
+    psnr = nearest_psnr(pictures(30, 1), pictures(3, 0))
+    assert intervals["nearest_psnr_mean"] == pytest.approx(mean_interval(psnr), rel=1e-6)
+    low, high = intervals["pixel_diversity_raw"]
+    assert low < values["pixel_diversity_raw"] < high < 1.3 * low
+    ratios = {key: values[key] / values["pixel_diversity_raw"] for key in ("pixel_diversity", "pixel_diversity_pooled")}
+    for key, ratio in ratios.items():
+        assert intervals[key] == pytest.approx([ratio * low, ratio * high], rel=1e-6)
 
 
 def pictures(number: int, seed: int) -> Tensor:
