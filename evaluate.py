@@ -24,6 +24,7 @@ from cli.environment import configure_openmp, filter_warnings, protect_output
 from cli.errors import report_user_errors
 from cli.evaluation import output_folder, rebuild, report_config, split_arguments, stored_config, task_config
 from cli.reference import help_text
+from cli.signals import StopSignals
 from core.errors import UserError
 from core.files import atomic_folder
 
@@ -38,10 +39,12 @@ def open_checkpoint(path: Path, arguments: list[str]) -> tuple[dict[str, Any], D
 
 def run_test(checkpoint: dict[str, Any], config: DictConfig, module: Any) -> tuple[dict[str, Any], Any, Any, Any]:
     """The checkpoint, its module, the metrics with their results, and the data."""
+    from callbacks.terminate_ranks import TerminateAllRanks
+
     metrics, data = build(config.callbacks.metrics), build(config.datamodule)
     data.setup("test")
     data.check_trained_on({key: facts["fingerprint"] for key, facts in checkpoint.get("data", {}).items()})
-    build(config.trainer, callbacks=[metrics]).test(module, datamodule=data, verbose=False)
+    build(config.trainer, callbacks=[metrics, TerminateAllRanks()]).test(module, datamodule=data, verbose=False)
     return checkpoint, module, metrics, data
 
 
@@ -98,13 +101,13 @@ def main(arguments: list[str]) -> int:
     configure_openmp()
     protect_output()
     filter_warnings()
-    with report_user_errors() as errors:
+    with StopSignals() as stop, report_user_errors() as errors:
         if show_help:
             print(help_text(task_config(arguments)))
             return 0
         checkpoints, settings = split_arguments(arguments)
         (report if report_config(settings) else evaluate)(checkpoints, settings)
-    return errors.exit_code
+    return stop.exit_code or errors.exit_code
 
 
 if __name__ == "__main__":

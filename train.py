@@ -31,8 +31,11 @@ from cli.environment import configure_openmp, filter_warnings, protect_output
 from cli.errors import report_user_errors
 from cli.loader import load_config
 from cli.reference import help_text
-from cli.signals import StopSignals, is_first_process
+from cli.signals import StopSignals, is_first_process, resume_hint
 from core.errors import UserError
+from core.lock import lock_folder, release_locks, sign_lock
+
+LIMIT_REACHED = 124  # as `timeout` ends a command
 
 
 def main(arguments: list[str]) -> int:
@@ -61,52 +64,73 @@ def main(arguments: list[str]) -> int:
             print("\n".join(f"# {line}" for line in plan(module, datamodule, trainer).splitlines()))  # as a whole YAML, too
             return 0
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
-        if trainer.is_global_zero:
-            print(closing_text(Path(config.run_dir)))
-        return 0
+        release_locks()
+        return report_end(Path(config.run_dir)) if trainer.is_global_zero else 0
+    release_locks()
     return stop.exit_code or errors.exit_code
 
 
-def closing_text(run_dir: Path) -> str:
-    """What a run has left behind, and how to measure it."""
+def report_end(run_dir: Path) -> int:
+    """Prints what a run has left behind and how to measure it; the exit code, 124 if a limit of the trainer has ended it."""
+    from experiment.manifest import read_manifest
+
+    if read_manifest(run_dir).get("status") == "interrupted":
+        hint = resume_hint(run_dir / "checkpoints")
+        print(f"Ended by a limit of the trainer (exit code {LIMIT_REACHED}). {hint}", file=sys.stderr)
+        return LIMIT_REACHED
     entries = [name for name in ("checkpoints/", "images/", "metrics.csv", "config.yaml") if (run_dir / name).exists()]
     last = run_dir / "checkpoints/last.ckpt"
     measure = f"\nMeasure it: python evaluate.py {quote(str(last))}" if last.is_file() else ""
-    return f"Done. {quote(str(run_dir))} holds {', '.join(entries)}.{measure}"
+    print(f"Done. {quote(str(run_dir))} holds {', '.join(entries)}.{measure}")
+    return 0
 
 
 def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | None]:
     """Trainer, module, data module and the checkpoint to go on from. Finds all mistakes before any file is written."""
     from lightning import seed_everything  # not at the top: help and mistakes are answered without torch
+    from lightning.pytorch.callbacks import Checkpoint
 
     from callbacks.config_snapshot import ConfigSnapshot
     from callbacks.monitors import check_monitors
+    from callbacks.ranks_agree import CheckRanksAgree
     from callbacks.run_manifest import RunManifest
     from callbacks.terminate_ranks import TerminateAllRanks
+    from callbacks.whole_epochs import WholeEpochs
     from experiment.checkpoint import AtomicCheckpointIO, remove_leftovers
-    from experiment.ranks import Ranks, check_number, check_port, cluster_plugins
-    from experiment.resume import resume_point
+    from experiment.ranks import check_port, check_world_size, cluster_plugins, start_facts
+    from experiment.resume import checkpoint_files, move_results_aside, resume_point
 
-    begins = config.resume is None and not dry_run and is_first_process()
-    if begins and any(Path(config.run_dir).glob("**/*.ckpt")):
-        raise UserError(f"{config.run_dir} holds a run. resume=auto goes on with it, run_name=… begins another.")
+    writes = not dry_run and is_first_process()
+    if writes and Path(config.run_dir).is_dir():
+        lock_folder(config.run_dir)  # before the checkpoint is read: nobody else may be writing it
+    if writes and config.resume is None and any(checkpoint_files(config)):
+        raise UserError(f"{config.run_dir} holds a run. resume=auto resumes it, run_name=… starts another.")
     seed_everything(config.seed, workers=True, verbose=False)
     datamodule = build(config.datamodule)
     datamodule.setup("fit")
     datamodule.check_images()
     module = build(config.module)
     module.check_data(datamodule.sets())
-    checkpoint = resume_point(config, module, datamodule, dry_run)
+    stored = resume_point(config, module, datamodule, dry_run)
+    checkpoint = stored and stored.path
     loggers = [build(node) for node in (config.logger or {}).values() if node and not dry_run]  # wandb takes time
-    callbacks = [Ranks(config, datamodule, checkpoint), *(build(node) for node in (config.callbacks or {}).values() if node)]
-    callbacks += [ConfigSnapshot(config), card := RunManifest(config, checkpoint), TerminateAllRanks()]
-    plugins = [AtomicCheckpointIO(), *cluster_plugins()]
-    trainer = check_number(build(config.trainer, logger=loggers, callbacks=callbacks, plugins=plugins))
+    callbacks = [WholeEpochs(), CheckRanksAgree(start_facts(config, datamodule, checkpoint))]
+    callbacks += [build(node) for node in (config.callbacks or {}).values() if node]
+    callbacks += [ConfigSnapshot(config), manifest := RunManifest(config, module, stored), TerminateAllRanks()]
+    objects = {"logger": loggers, "callbacks": callbacks, "plugins": [AtomicCheckpointIO(stored), *cluster_plugins()]}
+    if config.trainer.get("enable_checkpointing") is None:  # without a checkpoint callback Lightning would add its own
+        objects["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
+    trainer = check_world_size(build(config.trainer, **objects))
     check_port(trainer)
     check_monitors(trainer, module)
     if not dry_run:
-        remove_leftovers(config.run_dir)
-        card.begin(trainer, module, datamodule)
+        if writes:
+            Path(config.run_dir).mkdir(parents=True, exist_ok=True)
+            sign_lock(lock_folder(config.run_dir))
+            remove_leftovers(config.run_dir)
+            if not any(checkpoint_files(config)):
+                move_results_aside(config.run_dir)
+        manifest.begin(trainer, module, datamodule)
     return trainer, module, datamodule, checkpoint
 
 

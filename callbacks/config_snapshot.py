@@ -1,4 +1,4 @@
-"""The configuration of a run, kept beside its results: in the run folder, in every checkpoint and at the loggers."""
+"""Stores the configuration of a run in its folder, in every checkpoint and at the loggers."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,18 +1,14 @@
-"""How a run ends that is told to: by SIGTERM (kill, a scheduler) or SIGINT (Ctrl-C); on SLURM it comes back after SIGUSR1.
-
-Standard library only.
-"""
+"""Graceful shutdown on SIGTERM, SIGINT and SIGHUP. Standard library only."""
 
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Interrupted(SystemExit):
@@ -24,19 +20,19 @@ class StopSignals:
 
     The block is left with one line for the user instead of an error, whatever is raised on the way out (a process that
     lost another one may see that first); `exit_code` is 128 + the signal's number then. A SystemExit leaves the block, too,
-    with its code.
+    with its code. Under nohup SIGHUP stays ignored.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self.exit_code: int | str = 0  # a text, when a SystemExit has one, is what sys.exit prints
-        self.checkpoints = Path()  # the folder to name a checkpoint from, once it is known
+        self.checkpoints: Path | None = None  # the folder of a training's checkpoints, once it is known
 
     def __enter__(self) -> "StopSignals":
         in_main = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
-        self._before = {signum: signal.signal(signum, self._stop) for signum in SIGNALS if in_main}
-        if in_main and os.environ.get("SLURM_JOB_ID"):
-            self._before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, _requeue)
+        nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        handled = [signum for signum in SIGNALS if in_main and not (nohup and signum == signal.SIGHUP)]
+        self._before = {signum: signal.signal(signum, self._stop) for signum in handled}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
@@ -45,21 +41,18 @@ class StopSignals:
         if error is not None and self.signum is not None:
             self.exit_code = 128 + self.signum
             if is_first_process():
-                print(self._report(), file=sys.stderr)
+                hint = f" {resume_hint(self.checkpoints)}" if self.checkpoints else ""
+                name = signal.Signals(self.signum).name
+                print(f"Ended by {name} (exit code {self.exit_code}).{hint}", file=sys.stderr)
             return True
         self.exit_code = (isinstance(error, SystemExit) and error.code) or 0
         return isinstance(error, SystemExit)
-
-    def _report(self) -> str:
-        files = sorted(self.checkpoints.glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
-        last = f"Last checkpoint: {files[-1]}; resume=auto goes on from it." if files else "There is no checkpoint yet."
-        return f"Ended by {signal.Signals(self.signum or 0).name} (exit code {self.exit_code}). {last}"
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         if multiprocessing.current_process().daemon:  # a loader's worker, which inherits the handler
             if signum == signal.SIGTERM:
                 os._exit(128 + signum)
-            return  # Ctrl-C reaches all processes of a terminal; the main process ends its workers
+            return  # Ctrl-C and a hang-up reach all processes of a terminal; the main process ends its workers
         if self.signum is not None:
             for child in multiprocessing.active_children():
                 child.kill()
@@ -68,26 +61,13 @@ class StopSignals:
         raise Interrupted(128 + signum)
 
 
+def resume_hint(checkpoints: Path) -> str:
+    """Names the newest checkpoint in a folder, for a message about a training that was ended."""
+    files = sorted(checkpoints.glob("*.ckpt"), key=lambda file: (file.stat().st_mtime_ns, file.name == "last.ckpt"))
+    return f"Last checkpoint: {files[-1]}; resume=auto resumes from it." if files else "There is no checkpoint yet."
+
+
 def is_first_process() -> bool:
-    """True for rank 0, as the variables of torchrun, SLURM and Lightning tell it."""
+    """True for rank 0, by the environment variables of torchrun, SLURM and Lightning."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return int(next((rank for rank in ranks if rank), 0)) == 0
-
-
-def _requeue(signum: int, frame: FrameType | None) -> None:
-    """Puts the SLURM job back into the queue, as the first of its processes; all of them get the signal. Once is enough."""
-    if multiprocessing.current_process().daemon or not is_first_process():
-        return
-    signal.signal(signum, signal.SIG_IGN)
-    task = os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}" if task else os.environ["SLURM_JOB_ID"]
-    command = ["scontrol", "requeue", job]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
-        problem = result.returncode and f"exit code {result.returncode}. {result.stderr.strip()}"
-    except (OSError, subprocess.SubprocessError) as error:
-        problem = str(error)
-    done = f"failed: {problem} The training goes on until it is ended." if problem else "done; resume=auto will go on."
-    print(f"SIGUSR1: {' '.join(command)}: {done}", file=sys.stderr, flush=True)
-    if problem:
-        signal.signal(signum, _requeue)  # another warning, another try

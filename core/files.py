@@ -66,3 +66,23 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def atomic_link(source: str | Path, target: str | Path) -> None:
+    """Gives the file `source` the second name `target`, at once: a hard link, or a copy where the file system has no links.
+
+    A hard link never dangles: the folder can be copied or moved and `source` removed, and `target` stays what it was.
+    """
+    source, target = Path(source).resolve(), Path(target)
+    if target.exists() and target.samefile(source) and not target.is_symlink():
+        return  # renaming one name of a file to another name of it would do nothing and leave the draft
+    draft = target.with_name(target.name + DRAFT)
+    draft.unlink(missing_ok=True)
+    try:
+        os.link(source, draft)
+        os.replace(draft, target)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        with source.open("rb") as original, atomic_write(target) as file:
+            shutil.copyfileobj(original, file)
+    _sync_folder(target.parent)

@@ -1,16 +1,23 @@
-"""Checkpoint files that are whole or not there."""
+"""Checkpoint files: safe reading, atomic writing."""
 
-import shutil
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from core.errors import UserError
 from core.files import DRAFT, atomic_write
-from modules.ops.weights import read_tensors
+from modules.ops.weights import read_hashed
+
+
+class StoredCheckpoint(NamedTuple):
+    """A checkpoint that was read from the file `path`, with the file's SHA-256 in hexadecimal."""
+
+    path: str
+    checkpoint: dict[str, Any]
+    sha256: str
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -18,7 +25,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning's own writes to the system's temporary folder and moves the file, which is a copy where that folder is on
     another disk: a kill leaves half of it under the final name. It also holds a second copy of the checkpoint in memory.
+
+    Args:
+        stored: a checkpoint that was read already: the first load of its path returns it without reading the file again.
     """
+
+    def __init__(self, stored: StoredCheckpoint | None = None) -> None:
+        super().__init__()
+        self._stored = stored
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         if "://" in str(path):  # a remote store, which shows a file only when it is complete
@@ -26,18 +40,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with atomic_write(Path(path)) as file:
             torch.save(checkpoint, file)
 
-
-def copy_checkpoint(source: str | Path, target: Path) -> None:
-    """Gives `target` the content of `source`, all of it or none."""
-    with open(source, "rb") as original, atomic_write(target) as file:
-        shutil.copyfileobj(original, file)
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """The checkpoint on the CPU, by the safe loader only, whatever `map_location` and `weights_only` are."""
+        stored, self._stored = self._stored, None
+        return stored.checkpoint if stored and stored.path == str(path) else read_checkpoint(path)
 
 
 def remove_leftovers(run_dir: str | Path) -> None:
-    """Removes what a killed run left that is no checkpoint to go on from; before training begins, any process may call it.
+    """Removes drafts of a killed run, and the files that Lightning writes within an epoch on SLURM's requeue signal.
 
-    These are drafts of checkpoints and pictures, and the files that Lightning writes within an epoch on SLURM's requeue
-    signal: it would go on from them by itself, with other random numbers than those of the uninterrupted run.
+    From these Lightning would go on by itself, with other random numbers than those of the uninterrupted run. Any process
+    may call this, before training begins.
     """
     for pattern in (f"checkpoints/*.ckpt{DRAFT}", f"images/*{DRAFT}", "hpc_ckpt_*.ckpt"):
         for file in Path(run_dir).glob(pattern):
@@ -45,16 +60,22 @@ def remove_leftovers(run_dir: str | Path) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Content of a checkpoint on the CPU, by the safe loader only.
+    """The mapping in a checkpoint file; see `load_stored`."""
+    return load_stored(path).checkpoint
 
-    FileNotFoundError names the nearest file; ValueError for a file that is no checkpoint or that holds code.
+
+def load_stored(path: str | Path) -> StoredCheckpoint:
+    """Reads a checkpoint to the CPU, in one pass and by the safe loader only: `modules.ops.weights.read_hashed`.
+
+    Raises FileNotFoundError, which names the nearest file, and UserError for a file that is no checkpoint, is damaged or
+    holds code.
     """
     path = Path(path)
     if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
-        close = get_close_matches(path.name, beside, n=1, cutoff=0) or ["no checkpoint at all"]
+        siblings = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        close = get_close_matches(path.name, siblings, n=1, cutoff=0) or ["no checkpoint at all"]
         raise FileNotFoundError(f"{path}: no such checkpoint; {path.parent} has {close[0]}.")
-    content = read_tensors(path)
-    if not isinstance(content, dict) or "state_dict" not in content:
+    checkpoint, sha256 = read_hashed(path)
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path}: not a checkpoint of this project: it has no state_dict.")
-    return content
+    return StoredCheckpoint(str(path), checkpoint, sha256)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from core.errors import UserError
 from modules.conditions import Condition
 from modules.ops.noise import image_generators
-from modules.ops.weights import file_sha256, read_tensors
+from modules.ops.weights import read_hashed
 
 if not torch.cuda.is_available():  # Lightning makes torch look for GPUs anew in each optimizer step: 0.2 ms
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
@@ -246,10 +246,10 @@ class GenerativeModule(LightningModule):
         path = self.hparams.get("source_checkpoint")
         if path and self._stored_optimizers is None:  # not resumed; Lightning's setup() comes before it loads a checkpoint
             try:
-                self.load_source(read_tensors(path))
+                source, self.source_sha256 = read_hashed(path)
+                self.load_source(source)
             except UserError as error:
                 raise UserError(f"module.source_checkpoint={path}: {error}") from None
-            self.source_sha256 = file_sha256(path)
         if self._stored_optimizers not in (None, len(self.trainer.optimizers)):
             raise UserError(
                 f"the checkpoint holds {self._stored_optimizers} optimizers, {type(self).__name__} as configured has "

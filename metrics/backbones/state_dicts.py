@@ -6,15 +6,15 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from core.errors import UserError
-from modules.ops.weights import file_sha256, read_tensors
+from modules.ops.weights import read_hashed
 
 
 def read_state_dict(path: Path) -> tuple[Mapping[str, Tensor], str]:
     """The state dict in a file, read by the safe loader, and the file's SHA-256; FileNotFoundError or UserError."""
-    state = read_tensors(path)
+    state, sha256 = read_hashed(path)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: expected a state dict of tensors by name, got {type(state).__name__}")
-    return state, file_sha256(path)
+    return state, sha256
 
 
 def load_state_dict(network: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -1,11 +1,12 @@
 """Files of tensors from strangers: read without running code, identified by their content."""
 
 import hashlib
+import io
 import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -13,7 +14,16 @@ from core.errors import UserError
 
 
 def read_tensors(path: str | Path) -> Any:
-    """Contents of a file written by `torch.save`, on the CPU, by torch's safe loader: tensors and plain values only.
+    """Contents of a file written by `torch.save`; see `read_hashed`."""
+    return read_hashed(path)[0]
+
+
+def read_hashed(path: str | Path) -> tuple[Any, str]:
+    """Contents of a file written by `torch.save`, on the CPU, and the SHA-256 of the file, hexadecimal.
+
+    By torch's safe loader: tensors and plain values only. The file is read in one pass; the CRC-32 of every member, which
+    torch does not compare, and SHA-256 are computed from the bytes in memory, so that what is returned is what was written.
+    Needs twice the file's size in memory for a moment. (Files of torch before 1.6, which are no zip files, have no CRC.)
 
     Raises FileNotFoundError, and UserError for a file that is damaged, packed, or would run code.
     """
@@ -21,8 +31,12 @@ def read_tensors(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        _check_archive(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            source = io.BytesIO(_read_archive(file)) if zipfile.is_zipfile(file) else file
+            source.seek(0)
+            tensors = torch.load(source, map_location="cpu", weights_only=True)
+            source.seek(0)
+            return tensors, hashlib.file_digest(source, "sha256").hexdigest()
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"loading it would run code ({name[1]})" if name else "it is not a file of tensors, or would run code"
@@ -37,12 +51,16 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_archive(path: Path) -> None:
-    """Raises BadZipFile for a zip file whose check sums disagree, which torch does not compare, or that is packed."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
+def _read_archive(file: BinaryIO) -> bytes:
+    """The bytes of a zip file; BadZipFile if it is packed or its check sums disagree."""
+    with zipfile.ZipFile(file) as archive:  # reads the directory only
         members = archive.infolist()
-        packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)  # torch writes none, but would unpack it
-        if packed or sum(member.file_size for member in members) > path.stat().st_size or archive.testzip():
+    packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)  # torch writes none, but would unpack it
+    if packed or sum(member.file_size for member in members) > file.seek(0, io.SEEK_END):
+        raise zipfile.BadZipFile
+    file.seek(0)
+    data = file.read()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if archive.testzip():
             raise zipfile.BadZipFile
+    return data

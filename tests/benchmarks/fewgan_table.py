@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from callbacks.run_manifest import read_manifest
 from core.files import atomic_write
 from datamodules.listing import list_images
+from experiment.manifest import read_manifest
 from metrics.intervals import mean_interval
 from metrics.protocol import CODE_VERSION
 

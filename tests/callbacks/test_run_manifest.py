@@ -14,8 +14,10 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
-from callbacks.run_manifest import RunManifest, git_state, read_manifest
+from callbacks.run_manifest import RunManifest
 from datamodules.synthetic import SyntheticDataModule
+from experiment.checkpoint import load_stored
+from experiment.manifest import git_state, read_manifest
 
 
 class Toy(lightning.LightningModule):
@@ -34,6 +36,9 @@ class Toy(lightning.LightningModule):
     def training_step(self, batch, batch_idx):
         self.act(self)
         return self.net(torch.ones(4)).sum()
+
+    def finished(self, epochs):
+        return False
 
     def on_train_epoch_start(self):
         self.stage = self.current_epoch // 2
@@ -64,14 +69,15 @@ class Named(DummyLogger):
 
 
 def fit(folder, epochs=1, module=None, logger=None, resume=None, checkpoint=None):
-    card = RunManifest({"run_name": "toy", "run_dir": str(folder), "resume": resume}, checkpoint)
-    trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=epochs, callbacks=[card], logger=logger or Named(), default_root_dir=folder,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
-    )  # fmt: skip
     module, data = module or Toy(), SyntheticDataModule([4, 4], samples_per_epoch=3, num_images=2)
     data.setup()
-    card.begin(trainer, module, data)
+    config = {"run_name": "toy", "run_dir": str(folder), "resume": resume}
+    manifest = RunManifest(config, module, checkpoint and load_stored(checkpoint))
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=epochs, callbacks=[manifest], logger=logger or Named(), default_root_dir=folder,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+    )  # fmt: skip
+    manifest.begin(trainer, module, data)
     trainer.fit(module, data, ckpt_path=checkpoint)
     trainer.save_checkpoint(folder / "checkpoints/last.ckpt")
     return trainer
@@ -82,7 +88,7 @@ def no_id_in_the_environment(monkeypatch):
     monkeypatch.delenv("WANDB_RUN_ID", raising=False)
 
 
-def test_the_card_is_there_before_the_first_step_and_complete(tmp_path):
+def test_the_manifest_is_there_before_the_first_step_and_complete(tmp_path):
     seen = []
     fit(tmp_path, module=Toy(lambda module: seen.append(read_manifest(tmp_path))))
     first = seen[0]
@@ -97,10 +103,10 @@ def test_the_card_is_there_before_the_first_step_and_complete(tmp_path):
     assert [file.name for file in tmp_path.glob("run.json*")] == ["run.json"]
 
 
-def test_the_card_follows_the_run(tmp_path):
+def test_the_manifest_follows_the_run(tmp_path):
     seen = []
     fit(tmp_path, epochs=3, module=Toy(lambda module: seen.append(read_manifest(tmp_path))))
-    assert [(card["epoch"], card["iteration"], card["stage"]) for card in seen[::3]] == [(0, 0, 0), (1, 3, 0), (2, 6, 1)]
+    assert [(m["epoch"], m["iteration"], m["stage"]) for m in seen[::3]] == [(0, 0, 0), (1, 3, 0), (2, 6, 1)]
     end = read_manifest(tmp_path)
     assert (end["status"], end["iteration"], end["stage"]) == ("finished", 9, 1) and "error" not in end
 
@@ -121,8 +127,8 @@ def raising(error):
 def test_a_run_that_ends_early_says_how(tmp_path, error, ends_as, status):
     with pytest.raises(ends_as):
         fit(tmp_path, module=raising(error))
-    card = read_manifest(tmp_path)
-    assert card["status"] == status and card["iteration"] == 2 and card["error"].startswith(type(error).__name__)
+    manifest = read_manifest(tmp_path)
+    assert manifest["status"] == status and manifest["iteration"] == 2 and manifest["error"].startswith(type(error).__name__)
 
 
 def test_a_run_that_is_killed_at_once_stays_running_with_its_process(tmp_path):
@@ -130,11 +136,11 @@ def test_a_run_that_is_killed_at_once_stays_running_with_its_process(tmp_path):
     if child == 0:
         fit(tmp_path, module=Toy(lambda module: os._exit(9)))
     os.waitpid(child, 0)
-    card = read_manifest(tmp_path)
-    assert card["status"] == "running" and card["pid"] == child and card["iteration"] == 0 and card["wandb_id"]
+    manifest = read_manifest(tmp_path)
+    assert manifest["status"] == "running" and manifest["pid"] == child and manifest["iteration"] == 0 and manifest["wandb_id"]
     fit(tmp_path, resume="auto")  # before any checkpoint
     again = read_manifest(tmp_path)
-    assert again["wandb_id"] == card["wandb_id"] and again["status"] == "finished" and len(again["starts"]) == 2
+    assert again["wandb_id"] == manifest["wandb_id"] and again["status"] == "finished" and len(again["starts"]) == 2
 
 
 def test_each_folder_has_its_id_and_a_resume_keeps_it(tmp_path):
@@ -166,9 +172,9 @@ def test_an_id_in_the_environment_is_used(tmp_path, monkeypatch):
 def test_loggers_get_what_identifies_the_run(tmp_path):
     logger = Named()
     fit(tmp_path, logger=logger)
-    card = read_manifest(tmp_path)
+    manifest = read_manifest(tmp_path)
     for key in ("git", "data", "parameters", "num_stages", "lineage", "versions"):
-        assert logger.kept["run"][key] == card[key]
+        assert logger.kept["run"][key] == manifest[key]
 
 
 def test_the_lineage_names_sources_and_the_checkpoints_that_a_run_went_on_from(tmp_path):
@@ -202,7 +208,7 @@ def test_a_source_that_is_missing_is_an_error_and_nothing_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_card_is_replaced_as_a_whole(tmp_path, monkeypatch):
+def test_a_manifest_is_replaced_as_a_whole(tmp_path, monkeypatch):
     fit(tmp_path)
     before = (tmp_path / "run.json").read_text()
 
@@ -216,9 +222,9 @@ def test_a_card_is_replaced_as_a_whole(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]"])
-def test_a_card_that_is_none_is_named(tmp_path, content):
+def test_a_manifest_that_is_none_is_named(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(ValueError, match=r"run\.json: not the card of a run"):
+    with pytest.raises(ValueError, match=r"run\.json: not a run manifest"):
         fit(tmp_path, resume="auto")
 
 
@@ -246,19 +252,20 @@ def test_the_commit_and_whether_code_differs_from_it(tmp_path, monkeypatch):
 
 
 def test_ranks_have_the_same_id(tmp_path):
-    """The second of two processes learns it from the first, whose card alone is written."""
+    """The second of two processes learns it from the first, whose manifest alone is written."""
 
     class Tell(lightning.Callback):
         def on_train_end(self, trainer, module):
             (tmp_path / f"{trainer.global_rank}.json").write_text(json.dumps(trainer.logger.id))
 
-    card = RunManifest({"run_name": "toy", "run_dir": str(tmp_path / "run"), "resume": None})
+    module = Toy()
+    manifest = RunManifest({"run_name": "toy", "run_dir": str(tmp_path / "run"), "resume": None}, module)
     strategy = lightning.pytorch.strategies.DDPStrategy(start_method="fork", process_group_backend="gloo")
     trainer = lightning.Trainer(
-        accelerator="cpu", devices=2, strategy=strategy, max_epochs=1, callbacks=[card, Tell()], logger=Named(),
+        accelerator="cpu", devices=2, strategy=strategy, max_epochs=1, callbacks=[manifest, Tell()], logger=Named(),
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(Toy(), DataLoader(torch.zeros(4, 1)))
+    trainer.fit(module, DataLoader(torch.zeros(4, 1)))
     ids = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     stored = read_manifest(tmp_path / "run")
     assert ids == [stored["wandb_id"]] * 2 and stored["world_size"] == 2 and stored["status"] == "finished"

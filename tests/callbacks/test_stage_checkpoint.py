@@ -1,7 +1,11 @@
 import base64
 import hashlib
+import itertools
 import json
+import os
+import shutil
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import lightning
@@ -12,7 +16,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 from torch.utils.data import DataLoader
 
+import callbacks.stage_checkpoint
+import core.files
 from callbacks.stage_checkpoint import StageCheckpoint
+from experiment.checkpoint import AtomicCheckpointIO
 
 
 class Plain(lightning.LightningModule):
@@ -69,7 +76,7 @@ def fit(folder, epochs=6, module=None, logger=False, checkpoint=None, plugins=No
 
 def epochs_of(folder):
     """Epoch in each file."""
-    files = (folder / "checkpoints").iterdir()
+    files = (folder / "checkpoints").glob("*.ckpt")
     return {file.stem: torch.load(file, weights_only=True)["epoch"] for file in files}
 
 
@@ -119,7 +126,15 @@ class Dies(TorchCheckpointIO):
 
 
 def killed(folder, name, **options):
-    with pytest.raises(ConnectionAbortedError):
+    """A fit that ends before a file of that name is written, or another file gets that name."""
+
+    def link(source, target):
+        if Path(target).name.startswith(name):
+            raise ConnectionAbortedError
+        core.files.atomic_link(source, target)
+
+    with pytest.raises(ConnectionAbortedError), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks.stage_checkpoint, "atomic_link", link)
         fit(folder, plugins=[Dies(name)], **options)
 
 
@@ -142,11 +157,7 @@ def test_a_kill_before_the_file_of_a_stage_leaves_no_trace(tmp_path, stage, opti
     killed(tmp_path / "killed", f"stage_{stage}", logger=WandbLogger(experiment=cut), **options)
     file = tmp_path / f"killed/checkpoints/{checkpoint}.ckpt"
     uploads(tmp_path / "killed", experiment=rest, checkpoint=file, **options)
-    left, expected = epochs_of(tmp_path / "killed"), epochs_of(tmp_path / "straight")
-    if stage == 1 and checkpoint != "last":  # nothing was left to train: last.ckpt is the same state, seen after the epoch
-        assert left["last"] == 6
-        left["last"] = 5
-    assert left == expected
+    assert epochs_of(tmp_path / "killed") == epochs_of(tmp_path / "straight")
     assert [entry[2] for entry in cut.logged + rest.logged] == [entry[2] for entry in straight.logged] == ["stage-0", "stage-1"]
     kept = hashlib.sha256((tmp_path / f"killed/checkpoints/stage_{stage}.ckpt").read_bytes()).hexdigest()
     assert (cut.logged + rest.logged)[stage][4] == kept
@@ -169,6 +180,68 @@ def test_ends_of_stages_that_are_there_stay_and_are_not_uploaded_again(tmp_path,
     before = (tmp_path / "checkpoints/stage_0.ckpt").stat().st_mtime_ns
     assert uploads(tmp_path, epochs=4, upload=["stages"], checkpoint=tmp_path / f"checkpoints/{name}.ckpt").logged == []
     assert (tmp_path / "checkpoints/stage_0.ckpt").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("options", [{}, {"save_top_k": 0}, {"save_top_k": -1}, {"monitor": "val/score"}], ids=str)
+def test_each_epoch_is_written_once(tmp_path, monkeypatch, options):
+    """All names of an epoch are one file."""
+    saved, save = [], AtomicCheckpointIO.save_checkpoint
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", lambda *a, **_: saved.append(a[1]["epoch"]) or save(*a))
+    fit(tmp_path, 6, plugins=[AtomicCheckpointIO()], **options)
+    assert saved == list(range(6))
+    files = list((tmp_path / "checkpoints").iterdir())
+    assert len({file.stat().st_ino for file in files}) == len(set(epochs_of(tmp_path).values()))
+
+
+def test_last_is_a_copy_where_there_are_no_links(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise PermissionError("no links")
+
+    monkeypatch.setattr(core.files.os, "link", fail)
+    fit(tmp_path, 4)
+    assert epochs_of(tmp_path) == {"epoch_0003": 3, "stage_0": 2, "last": 3}
+    assert len({file.stat().st_ino for file in (tmp_path / "checkpoints").iterdir()}) == 3
+
+
+def test_last_is_usable_at_every_instant(tmp_path, monkeypatch):
+    """The process ends before the n-th call that changes the folder; last.ckpt is then the newest state or the one before."""
+    options = {"monitor": "val/score", "plugins": [AtomicCheckpointIO()]}
+    fit(tmp_path / "start", 4, **options)  # its last epoch is the best; the next is not, and ends no stage; then a stage ends
+    for instant in itertools.count():
+        run, calls = tmp_path / str(instant), []
+        shutil.copytree(tmp_path / "start", run)
+
+        def ending(function, calls=calls, instant=instant):
+            def call(*arguments, **options):
+                calls.append(function)
+                if len(calls) > instant:
+                    raise ConnectionAbortedError
+                return function(*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as patch, suppress(ConnectionAbortedError):
+            for name in ("replace", "link", "unlink", "remove"):
+                patch.setattr(os, name, ending(getattr(os, name)))
+            fit(run, 6, checkpoint=run / "checkpoints/last.ckpt", **options)
+        epochs = epochs_of(run)
+        assert epochs["last"] in (max(epochs.values()), max(epochs.values()) - 1), epochs
+        if len(calls) <= instant:
+            assert instant >= 5
+            break
+
+
+@pytest.mark.parametrize("way", ["move", "copy"])
+@pytest.mark.parametrize("save_top_k", [1, 2])
+def test_a_moved_run_knows_its_best_files(tmp_path, way, save_top_k):
+    """Epoch 5 is second best, and the file that it replaces goes; a straight run keeps the same."""
+    options = {"monitor": "val/score", "save_top_k": save_top_k}
+    fit(tmp_path / "straight", 6, **options)
+    fit(tmp_path / "first", 5, **options)
+    (shutil.move if way == "move" else shutil.copytree)(tmp_path / "first", tmp_path / "second")
+    saver = fit(tmp_path / "second", 6, checkpoint=tmp_path / "second/checkpoints/last.ckpt", **options)
+    assert epochs_of(tmp_path / "second") == epochs_of(tmp_path / "straight")
+    assert saver.best_model_path == str(tmp_path / "second/checkpoints/epoch_0003.ckpt")
 
 
 def test_files_of_another_folder_are_neither_copied_nor_removed(tmp_path):

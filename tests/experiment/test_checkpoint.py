@@ -1,12 +1,14 @@
+import hashlib
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import torch
 
 import core.files
 import experiment.checkpoint
-from experiment.checkpoint import AtomicCheckpointIO, copy_checkpoint, remove_leftovers
+from experiment.checkpoint import AtomicCheckpointIO, load_stored, remove_leftovers
 
 OLD, NEW = {"state_dict": {"w": torch.zeros(3)}}, {"state_dict": {"w": torch.ones(3)}}
 
@@ -59,16 +61,47 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_a_copy_is_whole_or_not_there(tmp_path, monkeypatch):
-    AtomicCheckpointIO().save_checkpoint(NEW, tmp_path / "epoch.ckpt")
-    monkeypatch.setattr(core.files.os, "fsync", lambda descriptor: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        copy_checkpoint(tmp_path / "epoch.ckpt", tmp_path / "stage.ckpt")
+def test_a_second_name_is_given_at_once(tmp_path, monkeypatch):
+    first, second = tmp_path / "epoch.ckpt", tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(OLD, second)
+    AtomicCheckpointIO().save_checkpoint(NEW, first)
+    for _ in range(2):  # also where it is there already
+        core.files.atomic_link(first, second)
+        assert second.samefile(first) and weight(second) == 1 and len(list(tmp_path.iterdir())) == 2
+    first.unlink()
+    assert weight(second) == 1
+
+
+@pytest.mark.parametrize("error", [OSError("no links here"), PermissionError()])
+def test_a_copy_where_there_are_no_links_is_whole_or_not_there(tmp_path, monkeypatch, error):
+    first, second = tmp_path / "epoch.ckpt", tmp_path / "stage.ckpt"
+
+    def fail(*arguments):
+        raise error
+
+    AtomicCheckpointIO().save_checkpoint(NEW, first)
+    monkeypatch.setattr(core.files.os, "link", fail)
+    with monkeypatch.context() as full_disk, pytest.raises(ZeroDivisionError):
+        full_disk.setattr(core.files.os, "fsync", lambda descriptor: 1 / 0)
+        core.files.atomic_link(first, second)
     assert [file.name for file in tmp_path.iterdir()] == ["epoch.ckpt"]
-    monkeypatch.undo()
-    copy_checkpoint(tmp_path / "epoch.ckpt", tmp_path / "stage.ckpt")
-    assert (tmp_path / "stage.ckpt").read_bytes() == (tmp_path / "epoch.ckpt").read_bytes()
+    core.files.atomic_link(first, second)
+    assert second.read_bytes() == first.read_bytes() and not second.samefile(first)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("through", [str, Path])
+def test_a_checkpoint_that_was_read_is_handed_over_once(tmp_path, through):
+    file = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(NEW, file)
+    stored = load_stored(file)
+    assert stored.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    plugin = AtomicCheckpointIO(stored)
+    assert plugin.load_checkpoint(through(file)) is stored.checkpoint
+    again = plugin.load_checkpoint(through(file))
+    assert again is not stored.checkpoint and torch.equal(again["state_dict"]["w"], torch.ones(3))
+    AtomicCheckpointIO().save_checkpoint(OLD, tmp_path / "other.ckpt")
+    assert AtomicCheckpointIO(stored).load_checkpoint(tmp_path / "other.ckpt")["state_dict"]["w"][0] == 0
 
 
 def test_a_link_is_replaced_and_its_target_stays(tmp_path):
