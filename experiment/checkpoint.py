@@ -9,7 +9,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from core.errors import UserError
 from core.files import DRAFT, atomic_write
-from modules.ops.weights import read_hashed
+from modules.ops.weights import read_hashed, read_tensors
 
 
 class StoredCheckpoint(NamedTuple):
@@ -43,9 +43,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The checkpoint on the CPU, by the safe loader only, whatever `map_location` and `weights_only` are."""
+        """Contents of a file on the CPU, by the safe loader only, whatever `map_location` and `weights_only` are."""
+        if self._stored is None or self._stored.path != str(path):
+            return read_tensors(path)
         stored, self._stored = self._stored, None
-        return stored.checkpoint if stored and stored.path == str(path) else read_checkpoint(path)
+        return stored.checkpoint
 
 
 def remove_leftovers(run_dir: str | Path) -> None:

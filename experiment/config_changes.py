@@ -1,4 +1,4 @@
-"""What a run that goes on may change in its configuration. Imports neither torch nor lightning."""
+"""Which settings may change between a checkpoint and the run that resumes from it. Imports neither torch nor lightning."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -7,10 +7,11 @@ from omegaconf import DictConfig, OmegaConf
 
 FREE_GROUPS = ("run_name", "run_dir", "trainer", "logger", "callbacks")
 FREE_KEYS = ("datamodule.num_workers", "datamodule.max_memory_gib")
+EPOCH_KEYS = ("trainer.limit_train_batches", "trainer.overfit_batches", "trainer.fast_dev_run")  # decide how long an epoch is
 
 
 class Finished(SystemExit):
-    """Nothing is left to train, which is no error. The message is for the user and printed where it is found out."""
+    """Nothing is left to train, which is no error; whoever raises it prints the message."""
 
     def __init__(self, message: str) -> None:
         super().__init__(0)
@@ -34,7 +35,7 @@ def changes(stored: Mapping[str, Any], config: DictConfig, free: Collection[str]
         line = f"{key}: {'null' if old is None else old} → {'null' if new is None else new}"
         if key in FREE_KEYS or key in free:
             allowed.append(line)
-        elif key.split(".")[0] not in FREE_GROUPS:
+        elif key.split(".")[0] not in FREE_GROUPS or key in EPOCH_KEYS:
             refused.append(line)
         elif key in ("run_dir", "run_name") or new not in [str(old).replace(*pair) for pair in moved]:
             allowed.append(line)
@@ -42,16 +43,16 @@ def changes(stored: Mapping[str, Any], config: DictConfig, free: Collection[str]
 
 
 def _comparable(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by dotted key, such that a difference to `other` that a reader takes for one is one."""
+    """Values by dotted key, so that equal settings compare equal to those of `other` however they are written."""
     groups = dict(config)
     for group in ("module", "datamodule"):
-        own, others = groups.get(group) or {}, other.get(group) or {}
-        same_class = own.get("class_path") == others.get("class_path")
-        groups[group] = own if same_class else {"class_path": own.get("class_path")}
+        node, other_node = groups.get(group) or {}, other.get(group) or {}
+        same_class = node.get("class_path") == other_node.get("class_path")
+        groups[group] = node if same_class else {"class_path": node.get("class_path")}
     for group in ("logger", "callbacks"):
-        own, others = groups.get(group) or {}, other.get(group) or {}
-        unlike = [name for name in own | others if bool(own.get(name)) != bool(others.get(name))]
-        groups[group] = {**own, **{name: "on" if own.get(name) else "off" for name in unlike}}
+        nodes, other_nodes = groups.get(group) or {}, other.get(group) or {}
+        switched = [name for name in nodes | other_nodes if bool(nodes.get(name)) != bool(other_nodes.get(name))]
+        groups[group] = {**nodes, **{name: "on" if nodes.get(name) else "off" for name in switched}}
     return _leaves(groups)
 
 

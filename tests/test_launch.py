@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import train
+from callbacks.ranks_agree import CheckRanksAgree
 from cli.loader import load_config
 from experiment import ranks
 from tests import test_resume as resume
@@ -165,8 +166,8 @@ def test_a_run_goes_on_with_more_processes_and_other_callbacks(tmp_path):
     lines = log.read_text().splitlines()
     for change in ("trainer.devices: 1 → 2", "callbacks.images.num_images: 4 → 6"):
         assert sum(line.endswith(f"last.ckpt: {change}") for line in lines) == 1, lines
-    card = json.loads((run / "run.json").read_text())
-    assert card["status"] == "finished" and len(card["starts"]) == 2
+    manifest = json.loads((run / "run.json").read_text())
+    assert manifest["status"] == "finished" and len(manifest["starts"]) == 2
 
 
 # --- torchrun ------------------------------------------------------------------------------------------------------------
@@ -202,17 +203,6 @@ def test_torchrun_on_two_nodes(tmp_path, processes, paused, straight):
 # --- SLURM ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def scontrol(tmp_path):
-    """A folder for PATH with an scontrol that writes down how it was called."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    script = folder / "scontrol"
-    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.log\n')
-    script.chmod(0o755)
-    return f"{folder}{os.pathsep}{os.environ['PATH']}"
-
-
 def slurm(rank: int, port: int, **more: str) -> dict[str, str]:
     """What srun sets on two nodes with one task each. The port is SLURM's job number in practice."""
     names = {"JOB_ID": JOB, "JOB_NAME": "handful", "NTASKS": 2, "NTASKS_PER_NODE": 1, "NNODES": 2, "PROCID": rank,
@@ -226,21 +216,15 @@ def entries() -> set[Path]:
 
 
 @pytest.mark.slow
-def test_a_preempted_slurm_job_is_requeued_and_goes_on(tmp_path, processes, paused, scontrol, straight):
-    """As SLURM does it: USR1 to all tasks, after the requeueing TERM, a second start of the same script; one W&B run."""
+def test_a_requeued_slurm_job_is_resumed(tmp_path, processes, paused, straight):
+    """As SLURM does it: TERM to all tasks, then a second start of the same script; one W&B run."""
     run_dir, before_all = tmp_path / "run", entries()
     words = [*TINY, f"run_dir={run_dir}", "trainer.num_nodes=2", "trainer.devices=1", "resume=auto"]
-    port, environment = free_port(), {"PATH": scontrol, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    port, environment = free_port(), {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     tasks = [
         processes.start([sys.executable, *paused("01"), *words], **slurm(rank, port, **environment)) for rank in range(2)
     ]
-    for pid in waiting(tmp_path, "01"):
-        os.kill(pid, signal.SIGUSR1)
-    log, deadline = tmp_path / "scontrol.log", time.monotonic() + PATIENCE
-    while not (log.exists() and log.read_text()):
-        assert time.monotonic() < deadline, "nobody called scontrol"
-        time.sleep(0.05)
-    assert all(task.poll() is None for task in tasks)  # it is SLURM that ends them
+    waiting(tmp_path, "01")
     for task in tasks:
         task.terminate()
     outputs = []
@@ -248,8 +232,7 @@ def test_a_preempted_slurm_job_is_requeued_and_goes_on(tmp_path, processes, paus
         code, output = outcome(task)
         assert code == 128 + signal.SIGTERM, output
         outputs.append(output)
-    assert log.read_text().splitlines() == [f"requeue {JOB}"]
-    assert f"scontrol requeue {JOB}: done" in outputs[0] and "Last checkpoint" in outputs[0]
+    assert "Last checkpoint" in outputs[0]
     assert "Traceback" not in "".join(outputs)
     before = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
     assert before["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == 3  # lost: nothing but the running epoch
@@ -268,35 +251,7 @@ def test_a_preempted_slurm_job_is_requeued_and_goes_on(tmp_path, processes, paus
     folders = [path.name for path in run_dir.glob("wandb/offline-run-*")]
     assert len(folders) == 2 and all(name.endswith(f"-{wandb_id}") for name in folders)
     runs = {path.name for path in tmp_path.iterdir() if path.is_dir()}
-    assert runs == {"run", "bin"} and entries() <= before_all
-
-
-def test_a_failed_requeue_is_told_and_does_not_end_the_training(tmp_path, monkeypatch, capfd):
-    from cli.signals import StopSignals
-
-    for key, value in slurm(0, 0, PATH=str(tmp_path)).items():
-        monkeypatch.setenv(key, value)
-    before = signal.getsignal(signal.SIGUSR1)
-    with StopSignals():
-        os.kill(os.getpid(), signal.SIGUSR1)
-        monkeypatch.setenv("SLURM_PROCID", "1")
-        os.kill(os.getpid(), signal.SIGUSR1)
-    assert signal.getsignal(signal.SIGUSR1) == before
-    message = capfd.readouterr().err
-    assert message.count(f"scontrol requeue {JOB}: failed") == 1 and "goes on" in message
-
-
-def test_a_job_is_requeued_once_however_often_it_is_warned(tmp_path, monkeypatch, scontrol):
-    from cli.signals import StopSignals
-
-    for key, value in slurm(0, 0, PATH=scontrol).items():
-        monkeypatch.setenv(key, value)
-    before = signal.getsignal(signal.SIGUSR1)
-    with StopSignals():
-        for _ in range(3):
-            os.kill(os.getpid(), signal.SIGUSR1)
-    assert (tmp_path / "scontrol.log").read_text().splitlines() == [f"requeue {JOB}"]
-    assert signal.getsignal(signal.SIGUSR1) == before
+    assert runs == {"run"} and entries() <= before_all
 
 
 # --- what is shipped -----------------------------------------------------------------------------------------------------
@@ -323,11 +278,82 @@ def test_shipped_scripts_start_train_py_with_words_that_it_takes(tmp_path, scrip
     assert config.run_name == "birds" and list(config.datamodule.image_size) == [192, 256]
 
 
+class Batch:
+    """configs/launch/slurm.sbatch in a process of its own, with stand-ins for scontrol, which fails `failures` times, and for
+    srun, which ends with the code that the file `end` holds once it is there."""
+
+    def __init__(self, folder: Path, processes: Processes, failures: int = 0, **environment: str) -> None:
+        self.folder = folder
+        commands = {
+            "scontrol": f'echo "$@" >> {folder}/calls\n[ "$(wc -l < {folder}/calls)" -gt {failures} ]',
+            "srun": f"touch {folder}/begun\nwhile [ ! -f {folder}/end ]; do sleep 0.02; done\nexit $(cat {folder}/end)",
+        }
+        for name, body in commands.items():
+            (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+            (folder / name).chmod(0o755)
+        job = {"SLURM_JOB_ID": JOB, "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_CPUS_PER_TASK": "1"}
+        path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+        self.process = processes.start(["bash", "configs/launch/slurm.sbatch"], **job | {"PATH": path} | environment)
+        self.until(lambda: (folder / "begun").exists())
+
+    def until(self, condition) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline and self.process.poll() is None
+            time.sleep(0.02)
+
+    def calls(self) -> list[str]:
+        file = self.folder / "calls"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def warn(self, expected: int) -> None:
+        """Signals the script as SLURM does until it has made so many calls of scontrol; once, if it has made them."""
+        if len(self.calls()) == expected:
+            self.process.send_signal(signal.SIGUSR1)
+            time.sleep(0.3)
+        while len(self.calls()) < expected:
+            self.process.send_signal(signal.SIGUSR1)
+            time.sleep(0.3)
+            assert self.process.poll() is None
+
+    def end(self, code: int) -> tuple[int, str]:
+        (self.folder / "code").write_text(str(code))
+        (self.folder / "code").rename(self.folder / "end")
+        return outcome(self.process)
+
+
+@pytest.mark.parametrize("code", [0, 1, 143])
+def test_the_batch_script_ends_with_the_code_of_the_training(tmp_path, processes, code):
+    batch = Batch(tmp_path, processes)
+    assert batch.end(code) == (code, "") and batch.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("more", "job"),
+    [({}, JOB), ({"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, "12_3")],
+    ids=["job", "array"],
+)
+def test_the_batch_script_requeues_its_job_once_and_the_training_goes_on(tmp_path, processes, more, job):
+    batch = Batch(tmp_path, processes, **more)
+    batch.warn(1)
+    batch.warn(1)
+    assert batch.end(143) == (143, "") and batch.calls() == [f"requeue {job}"]
+
+
+def test_a_failed_requeue_is_reported_and_tried_again(tmp_path, processes):
+    batch = Batch(tmp_path, processes, failures=1)
+    batch.warn(1)
+    batch.warn(2)
+    code, output = batch.end(0)
+    assert code == 0 and output.count("requeueing failed; the training goes on") == 1
+    assert batch.calls() == [f"requeue {JOB}"] * 2
+
+
 def test_the_sbatch_file_asks_for_what_train_py_needs():
     lines = (ROOT / "configs/launch/slurm.sbatch").read_text().splitlines()
     asked = [line.removeprefix("#SBATCH --").split("#")[0].strip() for line in lines if line.startswith("#SBATCH")]
     options = dict(words.partition("=")[::2] for words in asked)
-    assert options["signal"].startswith("USR1@") and "requeue" in options  # USR1 to the tasks, not to the batch shell (B:)
+    assert options["signal"].startswith("B:USR1@") and "requeue" in options  # to the batch shell, whose trap requeues
     assert options["ntasks-per-node"] == options["gpus-per-node"]
     assert options["job-name"] not in ("bash", "interactive")
 
@@ -364,7 +390,7 @@ class OtherFacts(lightning.Callback):
     """Makes rank 1 believe that it has another checkpoint."""
 
     def setup(self, trainer, module, stage):
-        own = next(callback for callback in trainer.callbacks if isinstance(callback, ranks.Ranks))
+        own = next(callback for callback in trainer.callbacks if isinstance(callback, CheckRanksAgree))
         if trainer.global_rank == 1:
             own.facts["checkpoint"] = "elsewhere/last.ckpt"
 

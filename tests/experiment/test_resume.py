@@ -213,6 +213,8 @@ def test_the_same_configuration_has_no_changes():
         ("datamodule.root=c", "datamodule.root: a → c"),
         ("datamodule.flip=true", "datamodule.flip: False → True"),
         ("seed=1", "seed: 0 → 1"),
+        ("trainer.limit_train_batches=3", "trainer.limit_train_batches: null → 3"),
+        ("trainer.overfit_batches=2", "trainer.overfit_batches: null → 2"),
     ],
 )
 def test_another_training(word, line):
