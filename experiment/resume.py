@@ -74,10 +74,12 @@ def find_resume(resume: str | None, run_dir: str | Path) -> StoredCheckpoint | N
     # only because the folder was copied hold fewer epochs. A copy without last.ckpt says nothing about the order.
     files.sort(key=lambda file: (file.stat().st_mtime_ns, file.name == "last.ckpt"), reverse=True)
     last = next((i for i, file in enumerate(files) if file.name == "last.ckpt"), len(files) - 1)
-    newest, damaged = None, []
+    newest, damaged, inodes = None, [], set()
     for i, file in enumerate(files):
-        if newest and (i > last or file.samefile(newest.path)):
+        inode = file.stat().st_dev, file.stat().st_ino
+        if inode in inodes or (newest and i > last):
             continue
+        inodes.add(inode)
         try:
             stored = _load_resumable(file)
         except UserError as error:
@@ -89,7 +91,7 @@ def find_resume(resume: str | None, run_dir: str | Path) -> StoredCheckpoint | N
         reasons = "\n".join(damaged)
         raise UserError(f"{run_dir}: no checkpoint to resume from:\n{reasons}\nA new run: run_name=… resume=null.")
     for reason in damaged:
-        log_rank_zero(f"warning: {reason} Resuming from {newest.path}.")
+        log_rank_zero(f"warning: {reason.removesuffix('.')}. Resuming from {newest.path}.")
     return newest
 
 

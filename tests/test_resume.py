@@ -1,10 +1,11 @@
-"""A run that is killed and goes on ends as one that was never stopped, to the last bit; one that is told to end does so.
+"""A run that is killed and resumed ends as one that was never stopped, to the last bit; signals end a run.
 
 Runs are forked: a child is really killed, at no cost for imports. It leads a process group of its own, so that a kill hits
 all of its ranks at once, as a loss of power would.
 """
 
 import csv
+import io
 import json
 import os
 import random
@@ -20,9 +21,12 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies.launchers import multiprocessing
 from PIL import Image
 
+import callbacks.stage_checkpoint
+import core.files
 import experiment.checkpoint
 import train
 from cli.loader import load_config
@@ -35,12 +39,15 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = {path.stem: path for path in YAMLS}
 CLASSES = {name: find_class(load_config([str(path)]).module.class_path, ["modules."]) for name, path in CONFIGS.items()}
 TRAINABLE = [name for name in CONFIGS if not issubclass(CLASSES[name], BankModule)]
-METHODS = {"singan", *{CLASSES[name]: name for name in reversed(TRAINABLE)}.values()}  # and the first YAML of each class
+SCHEDULE = {"training_step", "stage_optimizers", "stage_modules", "enter_stage"}
+HEADS = {CLASSES[name]: name for name in sorted(TRAINABLE, key=len, reverse=True) if SCHEDULE & vars(CLASSES[name]).keys()}
+HEADS = sorted(HEADS.values())  # of each class that trains or schedules by itself the YAML with the shortest name
 DRAWN = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
 PATIENCE = 240  # seconds for what takes a few on an idle machine
 QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.progress=null", "trainer.enable_progress_bar=false",
          "callbacks.images.num_images=4"]  # fmt: skip
 MEASURED = {"fewgan": ["callbacks.metrics.num_images=4", "callbacks.metrics.metrics=[pixel_diversity]"]}
+LONG = ["module.epochs_per_stage=1000", "callbacks.images=null"]
 TWO = ["trainer.devices=2", "trainer.strategy=ddp_fork", "datamodule.batch_size=1"]
 
 
@@ -138,21 +145,21 @@ def while_a_checkpoint_is_written(trainer, module) -> None:
     experiment.checkpoint.torch = type("Torch", (), {"save": staticmethod(half)})
 
 
-def die_before(file: str, trainer) -> None:
-    save = trainer.strategy.checkpoint_io.save_checkpoint
+def die_before_the_name(name: str) -> None:
+    """Before a file gets another name that begins so."""
 
-    def killing(content, path, storage_options=None):
-        die() if Path(path).name.startswith(file) else save(content, path, storage_options)
+    def link(source, target):
+        die() if Path(target).name.startswith(name) else core.files.atomic_link(source, target)
 
-    trainer.strategy.checkpoint_io.save_checkpoint = killing
-
-
-def between_the_two_files_of_an_epoch(trainer, module) -> None:
-    die_before("last", trainer)
+    callbacks.stage_checkpoint.atomic_link = link
 
 
-def between_the_files_of_a_stage(trainer, module) -> None:
-    die_before("stage_" if hasattr(module, "stage_at") else "last", trainer)
+def between_the_names_of_an_epoch(trainer, module) -> None:
+    die_before_the_name("last")
+
+
+def between_the_names_of_a_stage(trainer, module) -> None:
+    die_before_the_name("stage_")
 
 
 def when_a_stage_has_begun(trainer, module) -> None:
@@ -179,7 +186,7 @@ def after_the_last_checkpoint(trainer, module) -> None:
     trainer.callbacks.insert(0, Killer(on_train_end=die))
 
 
-INSTANTS = [within_an_epoch, while_a_checkpoint_is_written, between_the_two_files_of_an_epoch, between_the_files_of_a_stage,
+INSTANTS = [within_an_epoch, while_a_checkpoint_is_written, between_the_names_of_an_epoch, between_the_names_of_a_stage,
             when_a_stage_has_begun]  # fmt: skip
 
 
@@ -232,7 +239,10 @@ def differences(first: Path, second: Path) -> list[str]:
     return found + [name for name in pictures[0].keys() & pictures[1].keys() if pictures[0][name] != pictures[1][name]]
 
 
-def check_chain(name: str, folder: Path, instants: list[Callable], *more: str) -> None:
+def kill_chain(name: str, folder: Path, instants: list[Callable], processes: int = 1) -> None:
+    """Asserts that a training of the YAML `name` that is killed at these instants, one after the other, then at random and
+    after its last checkpoint, ends as one that was never killed."""
+    more = TWO if processes == 2 else []
     straight, killed, log = folder / "straight", folder / "killed", folder / "log"
     begin = time.monotonic()
     assert wait(start(words(name, straight, *more), log)) == 0, log.read_text()
@@ -240,26 +250,39 @@ def check_chain(name: str, folder: Path, instants: list[Callable], *more: str) -
     assert len(list(straight.glob("images/samples_*.png"))) > 1
     for instant in instants:
         assert wait(start(words(name, killed, *more), log, instant)) == -signal.SIGKILL, (instant, log.read_text())
+        assert_usable(killed)
     if killed_at_random(words(name, killed, *more), log, seconds):
         code = wait(start(words(name, killed, *more), log, after_the_last_checkpoint))
         assert code in (-signal.SIGKILL, 0), log.read_text()  # 0: killed as it ended by itself
     assert wait(start(words(name, killed, *more), log)) == 0, log.read_text()
     assert not differences(straight, killed)
     assert not list(killed.glob("**/*.draft"))
-    for file in killed.glob("checkpoints/*"):
+    assert_usable(killed)
+
+
+def assert_usable(run: Path) -> None:
+    """Every checkpoint is whole, last.ckpt too, if there is any."""
+    files = list(run.glob("checkpoints/*.ckpt"))
+    for file in files:
         torch.load(file, weights_only=True)
+    assert len(files) < 2 or run / "checkpoints/last.ckpt" in files
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", HEADS)
 def test_a_run_killed_again_and_again_ends_like_the_straight_one(name, tmp_path):
-    """At every kind of instant, at random, and before the last pictures; other YAMLs of a method at two kinds only. One is
-    measured as it trains."""
-    check_chain(name, tmp_path, INSTANTS if name in METHODS else INSTANTS[1::2])
+    """At every kind of instant. One method is measured as it trains."""
+    kill_chain(name, tmp_path, INSTANTS)
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", HEADS)
 def test_two_processes_killed_end_like_the_straight_two(name, tmp_path):
-    check_chain(name, tmp_path, INSTANTS[1:] if name in METHODS else INSTANTS[1::2], *TWO)
+    kill_chain(name, tmp_path, INSTANTS[1::2], processes=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HEADS)
+def test_two_processes_killed_at_the_other_instants_end_like_the_straight_two(name, tmp_path):
+    kill_chain(name, tmp_path, INSTANTS[::2], processes=2)
 
 
 # --- finished, extended, changed ----------------------------------------------------------------------------------------
@@ -296,7 +319,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(name, finished, monkeypatch, 
     before, arguments = times(run), [word for word in words(name, run) if word != "logger.wandb=null"]
     assert train.main(arguments) == 0
     output = capsys.readouterr()
-    assert "finished" in output.out and "nothing is left" in output.out and "logger.wandb: off → on" in output.err
+    assert "training already finished" in output.out and "logger.wandb: off → on" in output.err
     assert ("module.epochs_per_stage" in output.out) == (name == "fewgan")
     assert train.main([*arguments, "--dry-run"]) == 0
     assert times(run) == before
@@ -314,25 +337,107 @@ def test_a_finished_run_can_be_extended(name, tmp_path):
 
 
 def test_a_run_that_patience_has_ended_is_finished_and_a_larger_patience_extends_it(tmp_path, capsys):
-    """All epochs are equal in the chosen values, so that the best stays the first one measured."""
-    log, best = tmp_path / "log", "callbacks.best.class_path=callbacks.best_checkpoint.BestCheckpoint"
-    same = [f"callbacks.best.{key}" for key in ("quality=val/copies", "diversity=val/copies", "copies_above=2")]
-    options = [best, f"callbacks.best.dirpath={tmp_path}/run/checkpoints", *same, "module.epochs_per_stage=[2,2,6]"]
+    """The monitored value is the same in all epochs, so that the best stays the first one measured."""
+    log, stop = tmp_path / "log", "callbacks.stop.class_path=lightning.pytorch.callbacks.EarlyStopping"
+    options = [stop, "callbacks.stop.monitor=val/copies", "callbacks.stop.strict=false", "module.epochs_per_stage=[2,2,6]"]
     arguments = words("fewgan", tmp_path / "run", *options, "module.prior_patience=9")
-    assert wait(command([*arguments, "callbacks.best.patience=1"], log)) == 0, log.read_text()
+    assert wait(command([*arguments, "callbacks.stop.patience=1"], log)) == 0, log.read_text()
     before, done = times(tmp_path / "run"), json.loads((tmp_path / "run/run.json").read_text())["epoch"]
-    assert train.main([*arguments, "callbacks.best.patience=1"]) == 0
-    assert "nothing is left to do. To extend it: a larger callbacks.best.patience." in capsys.readouterr().out
+    assert train.main([*arguments, "callbacks.stop.patience=1"]) == 0
+    assert "training already finished" in (output := capsys.readouterr().out)
+    assert "To extend it: a larger callbacks.stop.patience." in output
     assert times(tmp_path / "run") == before
-    assert wait(command([*arguments, "callbacks.best.patience=2"], log)) == 0, log.read_text()
+    assert wait(command([*arguments, "callbacks.stop.patience=2"], log)) == 0, log.read_text()
     assert json.loads((tmp_path / "run/run.json").read_text())["epoch"] == done + 1
+
+
+# --- cut, locked, left over ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", ["trainer.max_steps=35", "trainer.max_steps=50", "max_time"])
+def test_an_epoch_that_is_cut_short_leaves_nothing(limit, tmp_path, capsys, monkeypatch):
+    """The time is up in the middle of the sixth batch of 4 in each epoch; SinGAN's batch is six optimizer steps."""
+    arguments = words("singan", tmp_path / "run", "trainer.devices=1")
+    if limit == "max_time":
+        limit = "trainer.max_time=00:01:00:00"
+        monkeypatch.setattr(Timer, "time_elapsed", lambda self, *stage: 3700.0 * (self.batches > 5))
+        monkeypatch.setattr(Timer, "batches", 0, raising=False)
+        count = lambda self, *_: (setattr(self, "batches", self.batches + 1), self._check_time_remaining(_[0]))  # noqa: E731
+        monkeypatch.setattr(Timer, "on_train_batch_end", count)
+    assert train.main([*arguments, limit]) == 124
+    assert "Ended by a limit of the trainer (exit code 124)" in (message := capsys.readouterr().err)
+    epochs = [int(file.stem[-4:]) for file in tmp_path.glob("run/checkpoints/epoch_*.ckpt")]
+    assert ("resume=auto" in message) == bool(epochs)
+    manifest = json.loads((tmp_path / "run/run.json").read_text())
+    assert manifest["status"] == "interrupted" and manifest["epoch"] == len(epochs)
+    assert len(list(tmp_path.glob("run/images/samples_*.png"))) == len(epochs)
+    monkeypatch.undo()
+    assert train.main(arguments) == 0
+    assert train.main(words("singan", tmp_path / "straight", "trainer.devices=1")) == 0
+    assert not differences(tmp_path / "straight", tmp_path / "run")
+
+
+@pytest.mark.parametrize("resumes", ["auto", "null"])
+def test_a_second_process_in_a_run_folder_is_refused(resumes, tmp_path, capsys):
+    """Until the first one ends, however it does."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    pid = command(words("singan", run, *LONG), log)
+    until(lambda: list(run.glob("checkpoints/*.ckpt")), PATIENCE, "no checkpoint came")
+    before = times(run / "checkpoints")
+    assert train.main(words("singan", run, f"resume={resumes}")) == 2
+    message = capsys.readouterr().err
+    assert f"{run} is in use by process {pid} on " in message and message.count("\n") == 1
+    os.killpg(pid, signal.SIGKILL)
+    assert wait(pid) == -signal.SIGKILL and before.keys() <= times(run / "checkpoints").keys()
+    assert train.main(words("singan", run, "resume=auto", "trainer.max_epochs=1")) == 0
+
+
+def test_results_of_a_run_that_left_no_checkpoint_are_no_results_of_the_next(tmp_path, capsys):
+    run, log = tmp_path / "run", tmp_path / "log"
+    none, often = "callbacks.checkpoint=null", "trainer.log_every_n_steps=1"
+    assert wait(command(words("singan", run, none, often, "trainer.max_epochs=3"), log)) == 0, log.read_text()
+    assert not list(run.glob("**/*.ckpt")), "Lightning has written its own"
+    assert "evaluate.py" not in log.read_text() and "metrics.csv" in log.read_text()
+    first = table(run / "metrics.csv")
+    assert train.main(words("singan", run, "resume=null", "seed=5", often, "trainer.max_epochs=1", "trainer.devices=1")) == 0
+    assert "moved to" in capsys.readouterr().err and table(run / "previous_1/metrics.csv") == first
+    assert {row["epoch"] for row in table(run / "metrics.csv")} == {"0"}
+    assert {file.stem[-4:] for file in run.glob("images/*.png")} == {"0000"}
+
+
+def test_a_run_whose_checkpoints_lie_on_another_disk_is_not_overwritten(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir(), (tmp_path / "disk").mkdir()
+    (run / "checkpoints").symlink_to(tmp_path / "disk")
+    arguments = words("singan", run, "trainer.max_epochs=1", "trainer.devices=1", "resume=null")
+    assert train.main(arguments) == 0
+    before = times(tmp_path)
+    assert train.main(arguments) == 2
+    assert f"{run} holds a run" in capsys.readouterr().err and times(tmp_path) == before
+
+
+def test_a_checkpoint_is_opened_once_for_a_resume(finished, tmp_path, monkeypatch, capsys):
+    run, opened = tmp_path / "run", []
+    shutil.copytree(finished("singan"), run)
+    (run / "run.json").write_text(json.dumps({"status": "running"}))
+    true_open = io.open
+
+    def counting(file, *arguments, **options):
+        if str(file).endswith(".ckpt"):
+            opened.append(Path(file).name)
+        return true_open(file, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", counting)  # pathlib's
+    monkeypatch.setattr("builtins.open", counting)
+    assert train.main(words("singan", run, "trainer.devices=1")) == 0
+    assert opened.count("last.ckpt") == 1 and "epoch_0005.ckpt" not in opened
 
 
 def test_a_stage_that_is_done_cannot_be_longer(finished, capsys):
     run = finished("fewgan")
     before = times(run)
     assert train.main(words("fewgan", run, "module.epochs_per_stage=[3,2,2]")) == 2
-    assert "module.epochs_per_stage would change the past" in capsys.readouterr().err
+    assert "module.epochs_per_stage changes stages that are already trained" in capsys.readouterr().err
     assert times(run) == before
 
 
@@ -377,9 +482,7 @@ def test_a_run_with_a_damaged_last_file_goes_on_from_the_one_before(finished, tm
     assert not differences(finished("fewgan"), run)
 
 
-# --- told to end --------------------------------------------------------------------------------------------------------
-
-LONG = ["module.epochs_per_stage=1000", "callbacks.images=null"]
+# --- signals ------------------------------------------------------------------------------------------------------------
 
 
 def group_size(group: int) -> int:
@@ -396,14 +499,14 @@ def check_ending(pid: int, run: Path, log: Path, signum: int, processes: int, wh
         os.killpg(pid, signal.SIGKILL)
         raise
     assert wait(pid) == 128 + signum, log.read_text()
-    told = [line for line in log.read_text().splitlines() if signal.Signals(signum).name in line]
-    assert len(told) == 1 and f"exit code {128 + signum}" in told[0], log.read_text()
-    assert str(run / "checkpoints") in told[0] and "resume=auto" in told[0]
+    lines = [line for line in log.read_text().splitlines() if signal.Signals(signum).name in line]
+    assert len(lines) == 1 and f"exit code {128 + signum}" in lines[0], log.read_text()
+    assert str(run / "checkpoints") in lines[0] and "resume=auto" in lines[0]
     assert "Traceback" not in log.read_text()
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
 
 
-@pytest.mark.parametrize(("signum", "whole_group"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)])
+@pytest.mark.parametrize(("signum", "whole_group"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, True)])
 def test_a_signal_ends_the_run_and_its_workers(signum, whole_group, tmp_path):
     """A terminal sends to the group, `kill` to the process. The run then goes on from its last whole epoch."""
     run, log = tmp_path / "run", tmp_path / "log"
