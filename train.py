@@ -118,7 +118,7 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
     callbacks += [build(node) for node in (config.callbacks or {}).values() if node]
     callbacks += [ConfigSnapshot(config), manifest := RunManifest(config, module, stored), TerminateAllRanks()]
     objects = {"logger": loggers, "callbacks": callbacks, "plugins": [AtomicCheckpointIO(stored), *cluster_plugins()]}
-    if config.trainer.get("enable_checkpointing") is None:  # without a checkpoint callback Lightning would add its own
+    if "enable_checkpointing" not in config.trainer:  # without a checkpoint callback Lightning would add its own
         objects["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
     trainer = check_world_size(build(config.trainer, **objects))
     check_port(trainer)
