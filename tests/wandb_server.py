@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 COMMAND = shutil.which("openwandb", path=f"{sys.prefix}/wandb-server/bin{os.pathsep}{os.environ['PATH']}")
-PATIENCE = 240  # seconds for what takes a few on an idle machine
+PATIENCE = 600  # seconds for what takes a few on an idle machine
 
 
 def until(condition, reason: str, pause: float = 0.1) -> Any:

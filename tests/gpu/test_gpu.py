@@ -21,10 +21,12 @@ from tests.gpu.training import (
     distance,
     fit,
     fit_all_stages,
+    toy_rank,
     two_ranks_environment,
     weights,
 )
 from tests.test_contract import tiny
+from tests.test_distributed import Toy
 
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 RESUME_TOLERANCE = 0.1  # of the way that the weights go in the repeated epoch; 0 on the CPU
@@ -128,24 +130,40 @@ def test_samples_of_the_device_are_those_of_the_cpu(case, trained, monkeypatch):
     assert images[0].std() > 0 and difference <= (SAMPLE_TOLERANCE if case.device == "cuda" else 0)
 
 
-def test_two_processes_on_one_device_end_equal(case, tmp_path):
-    if case.is_bank:
-        pytest.skip("trains in one process only")
+def on_two_ranks(kind, files, device, *arguments):
+    """Weights of two gloo processes that share the device."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    files = [tmp_path / f"{rank}.pt" for rank in range(2)]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.gpu.training", file, case.device, case.path, tmp_path / "run", *case.sizes],
-            cwd=ROOT, env=two_ranks_environment(rank, port), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [sys.executable, "-m", "tests.gpu.training", kind, file, device, *arguments], cwd=ROOT, text=True,
+            env=two_ranks_environment(rank, port), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for rank, file in enumerate(files)
     ]  # fmt: skip
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    first, second = (torch.load(file, weights_only=True) for file in files)
+    return [torch.load(file, weights_only=True) for file in files]
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_device_end_equal(case, tmp_path):
+    if case.is_bank:
+        pytest.skip("trains in one process only")
+    files = [tmp_path / "0.pt", tmp_path / "1.pt"]
+    first, second = on_two_ranks("published", files, case.device, case.path, tmp_path / "run", *case.sizes)
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+def test_two_processes_on_one_device_equal_one_with_the_joined_batch(device, tmp_path):
+    toy_rank(tmp_path / "joined.pt", device, "1")
+    joined = torch.load(tmp_path / "joined.pt", weights_only=True)
+    first, second = on_two_ranks("toy", [tmp_path / "0.pt", tmp_path / "1.pt"], device, "2")
+    assert distance(first, second) == 0 and distance(first, joined) < 1e-9
+    assert distance(joined, Toy().state_dict()) > 0.01
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

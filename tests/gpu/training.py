@@ -13,9 +13,11 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 import train
 from cli.loader import load_config
 from core.build import find_class
+from datamodules.synthetic import SyntheticDataModule
 from experiment.checkpoint import read_checkpoint
 from experiment.cost import PeakMemory
 from modules.bank import BankModule
+from tests.test_distributed import Toy
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = sorted(path for size in (250, 256) for path in ROOT.glob(f"configs/*_{size}.yaml"))
@@ -116,13 +118,31 @@ def two_ranks_environment(rank: int, port: int) -> dict[str, str]:
     return {**os.environ, **{key: str(value) for key, value in names.items()}}
 
 
-def rank_main(file: str, device: str, path: str, run_dir: str, *sizes: str) -> None:
-    """One of two gloo processes: a few iterations, then the weights into a file."""
-    StrategyRegistry.register("gloo", DDPStrategy, process_group_backend="gloo")
+def published_rank(file: str, device: str, path: str, run_dir: str, *sizes: str) -> None:
+    """One of two gloo processes that train a published configuration: a few iterations, then the weights into a file."""
     words = ["trainer.strategy=gloo", "trainer.num_nodes=2", "trainer.max_epochs=1"]
     _, module = fit(Case(Path(path), device, sizes), Path(run_dir), *words, batches=2)
+    save_weights(module, file)
+
+
+def toy_rank(file: str, device: str, ranks: str) -> None:
+    """One of `ranks` processes that train a toy method in 64 bits with batches of four images in all."""
+    trainer = lightning.Trainer(
+        accelerator="gpu" if device == "cuda" else "cpu", devices=1, num_nodes=int(ranks), max_epochs=2, logger=False,
+        strategy="gloo" if int(ranks) > 1 else "auto", enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0,
+    )  # fmt: skip
+    lightning.seed_everything(0, verbose=False)
+    module = Toy()
+    data = SyntheticDataModule([16, 20], batch_size=4 // int(ranks), samples_per_epoch=8, num_images=5)
+    trainer.fit(module, data)
+    save_weights(module, file)
+
+
+def save_weights(module: lightning.LightningModule, file: str) -> None:
     torch.save({key: value.cpu() for key, value in module.state_dict().items()}, file)
 
 
 if __name__ == "__main__":
-    rank_main(*sys.argv[1:])
+    StrategyRegistry.register("gloo", DDPStrategy, process_group_backend="gloo")
+    {"published": published_rank, "toy": toy_rank}[sys.argv[1]](*sys.argv[2:])
