@@ -92,6 +92,7 @@ class Task(ABC):
             raise UserError(f"task {self.name}: this {method} cannot draw images yet, its training ended in {stage}")
 
     def output_size(self, module: GenerativeModule) -> tuple[int, int]:
+        """Height and width of the images, for the check of the memory."""
         return tuple(self.size or module.image_size)
 
     def _sizes(self) -> str:

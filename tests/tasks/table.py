@@ -21,6 +21,10 @@ PAGE = """# Tasks
 What a trained checkpoint can be used for. All keys of a task, with their defaults, are in `configs/tasks/TASK.yaml`;
 options that only some methods have are set by `task.options.NAME=VALUE`. Results and `TASK.json` (checkpoint, settings, list of
 files) go to `out`, by default `tasks/TASK` in the run folder; the next call of the same task there replaces its earlier files.
+Either all files are written or none. Sizes that exceed the memory are refused before anything is computed.
+
+Image i depends on `task.seed` and i alone, not on the number of images or the batch size.
+
 This page is generated: `python -m tests.tasks.table`.
 """
 

@@ -91,7 +91,7 @@ def test_unreadable_files(tmp_path):
         (tmp_path, "is a folder"),
         (tmp_path / "text.png", "task.image=.*text.png: not an image"),
         (tmp_path / "cut.png", "cut.png: not an image that can be read"),
-        (beyond, "from 70000 to 70000, understood are 0 to 65535"),
+        (beyond, "gray values 70000 to 70000 are outside the supported range 0 to 65535"),
     ):
         with pytest.raises(ValueError, match=words):
             read_image(str(path))
