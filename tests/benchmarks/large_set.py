@@ -7,7 +7,8 @@ which sets up the data module with its default `max_memory_gib`, checks the imag
 one-stage GAN for 100 iterations of 8 images with two loader workers. Prints a JSON object for each: seconds of the start and
 of the training, and the peak memory in MB of the process and of its largest worker.
 
-Measured on 2 cores: to be measured.
+Measured with 30,000 images on 2 shared cores (load average 16): the process 1,028 MB at most, of which 805 MB are imports,
+each of the two workers 543 MB, together 2.1 GB; a second start takes 21 s under that load.
 """
 
 import json
