@@ -20,7 +20,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cli.build import build
-from cli.environment import configure_openmp, filter_warnings, protect_output
+from cli.environment import configure_openmp, filter_warnings, protect_output, use_short_temporary_folder
 from cli.errors import report_user_errors
 from cli.evaluation import output_folder, rebuild, report_config, split_arguments, stored_config, task_config
 from cli.reference import help_text
@@ -99,6 +99,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__.strip())
         return 0
     configure_openmp()
+    use_short_temporary_folder()
     protect_output()
     filter_warnings()
     with StopSignals() as stop, report_user_errors() as errors:

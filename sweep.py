@@ -15,17 +15,21 @@ One that fails does not stop the others.
 For W&B sweeps see configs/sweeps/wandb.yaml.
 """
 
-import fcntl
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from cli.environment import protect_output
 from cli.grid import Trial, is_finished, trials
+from core.errors import UserError
+from core.lock import lock_folder
 
 TRAIN = Path(__file__).parent / "train.py"
+LOCK = "sweep.lock"  # the training locks its folder, too, but only while it runs
+INTERRUPTED = (124, 128 + signal.SIGHUP, 128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes; 124: trainer.max_time
 
 
 def main(arguments: list[str]) -> int:
@@ -40,7 +44,9 @@ def main(arguments: list[str]) -> int:
         return 2
     outcomes = {trial.label: "finished before" if is_finished(trial) else "open" for trial in grid}
     waiting = [trial for trial in grid if outcomes[trial.label] == "open" and "--dry-run" not in arguments]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: end the training, too, and say what was done
+    for signum in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: end the training, too, and print the outcomes
+        if signal.getsignal(signum) != signal.SIG_IGN:  # under nohup
+            signal.signal(signum, signal.default_int_handler)
     code = 0
     try:
         while waiting:
@@ -60,16 +66,10 @@ def take(waiting: list[Trial]) -> tuple[Trial, IO[str]]:
     """The first trial that no other process trains, or the first as soon as its process has ended; with its lock."""
     for trial in waiting:
         trial.folder.mkdir(parents=True, exist_ok=True)
-        lock = open(trial.folder / "sweep.lock", "w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return trial, lock
-        except BlockingIOError:
-            lock.close()
+        with suppress(UserError):
+            return trial, lock_folder(trial.folder, LOCK)
     print(f"Waiting for another process, which trains {waiting[0].label} in {waiting[0].folder}.", flush=True)
-    lock = open(waiting[0].folder / "sweep.lock", "w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return waiting[0], lock
+    return waiting[0], lock_folder(waiting[0].folder, LOCK, wait=True)
 
 
 def train(trial: Trial, lock: IO[str]) -> str:
@@ -83,6 +83,8 @@ def train(trial: Trial, lock: IO[str]) -> str:
             process.terminate()
             process.wait()
             raise
+    if code in INTERRUPTED:
+        return "interrupted"
     return "finished" if code == 0 else f"failed, exit code {code}"
 
 

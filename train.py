@@ -27,7 +27,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cli.build import build
-from cli.environment import configure_openmp, filter_warnings, protect_output
+from cli.environment import configure_openmp, filter_warnings, protect_output, use_short_temporary_folder
 from cli.errors import report_user_errors
 from cli.loader import load_config
 from cli.reference import help_text
@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__.strip())
         return 0
     configure_openmp()
+    use_short_temporary_folder()
     protect_output()
     filter_warnings()
     dry_run = "--dry-run" in arguments

@@ -27,6 +27,7 @@ from PIL import Image
 
 import callbacks.stage_checkpoint
 import core.files
+import evaluate
 import experiment.checkpoint
 import train
 from cli.loader import load_config
@@ -533,6 +534,25 @@ def test_a_signal_ends_a_command_with_two_ranks(signum, tmp_path):
         process = subprocess.Popen([sys.executable, "train.py", *words("singan", run, *LONG, *more)], cwd=ROOT, stdout=out,
                                    stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
     check_ending(process.pid, run, log, signum, processes=4, whole_group=signum == signal.SIGINT)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_a_measurement(signum, finished, tmp_path):
+    """At once, with one line, and nothing is written."""
+    log, begun, sample = tmp_path / "log", tmp_path / "begun", CLASSES["singan"].sample
+
+    def measure() -> int:
+        CLASSES["singan"].sample = lambda *arguments, **options: begun.touch() or sample(*arguments, **options)
+        file = str(finished("singan") / "checkpoints/last.ckpt")
+        return evaluate.main([file, "callbacks.metrics.num_images=1000000", f"out={tmp_path / 'out'}"])
+
+    pid = fork(measure, log)
+    until(lambda: begun.exists() or not alive(pid), PATIENCE, "no sample was drawn")
+    begin = time.monotonic()
+    os.kill(pid, signum)
+    assert wait(pid) == 128 + signum and time.monotonic() - begin < PATIENCE / 8, log.read_text()
+    assert log.read_text().splitlines()[-1] == f"Ended by {signum.name} (exit code {128 + signum})."
+    assert "Traceback" not in log.read_text() and not (tmp_path / "out").exists()
 
 
 def test_a_second_signal_ends_at_once(tmp_path):
