@@ -21,10 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from cli.build import build
 from cli.environment import configure_openmp, filter_warnings, protect_output, use_short_temporary_folder
-from cli.errors import report_user_errors
 from cli.evaluation import output_folder, rebuild, report_config, split_arguments, stored_config, task_config
 from cli.reference import help_text
 from cli.signals import StopSignals
+from cli.user_errors import report_user_errors
 from core.errors import UserError
 from core.files import atomic_folder
 

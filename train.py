@@ -28,10 +28,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from cli.build import build
 from cli.environment import configure_openmp, filter_warnings, protect_output, use_short_temporary_folder
-from cli.errors import report_user_errors
 from cli.loader import load_config
 from cli.reference import help_text
 from cli.signals import StopSignals, is_first_process, resume_hint
+from cli.user_errors import report_user_errors
 from core.errors import UserError
 from core.lock import lock_folder, release_locks, sign_lock
 

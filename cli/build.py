@@ -4,10 +4,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cli.errors import is_user_error
 from cli.schema import PREFIXES, complete
-from core.build import build_node
+from cli.user_errors import is_user_error
 from core.errors import Mistakes, UserError
+from core.nodes import build_node
 
 
 def build(node: DictConfig, /, **objects: Any) -> Any:

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from cli.loader import load_config, read_config
 from cli.schema import complete
-from core.build import find_class
 from core.errors import Mistakes, UserError, nearest_hint
+from core.nodes import find_class
 from core.types import PathStr
 
 CHANGEABLE = ("out", "datamodule", "callbacks.metrics", "trainer.accelerator", "trainer.devices", "task", "logger")

@@ -20,8 +20,8 @@ from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origi
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.errors import PydanticUndefinedAnnotation
 
-from core.build import is_node
 from core.errors import Mistakes, UserError, nearest_hint
+from core.nodes import is_node
 
 ROOT = Path(__file__).parent.parent
 OWN = ("modules.", "datamodules.", "callbacks.", "experiment.", "tasks.", "reports.")

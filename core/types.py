@@ -20,5 +20,5 @@ Betas = Annotated[tuple[BelowOne, BelowOne], Field(description="[beta1, beta2], 
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="int from 0 to 2^32 - 1")]  # what numpy accepts
 ImageSize = Annotated[list[PositiveInt], Field(min_length=2, max_length=2, description="[height, width], both >= 1")]
 PathStr = Annotated[str, AfterValidator(os.path.expanduser), Field(description="path")]  # ~ is expanded at load
-Node = Mapping[str, Any]  # {class_path: …, keyword: value}, built by `core.build.build_node`
-Options = Mapping[str, Any]  # keywords that a method's own signature checks, see `tasks.base`
+Node = Mapping[str, Any]  # {class_path: …, keyword: value}, built by `core.nodes.build_node`
+Options = Mapping[str, Any]  # keywords that a method's own signature checks, see `tasks.task`

@@ -1,6 +1,6 @@
 """Conditions: what a conditional generator receives about an image, as one vector for each image.
 
-A method takes `condition: {class_path: …, …}` or null, and builds it by `core.build.build_node`. A condition is a part of
+A method takes `condition: {class_path: …, …}` or null, and builds it by `core.nodes.build_node`. A condition is a part of
 the module: its buffers are in checkpoints.
 """
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import Animates
-from tasks.base import Task
+from tasks.task import Task
 
 FrameCount = Annotated[int, Field(ge=2)]
 FrameRate = Annotated[float, Field(gt=0, le=50)]  # a GIF counts in hundredths of a second; players slow down below two

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from modules.base import GenerativeModule
-from tasks.base import ImageTask
 from tasks.inputs import read_prepared
+from tasks.task import ImageTask
 
 
 @dataclass(kw_only=True)

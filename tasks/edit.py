@@ -7,8 +7,8 @@ from torch import Tensor
 
 from core.types import NonNegativeFloat, PathStr
 from modules.base import GenerativeModule
-from tasks.base import ImageTask
 from tasks.inputs import blend, blending_mask, mask_image, read_masked
+from tasks.task import ImageTask
 
 
 @dataclass(kw_only=True)

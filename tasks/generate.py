@@ -9,7 +9,7 @@ from torch import Tensor
 from core.types import ImageSize, PositiveInt
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import ExplainsSources
-from tasks.base import Task
+from tasks.task import Task
 
 
 @dataclass(kw_only=True)

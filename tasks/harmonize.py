@@ -13,9 +13,9 @@ from core.errors import UserError
 from core.types import ImageSize, NonNegativeFloat, PathStr, PositiveInt
 from modules.base import GenerativeModule
 from modules.ops.images import resize
-from tasks.base import ImageTask
 from tasks.inputs import blend, blending_mask, dilate, mask_image, read_image, read_masked, working_size
 from tasks.paint import palette, quantize
+from tasks.task import ImageTask
 
 Position = Annotated[list[int], Field(min_length=2, max_length=2, description="[row, column]")]
 

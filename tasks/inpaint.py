@@ -8,8 +8,8 @@ from torch import Tensor
 from core.types import ImageSize, NonNegativeFloat, PathStr, PositiveInt
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import Inpaints
-from tasks.base import Task
 from tasks.inputs import blend, feathered_mask, mask_image, read_masked
+from tasks.task import Task
 
 
 @dataclass(kw_only=True)

@@ -15,8 +15,8 @@ from core.types import ImageSize, PathStr
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import Encodes, Interpolates
 from tasks.animate import FrameCount, FrameRate
-from tasks.base import Task
 from tasks.inputs import read_prepared
+from tasks.task import Task
 
 Files = Annotated[list[PathStr], Field(min_length=2)]
 

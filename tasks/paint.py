@@ -13,8 +13,8 @@ from core.types import PathStr
 from modules.base import GenerativeModule
 from modules.ops.kmeans import kmeans
 from modules.ops.nearest import nearest
-from tasks.base import ImageTask
 from tasks.inputs import read_prepared
+from tasks.task import ImageTask
 
 
 @dataclass(kw_only=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import Reconstructs
 from modules.ops.images import resize
-from tasks.base import ImageTask
 from tasks.inputs import read_prepared
+from tasks.task import ImageTask
 
 
 @dataclass(kw_only=True)

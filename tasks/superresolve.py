@@ -14,8 +14,8 @@ from core.types import PathStr
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import SuperResolves
 from modules.ops.images import resize, to_uint8
-from tasks.base import Task
 from tasks.inputs import read_image
+from tasks.task import Task
 
 
 @dataclass(kw_only=True)

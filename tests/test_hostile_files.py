@@ -29,8 +29,8 @@ import train
 from cli.build import build
 from cli.evaluation import rebuild, stored_config
 from cli.loader import load_config, read_config
-from core.build import find_class
 from core.errors import UserError
+from core.nodes import find_class
 from datamodules.decode import MAX_FILE_BYTES
 from datamodules.folder import ImageFolder
 from datamodules.image_datamodule import ImageDataModule

@@ -31,7 +31,7 @@ import evaluate
 import experiment.checkpoint
 import train
 from cli.loader import load_config
-from core.build import find_class
+from core.nodes import find_class
 from modules.bank import BankModule
 from tests.contract.runs import unequal
 from tests.contract.tiers import YAMLS, tiny

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from cli.build import build
 from cli.loader import load_config
-from core.build import find_class
+from core.nodes import find_class
 from modules.bank import BankModule
 
 ROOT = Path(__file__).parents[2]

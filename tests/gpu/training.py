@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
 import train
 from cli.loader import load_config
-from core.build import find_class
+from core.nodes import find_class
 from datamodules.synthetic import SyntheticDataModule
 from experiment.checkpoint import read_checkpoint
 from experiment.cost import PeakMemory

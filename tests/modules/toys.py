@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.build import build_node
+from core.nodes import build_node
 from core.types import Node
 from datamodules.synthetic import SyntheticDataModule
 from modules.ops.noise import randn

@@ -6,8 +6,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from core.build import find_class
 from core.errors import UserError
+from core.nodes import find_class
 from core.types import PositiveInt
 from modules import capabilities
 from modules.base import GenerativeModule

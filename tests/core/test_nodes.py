@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from core.build import build_node, find_class, takes_mapping
 from core.errors import UserError
+from core.nodes import build_node, find_class, takes_mapping
 from core.types import Node
 
 
