@@ -1,14 +1,15 @@
-"""Scalar metrics as a table on disk, beside whatever other logger a run has."""
+"""Scalar metrics as a table on disk."""
 
 import csv
-import os
 from collections.abc import Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from core.files import atomic_write
 from core.types import PathStr
 
 
@@ -62,10 +63,10 @@ class MetricsCSV(Logger):
     def _write(self, rows: list[dict[str, str]], newest: Mapping[str, Any]) -> None:
         """Replaces the file by one with these rows and a column for everything in them and in `newest`."""
         self._columns = list(dict.fromkeys(key for row in [{"step": 0, "epoch": 0}, *rows[:1], newest] for key in row))
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.file.with_suffix(".csv.tmp")
-        with draft.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, restval="")
+        with atomic_write(self.file) as file:
+            table = TextIOWrapper(file, encoding="utf-8", newline="")
+            writer = csv.DictWriter(table, self._columns, restval="")
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(draft, self.file)
+            table.flush()
+            table.detach()  # the file is closed by atomic_write
