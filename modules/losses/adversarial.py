@@ -1,5 +1,6 @@
 """Adversarial losses on critic outputs of any shape; every value is a mean over all of the critic's outputs."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -11,3 +12,18 @@ def wasserstein_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 def wasserstein_g(fake_logits: Tensor) -> Tensor:
     """Generator's loss -E[D(fake)]."""
     return -fake_logits.mean()
+
+
+def nonsaturating_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Discriminator's logistic loss E[softplus(-D(real))] + E[softplus(D(fake))] (Goodfellow et al. 2014)."""
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def nonsaturating_g(fake_logits: Tensor) -> Tensor:
+    """Generator's loss E[softplus(-D(fake))]."""
+    return F.softplus(-fake_logits).mean()
+
+
+def hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Discriminator's hinge loss E[max(0, 1 - D(real))] + E[max(0, 1 + D(fake))] (Lim & Ye 2017)."""
+    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()

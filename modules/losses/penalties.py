@@ -23,3 +23,26 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], reals: Tensor, fakes: T
         (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
         dims = (1,) if norm == "pixel" else (1, 2, 3)
         return (gradient.norm(2, dim=dims) - 1).square().mean()
+
+
+def r1_penalty(discriminate: Callable[[Tensor], Tensor], reals: Tensor) -> Tensor:
+    """Mean over images of the squared gradient of the logit (Mescheder et al. 2018); maps of logits count by their mean.
+
+    The term 0 · D(x) gives parameters without influence on the gradient, such as the last bias, a gradient of zero.
+    """
+    with torch.autocast(reals.device.type, enabled=False):
+        reals = reals.detach().float().requires_grad_()
+        logits = discriminate(reals)
+        (gradient,) = torch.autograd.grad(logits.flatten(1).mean(1).sum(), reals, create_graph=True)
+        return gradient.square().sum((1, 2, 3)).mean() + 0 * logits.sum()
+
+
+def path_lengths(synthesize: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
+    """Path length [N] of each latent [N, L, D] (Karras et al. 2020): root over layers' mean of the squared norm of J^T y
+    for images y of Gaussian noise, scaled by 1 / sqrt(H W)."""
+    with torch.autocast(latents.device.type, enabled=False):
+        latents = latents.float()
+        images = synthesize(latents)
+        noise = torch.randn_like(images) / (images.shape[-2] * images.shape[-1]) ** 0.5
+        (gradient,) = torch.autograd.grad((images * noise).sum(), latents, create_graph=True)
+        return gradient.square().sum(2).mean(1).sqrt() + 0 * images.sum()

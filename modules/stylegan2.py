@@ -1,0 +1,225 @@
+"""StyleGAN2 (Karras et al. 2020, arXiv 1912.04958), source model and head of its few-shot adaptations."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from core.errors import UserError
+from core.types import Betas, ImageSize, NonNegativeFloat, NonNegativeInt, PathStr, PositiveFloat, PositiveInt, Probability
+from modules.augment.ada import ADA
+from modules.augment.diffaugment import DiffAugment
+from modules.losses.adversarial import nonsaturating_d, nonsaturating_g
+from modules.losses.penalties import path_lengths, r1_penalty
+from modules.networks.residual_discriminator import ResidualDiscriminator
+from modules.networks.style_generator import StyleGenerator
+from modules.ops import noise as image_noise
+from modules.staged import StagedModule
+
+PATH_DECAY = 0.01  # of the running mean of path lengths
+MEAN_SAMPLES = 4096  # latents whose mean is the center of truncation
+
+
+class StyleGAN2(StagedModule):
+    """Generator with mapping and style-modulated synthesis against a residual discriminator; logistic loss, lazy R1 and path
+    length, an average of the generator's weights for samples.
+
+    An iteration: discriminator step, R1 every `r1_interval`-th iteration, generator step, path length every
+    `path_interval`-th, average. Both steps use the same fakes. Sizes follow config F; see section names of the paper.
+
+    Adaptations overwrite `latents`, `discriminate`, `generator_terms`, `trained_g`, `trained_d`.
+
+    Args:
+        image_size: [s, s], a power of two of at least 16.
+        channel_multiplier, channel_max, channels: see `channels_at`; 2 is config F.
+        mapping_lr_mul: 0.01 for eight layers; two layers need 0.1 to move.
+        noise: noise inputs of the layers. They become salt and pepper at 64 pixels and below.
+        mixing: probability that two latents make an image.
+        r1_gamma, r1_interval: weight of R1 is gamma / 2; 0 iterations: off. `path_weight`, `path_interval`: the same.
+        ema_decay: of the average for each iteration; 0.5^(32 / 10000) in rosinality's and the adaptations' code.
+        ema_ramp_up: the average starts with shorter memory: for training from scratch.
+        augment: of reals and fakes, see `modules.augment`; `ada_kimg`, `policy`: their settings.
+        source_checkpoint: file of weights to begin with.
+    """
+
+    collapse_advice = "another seed, a larger module.r1_gamma, module.augment=ada or diffaugment, more training images"
+
+    def __init__(
+        self,
+        image_size: ImageSize,
+        epochs: PositiveInt = 50,
+        z_dim: PositiveInt = 512,
+        w_dim: PositiveInt = 512,
+        mapping_layers: PositiveInt = 8,
+        mapping_lr_mul: PositiveFloat = 0.01,
+        channel_multiplier: PositiveFloat = 2.0,
+        channel_max: PositiveInt = 512,
+        channels: list[PositiveInt] | None = None,
+        noise: bool = True,
+        mixing: Probability = 0.9,
+        r1_gamma: NonNegativeFloat = 10.0,
+        r1_interval: NonNegativeInt = 16,
+        path_weight: NonNegativeFloat = 2.0,
+        path_interval: NonNegativeInt = 4,
+        lr: PositiveFloat = 0.002,
+        betas: Betas = (0.0, 0.99),
+        ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.997784,
+        ema_ramp_up: bool = False,
+        augment: Literal["none", "diffaugment", "ada"] = "none",
+        policy: str = "color,translation,cutout",
+        ada_kimg: PositiveFloat = 500.0,
+        source_checkpoint: PathStr | None = None,
+    ) -> None:
+        super().__init__(epochs)
+        self.save_hyperparameters()
+        self._build()
+
+    def _build(self) -> None:
+        """Networks from the hyper-parameters; adaptations add theirs."""
+        hp = self.hparams
+        self.image_size = tuple(hp.image_size)
+        if self.image_size[0] != self.image_size[1]:
+            raise UserError(f"image_size is {list(hp.image_size)}; StyleGAN2 makes square images")
+        side, width = self.image_size[0], (hp.channel_multiplier, hp.channel_max, hp.channels)
+        self.generator = StyleGenerator(side, hp.z_dim, hp.w_dim, hp.mapping_layers, hp.mapping_lr_mul, *width)
+        self.discriminator = ResidualDiscriminator(side, *width)
+        self.augment = {"none": nn.Identity, "diffaugment": lambda: DiffAugment(hp.policy), "ada": lambda: ADA(kimg=hp.ada_kimg)}[
+            hp.augment
+        ]()
+        self.register_buffer("path_mean", torch.tensor(0.0))
+        self.add_average("generator_ema", "generator", decay=hp.ema_decay)
+
+    # --- what trains --------------------------------------------------------------------------------------------------
+
+    def trained_g(self) -> list[nn.Parameter]:
+        """Parameters of the generator's optimizer."""
+        frozen = [] if self.hparams.noise else [conv.noise_strength for conv in self.generator.convs]
+        excluded = {id(parameter) for parameter in frozen}
+        return [parameter for parameter in self.generator.parameters() if id(parameter) not in excluded]
+
+    def trained_d(self) -> list[nn.Parameter]:
+        """Parameters of the discriminator's optimizer."""
+        return list(self.discriminator.parameters())
+
+    def stage_optimizers(self, stage: int) -> list[torch.optim.Optimizer]:
+        hp = self.hparams
+        optimizers = []
+        for parameters, interval in ((self.trained_g(), hp.path_interval), (self.trained_d(), hp.r1_interval)):
+            lr, betas = self.lazy_adam(hp.lr, hp.betas, interval) if interval else (hp.lr, tuple(map(float, hp.betas)))
+            optimizers.append(Adam(parameters, lr, betas, eps=1e-8))
+        return optimizers
+
+    # --- the iteration ------------------------------------------------------------------------------------------------
+
+    def latents(self, number: int) -> Tensor:
+        """Latents w [N, num_latents, w_dim] for training, with style mixing."""
+        net = self.generator
+        w = net.mapping(torch.randn(number, net.z_dim, device=self.device))
+        if self.hparams.mixing and float(torch.rand(())) < self.hparams.mixing:
+            crossover = int(torch.randint(1, net.num_latents, ()))
+            return net.broadcast(w, net.mapping(torch.randn(number, net.z_dim, device=self.device)), crossover)
+        return net.broadcast(w)
+
+    @property
+    def layer_noise(self) -> str | None:
+        return "random" if self.hparams.noise else None
+
+    def discriminate(self, images: Tensor) -> Tensor:
+        """Logits of images in training, after augmentation."""
+        return self.discriminator(self.augment(images)).logits
+
+    def generator_terms(self) -> dict[str, Tensor]:
+        """Further weighted terms of the generator's loss by name."""
+        return {}
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        reals, hp = batch["image"], self.hparams
+        g_opt, d_opt = self.current_optimizers()
+        fakes = self.generator.synthesis(self.latents(len(reals)), self.layer_noise).images
+
+        with self.toggled_optimizer(d_opt):
+            real_logits, fake_logits = self.discriminate(reals), self.discriminate(fakes.detach())
+            loss_d = nonsaturating_d(real_logits, fake_logits)
+            self.optimize(d_opt, loss_d, scrub=True)
+            if hp.augment == "ada":
+                self.augment.update(real_logits, self.mean_over_ranks, self.trainer.world_size)
+            if hp.r1_gamma and hp.r1_interval and self.every(hp.r1_interval):
+                loss_r1 = r1_penalty(self.discriminate, reals)
+                self.optimize(d_opt, hp.r1_gamma / 2 * hp.r1_interval * loss_r1, scrub=True)
+                self.log("train/r1", loss_r1, batch_size=len(reals))
+
+        with self.toggled_optimizer(g_opt):
+            terms = {"adversarial": nonsaturating_g(self.discriminate(fakes)), **self.generator_terms()}
+            loss_g = sum(terms.values())
+            self.optimize(g_opt, loss_g, scrub=True)
+            if hp.path_weight and hp.path_interval and self.every(hp.path_interval):
+                self._path_step(g_opt, max(1, len(reals) // 2))
+
+        statistics = {"real_logits": real_logits.mean(), "fake_logits": fake_logits.mean()}
+        if hp.augment == "ada":
+            statistics |= {"ada_p": self.augment.p, "ada_overfitting": self.augment.overfitting}
+        self._log({"g_loss": loss_g, "d_loss": loss_d, **terms, **statistics}, len(reals))
+
+    def _path_step(self, optimizer: torch.optim.Optimizer, number: int) -> None:
+        lengths = path_lengths(lambda w: self.generator.synthesis(w, self.layer_noise).images, self.latents(number))
+        mean = self.path_mean + PATH_DECAY * (lengths.mean() - self.path_mean)  # the gradient passes through it, as in the paper's code
+        loss = (lengths - mean).square().mean()
+        self.optimize(optimizer, self.hparams.path_weight * self.hparams.path_interval * loss, scrub=True)
+        self.path_mean.copy_(self.mean_over_ranks(mean.detach()))
+        self.log("train/path_length", self.path_mean, batch_size=number)
+
+    def _log(self, values: Mapping[str, Tensor], batch_size: int) -> None:
+        for name, value in {**values, "iteration": float(self.iteration), "kimg": self.images_seen / 1000}.items():
+            self.log(f"train/{name}", value, prog_bar=name in ("g_loss", "d_loss"), batch_size=batch_size)
+
+    def update_averages(self, batch_images: int) -> None:
+        if self.hparams.ema_ramp_up:  # the memory grows with the training, as the usual warm-up of averages
+            decay = min(self.hparams.ema_decay, (1 + self.iteration) / (10 + self.iteration))
+            self.averages["generator_ema"] = self.averages["generator_ema"]._replace(decay=decay)
+        super().update_averages(batch_images)
+
+    @torch.no_grad()
+    def on_train_epoch_end(self) -> None:
+        self.update_w_mean()
+        super().on_train_epoch_end()
+
+    @torch.no_grad()
+    def update_w_mean(self) -> None:
+        """The center of truncation, equal on all ranks."""
+        generator = torch.Generator().manual_seed(0)
+        z = torch.randn(MEAN_SAMPLES, self.generator.z_dim, generator=generator).to(self.device)
+        for net in (self.generator, self.generator_ema):
+            net.w_mean.copy_(net.mapping(z).mean(0))
+
+    # --- capabilities -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample_latents(self, num_images: int, size: Sequence[int] | None = None) -> Tensor:
+        """z [N, z_dim]."""
+        self._check_size(size)
+        return image_noise.randn(num_images, self.generator.z_dim, device=self.device)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, size: Sequence[int] | None = None, truncation: NonNegativeFloat = 1.0) -> Tensor:
+        """Images of z [N, z_dim] by the averaged generator, a continuous function of z: noise inputs are constant."""
+        self._check_size(size)
+        return self.generator_ema(latents, "const" if self.hparams.noise else None, truncation).images.clamp(-1, 1)
+
+    @torch.no_grad()
+    def sample(self, num_images: int, size: Sequence[int] | None = None, truncation: NonNegativeFloat = 1.0) -> Tensor:
+        """New images; `truncation` psi below 1 trades diversity for quality."""
+        z = self.sample_latents(num_images, size)
+        return self.generator_ema(z, self.layer_noise, truncation).images.clamp(-1, 1)
+
+    def _check_size(self, size: Sequence[int] | None) -> None:
+        if size is not None and tuple(size) != self.image_size:
+            raise UserError(f"size is {list(size)}; {type(self).__name__} makes images of {list(self.image_size)} only")
+
+    def convert(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
+        """Generator, average and discriminator of a checkpoint of this family; everything else keeps its initial value."""
+        state = super().convert(checkpoint)
+        parts = ("generator.", "generator_ema.", "discriminator.")
+        return self.state_dict() | {key: value for key, value in state.items() if key.startswith(parts)}
