@@ -86,9 +86,8 @@ class StyleGAN2(StagedModule):
         side, width = self.image_size[0], (hp.channel_multiplier, hp.channel_max, hp.channels)
         self.generator = StyleGenerator(side, hp.z_dim, hp.w_dim, hp.mapping_layers, hp.mapping_lr_mul, *width)
         self.discriminator = ResidualDiscriminator(side, *width)
-        self.augment = {"none": nn.Identity, "diffaugment": lambda: DiffAugment(hp.policy), "ada": lambda: ADA(kimg=hp.ada_kimg)}[
-            hp.augment
-        ]()
+        augmentations = {"none": nn.Identity(), "diffaugment": DiffAugment(hp.policy), "ada": ADA(kimg=hp.ada_kimg)}
+        self.augment = augmentations[hp.augment]
         self.register_buffer("path_mean", torch.tensor(0.0))
         self.add_average("generator_ema", "generator", decay=hp.ema_decay)
 
@@ -165,7 +164,8 @@ class StyleGAN2(StagedModule):
 
     def _path_step(self, optimizer: torch.optim.Optimizer, number: int) -> None:
         lengths = path_lengths(lambda w: self.generator.synthesis(w, self.layer_noise).images, self.latents(number))
-        mean = self.path_mean + PATH_DECAY * (lengths.mean() - self.path_mean)  # the gradient passes through it, as in the paper's code
+        # The gradient passes through the batch's share of the mean, as in the paper's code.
+        mean = self.path_mean + PATH_DECAY * (lengths.mean() - self.path_mean)
         loss = (lengths - mean).square().mean()
         self.optimize(optimizer, self.hparams.path_weight * self.hparams.path_interval * loss, scrub=True)
         self.path_mean.copy_(self.mean_over_ranks(mean.detach()))

@@ -55,7 +55,8 @@ class DiffAugment(nn.Module):
         self.names = [name.strip() for name in policy.split(",") if name.strip()]
         for name in self.names:
             if name not in POLICIES:
-                raise UserError(f"policy: unknown operation {name!r}; allowed are {', '.join(POLICIES)}.{nearest_hint(name, POLICIES)}")
+                allowed = f"allowed are {', '.join(POLICIES)}.{nearest_hint(name, POLICIES)}"
+                raise UserError(f"policy: unknown operation {name!r}; {allowed}")
 
     def forward(self, images: Tensor) -> Tensor:
         for name in self.names:

@@ -1,0 +1,62 @@
+"""DCL (Zhao et al. 2022, arXiv 2203.04121): few-shot adaptation by dual contrastive learning."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.types import ImageSize, NonNegativeFloat
+from modules.cdc import CDC
+from modules.losses.relational import contrastive_loss
+
+TEMPERATURE = 0.07
+
+
+class DCL(CDC):
+    """CDC's two levels of realism, with contrastive terms in place of the distance consistency: each sample shall be nearest
+    to the source's sample of the same latent, in a layer of the generator (Eq. 6), and in a layer of the discriminator nearer
+    to it than to the target images (Eq. 7).
+
+    Args:
+        weight_generator, weight_discriminator: λ1 and λ2 of the two terms.
+        settings: see `CDC`; `weight_cdc` is not used.
+    """
+
+    def __init__(
+        self, image_size: ImageSize, weight_generator: NonNegativeFloat = 2.0, weight_discriminator: NonNegativeFloat = 0.5,
+        **settings: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(image_size, **settings)
+
+    def generator_terms(self) -> dict[str, Tensor]:
+        hp, terms = self.hparams, {}
+        if hp.weight_generator == 0 and hp.weight_discriminator == 0:
+            return terms
+        stream = self.random_stream("layers", shared=True)
+        layer = int(torch.randint(1, self.generator.num_convs, (), generator=stream))
+        z = self.relational_latents(hp.relational_samples)
+        noise = "const" if hp.noise else None
+        with torch.no_grad():
+            source = self.source_generator(z, noise, features=(layer,))
+        target = self.generator(z, noise, features=(layer,))
+        if hp.weight_generator:
+            loss = contrastive_loss(target.features[layer], source.features[layer], temperature=TEMPERATURE)
+            terms["dcl_generator"] = hp.weight_generator * loss
+        if hp.weight_discriminator:
+            loss = self._discriminator_term(target.images, source.images, stream)
+            terms["dcl_discriminator"] = hp.weight_discriminator * loss
+        return terms
+
+    def _discriminator_term(self, target: Tensor, source: Tensor, stream: torch.Generator) -> Tensor:
+        """Eq. 7 for the generator: the discriminator is a frozen encoder, on images without augmentation."""
+        net = self.discriminator
+        reached = net.tap_names
+        if not self.whole_images:
+            reached = reached[: reached.index(self.taps[0]) + 1]
+        tap = reached[int(torch.randint(len(reached), (), generator=stream))]
+        reals = self.training_sets["image"].originals()
+        with torch.no_grad():
+            images = torch.stack([reals[i] for i in range(min(len(reals), 16))]).to(self.device)
+            positives = net(source, stop_after=tap).taps[tap]
+            negatives = net(images, stop_after=tap).taps[tap]
+        return contrastive_loss(net(target, stop_after=tap).taps[tap], positives, negatives, TEMPERATURE)
