@@ -116,11 +116,15 @@ class StyleGAN2(StagedModule):
     def latents(self, number: int) -> Tensor:
         """Latents w [N, num_latents, w_dim] for training, with style mixing."""
         net = self.generator
-        w = net.mapping(torch.randn(number, net.z_dim, device=self.device))
+        w = self.map(torch.randn(number, net.z_dim, device=self.device))
         if self.hparams.mixing and float(torch.rand(())) < self.hparams.mixing:
             crossover = int(torch.randint(1, net.num_latents, ()))
-            return net.broadcast(w, net.mapping(torch.randn(number, net.z_dim, device=self.device)), crossover)
+            return net.broadcast(w, self.map(torch.randn(number, net.z_dim, device=self.device)), crossover)
         return net.broadcast(w)
+
+    def map(self, z: Tensor) -> Tensor:
+        """w [N, w_dim] of z [N, z_dim] in training."""
+        return self.generator.mapping(z)
 
     @property
     def layer_noise(self) -> str | None:

@@ -66,10 +66,11 @@ class StyledConv(nn.Module):
         self.conv = ModulatedConv(inputs, outputs, 3, w_dim, up=up)
         self.noise_strength = nn.Parameter(torch.zeros(1))
         self.bias = nn.Parameter(torch.zeros(outputs))
+        self.after_conv = nn.Identity()  # a place for what an adaptation inserts
         self.register_buffer("noise_const", torch.randn(1, 1, resolution, resolution))
 
     def forward(self, images: Tensor, w: Tensor, noise: str | Tensor | None) -> Tensor:
-        images = self.conv(images, w)
+        images = self.after_conv(self.conv(images, w))
         if noise == "random":
             noise = image_noise.randn(len(images), 1, *images.shape[-2:], device=images.device)
         elif noise == "const":

@@ -1,0 +1,79 @@
+"""FSGAN (Robb et al. 2020, arXiv 2010.11943): adaptation of the singular values of a source model's weights."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from core.types import ImageSize
+from modules.tgan import TGAN
+
+
+class SingularValues(nn.Module):
+    """Parametrization of a weight as U diag(λ σ) Vᵀ of the matrix [rest, outputs]; only λ, 1 at first, trains."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        rank = min(len(weight), weight[0].numel())
+        self.multipliers = nn.Parameter(torch.ones(rank))
+        self.register_buffer("left", torch.zeros(len(weight), rank))
+        self.register_buffer("right", torch.zeros(rank, weight[0].numel()))
+
+    @torch.no_grad()
+    def decompose(self, weight: Tensor) -> None:
+        """Factors of a weight, in float64 on the CPU: other devices differ in signs and last bits."""
+        left, values, right = torch.linalg.svd(weight.detach().flatten(1).double().cpu(), full_matrices=False)
+        self.left.copy_(left * values)
+        self.right.copy_(right)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return ((self.left * self.multipliers) @ self.right).view_as(weight)
+
+
+class FSGAN(TGAN):
+    """TGAN that trains only factors of singular values: of the mapping layers, of the synthesis' main convolutions, and of the
+    discriminator's main convolutions and linear layers. 15,745 numbers at 256 pixels.
+
+    Args:
+        settings: see `TGAN`.
+    """
+
+    def __init__(self, image_size: ImageSize, **settings: Any) -> None:
+        super().__init__(image_size, **settings)
+
+    def _build(self) -> None:
+        super()._build()
+        for net in (self.generator, self.generator_ema):
+            self._parametrize([*net.mapping_layers, *(conv.conv for conv in net.convs)])
+        d = self.discriminator
+        self._parametrize([*(conv for block in d.blocks for conv in (block.conv1, block.conv2)), d.conv, d.linear, d.output])
+
+    @staticmethod
+    def _parametrize(layers: list[nn.Module]) -> None:
+        for layer in layers:
+            parametrize.register_parametrization(layer, "weight", SingularValues(layer.weight), unsafe=True)
+
+    def parametrizations(self, net: nn.Module) -> list[SingularValues]:
+        """Those of a network, in order."""
+        return [module for module in net.modules() if isinstance(module, SingularValues)]
+
+    def enter_stage(self, stage: int) -> None:
+        """Decomposes the source's weights."""
+        for net in (self.generator, self.generator_ema, self.discriminator):
+            for module in net.modules():
+                if parametrize.is_parametrized(module, "weight"):
+                    part = module.parametrizations.weight
+                    part[0].decompose(part.original)
+
+    def trained_g(self) -> list[nn.Parameter]:
+        return [part.multipliers for part in self.parametrizations(self.generator)]
+
+    def trained_d(self) -> list[nn.Parameter]:
+        return [part.multipliers for part in self.parametrizations(self.discriminator)]
+
+    def _sync_stage(self) -> None:
+        super()._sync_stage()
+        trained = {id(parameter) for parameter in (*self.trained_g(), *self.trained_d())}
+        for parameter in (*self.generator.parameters(), *self.discriminator.parameters()):
+            parameter.requires_grad_(id(parameter) in trained)
