@@ -53,7 +53,11 @@ ROOMS = {
     "modules.ops": ("core modules.ops", "torch torchvision kornia"),
 }
 # Methods that build on another method, with the head of their family.
-FAMILIES: dict[str, str] = {}
+FAMILIES: dict[str, str] = {
+    "modules.tgan": "modules.stylegan2",
+    **{f"modules.{name}": "modules.tgan" for name in ("bsa", "cdc", "ewc", "freezed", "fsgan", "minegan")},
+    "modules.dcl": "modules.cdc",
+}
 
 
 def within(name: str, rooms: tuple[str, ...] | list[str]) -> bool:

@@ -42,6 +42,8 @@ def path_lengths(synthesize: Callable[[Tensor], Tensor], latents: Tensor) -> Ten
     for images y of Gaussian noise, scaled by 1 / sqrt(H W)."""
     with torch.autocast(latents.device.type, enabled=False):
         latents = latents.float()
+        if not latents.requires_grad:
+            latents = latents.requires_grad_()
         images = synthesize(latents)
         noise = torch.randn_like(images) / (images.shape[-2] * images.shape[-1]) ** 0.5
         (gradient,) = torch.autograd.grad((images * noise).sum(), latents, create_graph=True)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from modules.losses.adversarial import wasserstein_d, wasserstein_g
-from modules.losses.penalties import gradient_penalty
+from modules.losses.adversarial import nonsaturating_d, nonsaturating_g, wasserstein_d, wasserstein_g
+from modules.losses.penalties import gradient_penalty, path_lengths, r1_penalty
 from modules.losses.structure import continuity_loss, ssim_loss
 from modules.ops.images import luma
 
@@ -100,3 +100,55 @@ def test_continuity_by_hand():
     # columns differ by 1 and 2 (mean 1.5), rows by 3 and 4 (mean 3.5)
     assert continuity_loss(torch.tensor([[[[0.0, 1.0], [3.0, 5.0]]]])) == pytest.approx(1.5 + 3.5)
     assert continuity_loss(torch.ones(1, 2, 4, 5)) == 0 and continuity_loss(torch.ones(1, 2, 1, 1)) == 0
+
+
+def test_nonsaturating_losses_are_cross_entropies():
+    real, fake = torch.randn(6), torch.randn(4)
+    entropy = nn.functional.binary_cross_entropy_with_logits
+    ones, zeros = torch.ones, torch.zeros
+    assert torch.allclose(nonsaturating_d(real, fake), entropy(real, ones(6)) + entropy(fake, zeros(4)))
+    assert torch.allclose(nonsaturating_g(fake), entropy(fake, ones(4)))
+
+
+def test_r1_of_a_linear_critic_is_the_squared_norm_of_its_weights():
+    weight = torch.randn(3, 4, 5)
+    penalty = r1_penalty(lambda images: (images * weight).sum((1, 2, 3))[:, None], torch.randn(2, 3, 4, 5))
+    assert penalty.item() == pytest.approx(weight.square().sum().item(), rel=1e-5)
+
+
+def test_r1_of_a_map_of_logits_is_that_of_its_mean():
+    weight = torch.randn(1, 3, 1, 1)
+    penalty = r1_penalty(lambda images: nn.functional.conv2d(images, weight), torch.randn(2, 3, 4, 5))
+    assert penalty.item() == pytest.approx(weight.square().sum().item() / 20, rel=1e-5)
+
+
+def lengths(synthesize, latents):
+    torch.manual_seed(3)
+    return path_lengths(synthesize, latents).detach()
+
+
+def test_path_lengths_of_a_linear_generator():
+    """Image A w of the sum of two layers' latents: J^T y is A^T y in each layer, so that their mean is that of one."""
+    matrix, latents = torch.randn(3 * 8 * 4, 5), torch.randn(2, 2, 5)
+    found = lengths(lambda w: (w.sum(1) @ matrix.T).view(-1, 3, 8, 4), latents)
+    torch.manual_seed(3)
+    noise = torch.randn(2, 3, 8, 4).flatten(1) / 32**0.5
+    assert torch.allclose(found, (noise @ matrix).norm(dim=1), rtol=1e-5)
+    assert torch.allclose(lengths(lambda w: 7 * (w.sum(1) @ matrix.T).view(-1, 3, 8, 4), latents), 7 * found, rtol=1e-5)
+
+
+def test_path_length_is_0_where_latents_do_not_matter():
+    image = torch.randn(2, 3, 4, 4, requires_grad=True)
+    assert torch.equal(lengths(lambda w: image + 0 * w.sum(), torch.randn(2, 2, 5)), torch.zeros(2))
+
+
+def test_gradient_of_path_lengths_is_that_of_finite_differences():
+    parameter, latents = torch.tensor(0.7, requires_grad=True), torch.randn(2, 2, 3)
+
+    def value(p):
+        torch.manual_seed(1)
+        return path_lengths(lambda w: (p * w.sum((1, 2))).tanh().view(-1, 1, 1, 1).expand(-1, 3, 4, 4), latents).mean()
+
+    value(parameter).backward()
+    expected = (value(parameter.detach() + 1e-2) - value(parameter.detach() - 1e-2)) / 2e-2
+    assert parameter.grad.item() == pytest.approx(expected.item(), rel=1e-2)
