@@ -23,6 +23,7 @@ TINY = [
     "module.mapping_layers=2",
     "module.channels=[8,8,8]",
 ]
+PARAMETERS = {"stylegan2": 410_207, "stylegan2_256": 88_932_805}  # with the average; the networks: test_style_generator
 SMALL = {"image_size": [16, 16], "epochs": 2, "z_dim": 8, "w_dim": 8, "mapping_layers": 2, "channels": [8, 8, 8]}
 
 
