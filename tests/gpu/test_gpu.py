@@ -13,6 +13,7 @@ import torch
 
 from experiment.checkpoint import read_checkpoint
 from modules.base import sampling_mode
+from tests.contract.tiers import tiny
 from tests.gpu import figures
 from tests.gpu.training import (
     PUBLISHED,
@@ -25,7 +26,6 @@ from tests.gpu.training import (
     two_ranks_environment,
     weights,
 )
-from tests.test_contract import tiny
 from tests.test_distributed import Toy
 
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
