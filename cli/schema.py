@@ -255,12 +255,24 @@ def _constructor(class_path: str) -> Parameters:
     source, node, bases = class_at(class_path)
     for member in node.body:
         if isinstance(member, ast.FunctionDef) and member.name == "__init__":
-            return source.parameters(member.args)
+            return _with_inherited(source.parameters(member.args), bases)
     if any(ast.unparse(decorator).startswith("dataclass") for decorator in node.decorator_list):
         inherited = (item for base in bases if base for item in _constructor(base).items())
         return dict(inherited) | source.fields(node)
     found = (_constructor(base) if base else OPEN_ENDED for base in bases)
     return next((parameters for parameters in found if parameters), {})
+
+
+def _with_inherited(parameters: Parameters, bases: Sequence[str | None]) -> Parameters:
+    """A constructor's parameters; what it takes as **keywords are, below a class of this project, that class's keywords."""
+    further = [name for name, p in parameters.items() if p.kind is p.VAR_KEYWORD]
+    base = next((base for base in bases if base and base.startswith(OWN)), None)
+    if not further or base is None:
+        return parameters
+    inherited = _constructor(base)
+    return {name: p for name, p in parameters.items() if name not in further} | {
+        name: p for name, p in inherited.items() if name not in parameters
+    }
 
 
 @cache

@@ -35,7 +35,13 @@ def class_paths() -> list[str]:
 
 def real_signature(class_path: str) -> Mapping[str, inspect.Parameter]:
     module, name = class_path.rsplit(".", 1)
-    found = inspect.signature(getattr(import_module(module), name)).parameters
+    found: dict[str, inspect.Parameter] = {}
+    for class_ in getattr(import_module(module), name).__mro__:  # **keywords go to the constructor of the base
+        if class_.__module__.startswith(OWN) or not found:
+            found.pop("settings", None)
+            found = {**found, **{n: p for n, p in inspect.signature(class_).parameters.items() if n not in found}}
+            if not any(p.kind is p.VAR_KEYWORD for p in found.values()):
+                break
     return {n: p for n, p in found.items() if p.kind is not p.VAR_POSITIONAL}
 
 
@@ -79,6 +85,12 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "@dataclass(kw_only=True)\nclass Base(ABC):\n    kind = 3\n    a: PositiveInt\n    b: int = COUNT\n"
         "@dataclass(kw_only=True)\nclass Fields(Base):\n    c: str = 'x'\n    b: int = 7\n",
     }
+    files["heirs"] = (
+        "from modules.first import First, PositiveInt\nfrom os import PathLike\n"
+        "class Heir(First):\n    def __init__(self, a: int, count: PositiveInt = 9, **settings) -> None: ...\n"
+        "class Grandchild(Heir):\n    def __init__(self, d: str = 'x', **settings) -> None: ...\n"
+        "class Foreigner(PathLike):\n    def __init__(self, a: int, **settings) -> None: ...\n"
+    )
     for name, text in files.items():
         (tmp_path / f"modules/{name}.py").write_text(text)
 
@@ -95,6 +107,18 @@ def test_a_class_without_a_constructor_has_that_of_its_base() -> None:
 
 
 @pytest.mark.usefixtures("toys")
+def test_further_keywords_are_those_of_the_base() -> None:
+    heir, grandchild = (signature_of(f"modules.heirs.{name}") for name in ("Heir", "Grandchild"))
+    defaults = {"a": inspect.Parameter.empty, "count": 9, "b": None, "share": 0.5, "c": None, "device": None}
+    assert {name: p.default for name, p in heir.items()} == defaults and list(heir)[:2] == ["a", "count"]
+    assert {name: p.default for name, p in grandchild.items()} == {"d": "x", **defaults}
+    assert heir["count"].annotation == PositiveInt
+    assert [p.kind for p in signature_of("modules.heirs.Foreigner").values()][-1] is inspect.Parameter.VAR_KEYWORD
+    node, mistakes = complete_node("modules.heirs.Heir", a=1, sharre=0.2)
+    assert mistakes == ["module.sharre: Heir has no such key. Did you mean share?"] and node["share"] == 0.5
+
+
+@pytest.mark.usefixtures("toys")
 def test_a_dataclass_has_its_fields_and_those_of_its_bases() -> None:
     parameters = signature_of("modules.fields.Fields")
     assert {name: p.default for name, p in parameters.items()} == {"a": inspect.Parameter.empty, "b": 7, "c": "x"}
@@ -105,8 +129,12 @@ LABELS, METHOD = "modules.first.Labels", "modules.second.Method"
 
 
 def completed(**node: Any) -> tuple[Any, list[str]]:
+    return complete_node(METHOD, **node)
+
+
+def complete_node(method: str, /, **node: Any) -> tuple[Any, list[str]]:
     mistakes = Mistakes()
-    return complete({"class_path": METHOD, **node}, "module", mistakes), list(mistakes.values())
+    return complete({"class_path": method, **node}, "module", mistakes), list(mistakes.values())
 
 
 @pytest.mark.usefixtures("toys")
