@@ -540,10 +540,10 @@ def test_a_signal_ends_a_command_with_two_ranks(signum, tmp_path):
 def test_a_signal_ends_a_measurement(signum, finished, tmp_path):
     """At once, with one line, and nothing is written."""
     log, begun, sample = tmp_path / "log", tmp_path / "begun", CLASSES["singan"].sample
+    file = str(finished("singan") / "checkpoints/last.ckpt")
 
     def measure() -> int:
         CLASSES["singan"].sample = lambda *arguments, **options: begun.touch() or sample(*arguments, **options)
-        file = str(finished("singan") / "checkpoints/last.ckpt")
         return evaluate.main([file, "callbacks.metrics.num_images=1000000", f"out={tmp_path / 'out'}"])
 
     pid = fork(measure, log)
