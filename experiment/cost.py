@@ -30,7 +30,7 @@ class CostEstimate(NamedTuple):
 
 
 def plan(module: GenerativeModule, datamodule: LightningDataModule, trainer: Trainer) -> str:
-    """Table for people of what `fit` will do on `trainer`'s devices, with time and memory."""
+    """Table of what `fit` will do on the devices of `trainer`, with time and memory."""
     if isinstance(module, BankModule):
         return _bank_plan(module, datamodule, trainer)
     return _staged_plan(module, datamodule, trainer)
@@ -51,9 +51,9 @@ def _staged_plan(module: StagedModule, datamodule: LightningDataModule, trainer:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     parameters = f"{sum(p.numel() for p in module.parameters()):,} parameters"
     lines.append(f"{parameters}; about {human_time(total)} of training here and {human_bytes(cost.memory)} of memory")
-    lines.append("from a few iterations of each stage; without libraries, images, pictures and metrics")
+    lines.append("measured on a few iterations of each stage; excludes libraries, images, sample grids and metrics")
     if cost.measured < module.num_stages:
-        lines.append(f"stages from {cost.measured} on inferred from the one before, by parameters and pixels")
+        lines.append(f"stages from {cost.measured} on extrapolated from the one before, by parameters and pixels")
     return "\n".join(lines)
 
 
@@ -138,7 +138,7 @@ def _bank_plan(module: BankModule, datamodule: LightningDataModule, trainer: Tra
     lines = [f"scale {scale}  {height}×{width}" for scale, (height, width) in enumerate(getattr(module, "sizes", []))]
     cost = f"about {human_time(seconds)} here and {human_bytes(memory)} of memory"
     lines += ["no training: fit stores the images", f"a sample of {len(reals)} image(s): {cost}"]
-    return "\n".join([*lines, "from shorter trials; without libraries"])
+    return "\n".join([*lines, "extrapolated from shorter samples; excludes libraries"])
 
 
 def sample_cost(module: BankModule, images: Any) -> tuple[float, float]:

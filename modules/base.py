@@ -64,7 +64,7 @@ class GenerativeModule(LightningModule):
     """Base of every method.
 
     A method writes its constructor (keywords with types and defaults, `save_hyperparameters()`, no file access),
-    `configure_optimizers`, `training_step` and `sample`; what else it can do it says by the methods of
+    `configure_optimizers`, `training_step` and `sample`; further abilities are the methods of
     `modules.capabilities`.
 
     Two clocks: Lightning's epoch, and `iteration`, one for each `training_step`. `global_step` counts optimizer steps and is
@@ -142,7 +142,7 @@ class GenerativeModule(LightningModule):
     def epoch_seed(self, *, shared: bool = False) -> int:
         """A seed from the run's seed and the epoch, different on every rank unless `shared`.
 
-        Never a small number: pictures are drawn from such, and would show the fixed noise of training.
+        Never a small number: samples are drawn with small seeds, and would show the fixed noise of training.
         """
         run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         rank = 0 if shared else self.global_rank + 1
@@ -171,7 +171,7 @@ class GenerativeModule(LightningModule):
 
     @property
     def samples_ready(self) -> bool:
-        """False while unconditional samples mean nothing yet, so that nobody draws or measures them."""
+        """False while unconditional samples are meaningless, and are neither drawn nor measured."""
         return True
 
     def finished(self, epochs: int) -> bool:
@@ -216,16 +216,16 @@ class GenerativeModule(LightningModule):
         return self
 
     def load_source(self, checkpoint: Mapping[str, Any]) -> None:
-        """Takes the weights of a source model; `checkpoint` is the content of the file `source_checkpoint`.
+        """Loads the weights of a source model; `checkpoint` is what the file `source_checkpoint` contains.
 
         Called once, at a fresh start, never on resume. By default everything that `convert` returns is loaded, and has to
-        fill this module completely. UserError lists what is missing and what is left over.
+        fill this module completely. UserError lists missing and unexpected keys.
         """
         state, expected = self.convert(checkpoint), self.state_dict()
         if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
             raise UserError("the source checkpoint holds no state dict of tensors")
         problems = [f"missing {key}" for key in sorted(expected.keys() - state.keys())]
-        problems += [f"left over {key}" for key in sorted(state.keys() - expected.keys())]
+        problems += [f"unexpected {key}" for key in sorted(state.keys() - expected.keys())]
         problems += [
             f"{key} has shape {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
             for key in sorted(state.keys() & expected.keys())
@@ -237,7 +237,7 @@ class GenerativeModule(LightningModule):
         self.load_state_dict(state)
 
     def convert(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
-        """This module's state dict from the content of a source file; methods overwrite it for foreign files."""
+        """The state dict of this module from a source file; methods override it for files of other projects."""
         return checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
 
     # --- hooks --------------------------------------------------------------------------------------------------------
@@ -301,18 +301,18 @@ class GenerativeModule(LightningModule):
         return {**each, "reconstruction_rmse_worst_image": float(errors.max())}
 
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
-        """Numbers that only this method has; `sets` are the data module's sets by name."""
+        """Metrics of this method alone; `sets` are the data module's sets by name."""
         return {}
 
     def baselines(self, num_images: int) -> dict[str, Tensor]:
-        """Named sets of images that mark what this method gives by chance."""
+        """Named sets of images that show what this method generates by chance."""
         return {}
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Mapping[str, Any]) -> Self:
-        """The module of a checkpoint with this content, in eval mode; as `load_from_checkpoint` without the file."""
+        """The module of a loaded checkpoint, in eval mode; as `load_from_checkpoint` without the file."""
         module = cls(**checkpoint.get("hyper_parameters", {}))
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])

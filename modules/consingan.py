@@ -164,10 +164,7 @@ class ConSinGAN(PyramidModule):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         inputs = self.draw(len(batch["image"]), self.sizes[: self.stage + 1])
-        terms = self._iterate(inputs, *self.current_optimizers(), self.optimize)
-        for name, value in {**terms, "stage": float(self.stage), "iteration": float(self.iteration)}.items():
-            shown = name in ("g_loss", "d_loss", "reconstruction")
-            self.log(f"train/{name}", value, prog_bar=shown, batch_size=len(inputs[0]))
+        self.log_training(self._iterate(inputs, *self.current_optimizers(), self.optimize), len(inputs[0]))
 
     def _iterate(self, inputs: Sequence[Tensor], g_opt: Optimizer, d_opt: Optimizer, optimize: Step) -> dict[str, Tensor]:
         """`d_steps` critic's steps on one set of samples, one gradient of the generator with `g_steps` steps."""

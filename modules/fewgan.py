@@ -264,7 +264,7 @@ class FewGAN(PyramidModule):
         # Not in the last epoch: revived codes have to be trained, too.
         if t == 0 and (self.iteration + 1) % hp.revive_every == 0 and self.current_epoch < self.stage_epochs(0) - 1:
             self._reseed(self.vq.quantizer.revive)
-        self._log({"g_loss": loss, "d_loss": loss_critic, "gp": loss_gp, "stage": float(t), **terms}, len(reals))
+        self.log_training({"g_loss": loss, "d_loss": loss_critic, "gp": loss_gp, **terms}, len(reals))
 
     def _vq_outputs(self, reals: Tensor, sides: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Outputs of scale 0 for training and side images, and the terms of Eq. 3 that act on codes."""
@@ -291,12 +291,7 @@ class FewGAN(PyramidModule):
         rows = torch.randint(len(codes), (self.hparams.prior_batch_size,)).to(self.device)
         loss = F.cross_entropy(self.prior(codes[rows]), codes[rows])
         self.optimize(self.current_optimizers()[0], loss, clip_norm=1.0)
-        self._log({"prior_bits": loss / math.log(2), "stage": float(self.stage)}, len(rows))
-
-    def _log(self, values: Mapping[str, Tensor], batch_size: int) -> None:
-        shown = ("g_loss", "d_loss", "reconstruction", "prior_bits")
-        for name, value in {**values, "iteration": float(self.iteration)}.items():
-            self.log(f"train/{name}", value, prog_bar=name in shown, batch_size=batch_size)
+        self.log_training({"prior_bits": loss / math.log(2)}, len(rows))
 
     def on_train_epoch_end(self) -> None:
         if self.stage == self.prior_stage:

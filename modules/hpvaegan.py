@@ -195,9 +195,7 @@ class HPVAEGAN(PyramidModule):
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         coarse, reals = (resize(batch["image"], self.sizes[scale]) for scale in (0, self.stage))
         terms = self._vae_step(coarse, reals) if self.stage < self.hparams.vae_levels else self._gan_step(coarse, reals)
-        for name, value in {**terms, "stage": float(self.stage), "iteration": float(self.iteration)}.items():
-            shown = name in ("g_loss", "d_loss", "reconstruction", "kl")
-            self.log(f"train/{name}", value, prog_bar=shown, batch_size=len(reals))
+        self.log_training(terms, len(reals))
 
     def _vae_step(self, coarse: Tensor, reals: Tensor) -> dict[str, Tensor]:
         """One step of encoder, decoder and newest block: reconstruction at this scale and at scale 0, and KL.

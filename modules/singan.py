@@ -266,15 +266,10 @@ class SinGAN(PyramidModule):
                 loss = loss_adversarial + hp.weight_reconstruction * loss_reconstruction
                 self.optimize(g_opt, loss)
 
+        # Only where values are written: Lightning's bookkeeping of each step took a tenth of it at 25 pixels.
         if (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch:
             terms = {"adversarial": loss_adversarial, "reconstruction": loss_reconstruction, "gp": loss_gp}
-            clocks = {"stage": float(n), "iteration": float(self.iteration)}
-            self._log({"g_loss": loss, "d_loss": loss_critic} | terms | clocks, batch_size)
-
-    def _log(self, values: Mapping[str, Tensor | float], batch_size: int) -> None:
-        """Called only where values are written: Lightning's bookkeeping of each step took a tenth of it at 25 pixels."""
-        for name, value in values.items():
-            self.log(f"train/{name}", value, prog_bar=name in ("g_loss", "d_loss", "reconstruction"), batch_size=batch_size)
+            self.log_training({"g_loss": loss, "d_loss": loss_critic} | terms, batch_size)
 
     def _set_rates(self, batch_idx: int) -> None:
         share = batch_idx / (self.trainer.num_training_batches * self.stage_epochs(self.stage))

@@ -13,6 +13,7 @@ from core.errors import NonFiniteError, UserError
 from modules.base import GenerativeModule, sampling_mode
 from modules.ops.images import resize
 
+PROGRESS_BAR = ("g_loss", "d_loss", "reconstruction", "kl", "prior_bits")
 COLLAPSE_CONTRAST = 0.05  # a stage's images count as collapsed below this share of the training images' contrast
 
 
@@ -68,7 +69,7 @@ class StagedModule(GenerativeModule):
         """Computes what a stage needs and a checkpoint does not hold; runs at the stage's beginning and after a resume."""
 
     def stage_label(self, stage: int) -> str:
-        """Name of a stage for people."""
+        """Name of a stage in tables and progress bars."""
         return f"stage {stage}" if self.num_stages > 1 else "training"
 
     def stage_size(self, stage: int) -> tuple[int, int]:
@@ -76,8 +77,8 @@ class StagedModule(GenerativeModule):
         return self.image_size
 
     def stage_images(self, images: Tensor) -> Tensor:
-        """A few images by the stages so far, by which one that has just ended is judged: samples, or while samples mean
-        nothing yet reconstructions of the training `images` [N, 3, H, W]."""
+        """A few images by the stages so far, by which one that has just ended is judged: samples, or while `samples_ready` is
+        false reconstructions of the training `images` [N, 3, H, W]."""
         return self.sample(2) if self.samples_ready else self.reconstruct(images)
 
     # --- stages and epochs --------------------------------------------------------------------------------------------
@@ -168,6 +169,11 @@ class StagedModule(GenerativeModule):
         if self._cached_stage != stage:
             self.cache_stage(stage)
             self._cached_stage = stage
+
+    def log_training(self, values: Mapping[str, Tensor | float], batch_size: int) -> None:
+        """Logs `train/<name>` for each value, the stage and the iteration; those of PROGRESS_BAR also to the progress bar."""
+        for name, value in {**values, "stage": float(self.stage), "iteration": float(self.iteration)}.items():
+            self.log(f"train/{name}", value, prog_bar=name in PROGRESS_BAR, batch_size=batch_size)
 
     # --- hooks --------------------------------------------------------------------------------------------------------
 

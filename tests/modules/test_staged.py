@@ -271,7 +271,7 @@ def test_source_weights_have_to_fit_exactly(source, tmp_path):
     torch.save({"state_dict": wrong}, path)
     with pytest.raises(UserError) as caught:
         fit(ToyGAN(source_checkpoint=str(path)))
-    for text in (f"module.source_checkpoint={path}: ", "missing critic.weight;", "left over critic.weights",
+    for text in (f"module.source_checkpoint={path}: ", "missing critic.weight;", "unexpected critic.weights",
                  "critic.bias has shape (7,), expected (1,)"):  # fmt: skip
         assert text in str(caught.value)
     for content in (torch.zeros(3), {"state_dict": {"a": 1}}):

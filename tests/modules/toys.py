@@ -52,7 +52,7 @@ class ToyGAN(StagedModule):
             scores = self._score(self.features(reals["image"]), vectors), self._score(fakes.detach(), vectors)
             self.optimize(d_opt, F.softplus(-scores[0]).mean() + F.softplus(scores[1]).mean())
         self.optimize(g_opt, F.softplus(-self._score(fakes, vectors)).mean())
-        self.log("train/images", float(number))
+        self.log_training({"images": float(number)}, number)
 
     def _images(self, generator: nn.Module, noise: Tensor, vectors: Tensor | None) -> Tensor:
         return generator(noise if vectors is None else torch.cat([noise, vectors], 1))

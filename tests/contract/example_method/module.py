@@ -59,8 +59,7 @@ class DCGAN(StagedModule):
         with self.toggled_optimizer(g_opt):
             loss_g = F.softplus(-self.discriminator(fakes)).mean()
             self.optimize(g_opt, loss_g)
-        for name, value in {"d_loss": loss_d, "g_loss": loss_g}.items():
-            self.log(f"train/{name}", value, prog_bar=True, batch_size=len(reals))
+        self.log_training({"d_loss": loss_d, "g_loss": loss_g}, len(reals))
 
     @torch.no_grad()
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:

@@ -142,7 +142,7 @@ def test_wrong_sampling_arguments():
         ({"temperature": 0.0}, "temperature"),
         ({"top_k": 8}, "top_k=8"),
         ({"top_k": 0}, "top_k=0"),
-        ({"known": known}, "both or none"),
+        ({"known": known}, "must be given together"),
         ({"known": known, "mask": known[:, :2].bool()}, r"mask has shape \[2, 2, 3\]"),
     ):
         with pytest.raises(ValueError, match=words):
