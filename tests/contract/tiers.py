@@ -26,9 +26,14 @@ SYNTHETIC = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
 SCHEDULE = ("training_step", "stage_modules", "stage_optimizers", "finished", "configure_optimizers")
 
 
+@functools.cache  # all these functions run while tests are collected
+def class_path(path: Path) -> str:
+    return OmegaConf.load(path).module.class_path
+
+
 def module_name(path: Path) -> str:
     """Name of the file that defines the method of a configuration: fewgan for configs/fewgan_256.yaml."""
-    return OmegaConf.load(path).module.class_path.split(".")[1]
+    return class_path(path).split(".")[1]
 
 
 def method_tests(path: Path) -> Any:
@@ -37,7 +42,7 @@ def method_tests(path: Path) -> Any:
 
 
 def method_class(path: Path) -> type:
-    return find_class(OmegaConf.load(path).module.class_path, ("modules.",))
+    return find_class(class_path(path), ("modules.",))
 
 
 def tiny(path: Path) -> list[str]:
@@ -64,14 +69,14 @@ def structure(path: Path) -> tuple:
     return class_, tuple(sorted((k, str(v)) for k, v in choices.items())), tuple(sorted(shapes.items()))
 
 
+@functools.cache
 def tier(path: Path) -> str:
     """`head`, `variant` or `twin`."""
-    earlier = YAMLS[: YAMLS.index(path)]
+    earlier = [other for other in YAMLS[: YAMLS.index(path)] if class_path(other) == class_path(path)]
     if any(structure(other) == structure(path) for other in earlier):
         return "twin"
-    class_ = method_class(path)
-    inherits = not any(name in vars(class_) for name in SCHEDULE)
-    return "variant" if inherits or any(method_class(other) is class_ for other in earlier) else "head"
+    inherits = not any(name in vars(method_class(path)) for name in SCHEDULE)
+    return "variant" if inherits or earlier else "head"
 
 
 def by_path(paths: list[Path]) -> pytest.MarkDecorator:
