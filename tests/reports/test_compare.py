@@ -21,9 +21,9 @@ from datamodules.synthetic import SyntheticDataModule
 from experiment.wandb_logger import WandbRun
 from metrics.backbones.registry import load_backbone
 from metrics.sifid import single_image_frechet
+from modules.base import sampling_mode
 from modules.gpdm import GPDM
 from modules.gpnn import GPNN
-from modules.ops.noise import image_generators
 from reports.checkpoint_entry import CheckpointEntry, color_key, nearest_pairs, values_by_seed
 from reports.compare import log
 from reports.compare_page import page as page_of
@@ -146,7 +146,7 @@ def test_values_by_seed_equal_those_of_samples_drawn_by_seed(report, files):
     reals = torch.cat([reals, reals.flip(-1)])
     expected = []
     for chunk in range(6):
-        with image_generators(0, range(2 * chunk, 2 * chunk + 2)):
+        with sampling_mode(module, 0, range(2 * chunk, 2 * chunk + 2)):
             fakes = ((module.sample(2) + 1) * 127.5).round()
         errors = [min((fake - real).square().mean() for real in reals) for fake in fakes]
         expected.append(np.mean([10 * np.log10(255**2 / float(error)) for error in errors]))

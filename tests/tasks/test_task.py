@@ -11,7 +11,6 @@ from core.nodes import find_class
 from core.types import PositiveInt
 from modules import capabilities
 from modules.base import GenerativeModule
-from tasks import base
 from tests.tasks.toys import TASKS, ExactMethod, NoisyMethod, PlainMethod, task
 
 
@@ -136,7 +135,7 @@ def test_sizes_beyond_the_memory_are_refused_before_anything_is_computed(files, 
 
 
 def test_the_limit_is_the_memory_of_this_process(monkeypatch):
-    monkeypatch.setattr(base, "memory_limit", lambda: 24 * 32 * (12 + 192) * 5)
+    monkeypatch.setattr("tasks.task.memory_limit", lambda: 24 * 32 * (12 + 192) * 5)
     assert len(task("generate", num_images=5).run(NoisyMethod())) == 5
     with pytest.raises(UserError, match="task.num_images=6, task.batch_size=16: 24×32 pixels need at least"):
         task("generate", num_images=6).run(NoisyMethod())
