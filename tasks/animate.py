@@ -1,15 +1,13 @@
 """Moves the training image."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor
 
-from modules.base import GenerativeModule, sampling_mode
+from modules.base import GenerativeModule
 from modules.capabilities import Animates
-from tasks.task import Task
+from tasks.task import Function, Images, Task, numbered
 
 FrameCount = Annotated[int, Field(ge=2)]
 FrameRate = Annotated[float, Field(gt=0, le=50)]  # a GIF counts in hundredths of a second; players slow down below two
@@ -29,8 +27,5 @@ class Animate(Task):
     num_frames: FrameCount = 100
     frames_per_second: FrameRate = 10.0
 
-    def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        animate = self.bind(module)
-        with sampling_mode(module, self.seed, [0]):
-            frames = animate(self.num_frames).cpu()
-        yield from ((f"frame_{index:04d}", frame) for index, frame in enumerate(frames))
+    def render(self, module: GenerativeModule, animate: Function) -> Images:
+        return numbered("frame_{:04d}", animate(self.num_frames))

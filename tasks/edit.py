@@ -1,14 +1,11 @@
 """Makes a rough edit (parts moved, copied, painted over) plausible."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from core.types import NonNegativeFloat, PathStr
 from modules.base import GenerativeModule
 from tasks.inputs import blend, blending_mask, mask_image, read_masked
-from tasks.task import ImageTask
+from tasks.task import Function, Images, ImageTask
 
 
 @dataclass(kw_only=True)
@@ -29,11 +26,9 @@ class Edit(ImageTask):
     dilation: NonNegativeFloat = 20.0
     blur: NonNegativeFloat = 5.0
 
-    def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        self.bind(module)  # before files are read
+    def render(self, module: GenerativeModule, inject: Function) -> Images:
         image, mask = read_masked(self.image, self.mask, module, self.size)
-        result = self.inject(module, image)
-        soft = blending_mask(mask, self.dilation, self.blur)
+        result, soft = inject(image), blending_mask(mask, self.dilation, self.blur)
         yield "00_input", image[0]
         yield "01_mask", mask_image(soft)
         yield "02_unmasked", result[0]

@@ -1,15 +1,13 @@
 """Draws new images."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from core.types import ImageSize, PositiveInt
-from modules.base import GenerativeModule, sampling_mode
+from modules.base import GenerativeModule
 from modules.capabilities import ExplainsSources
-from tasks.task import Task
+from tasks.task import Function, Images, Task, numbered
 
 
 @dataclass(kw_only=True)
@@ -29,19 +27,17 @@ class Generate(Task):
     size: ImageSize | None = None
     batch_size: PositiveInt = 16
 
-    def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        sample, size = self.bind(module), tuple(self.size or ()) or None
+    def render(self, module: GenerativeModule, sample: Function) -> Images:
         self.check_trained(module)
+        size = {"size": tuple(self.size)} if self.size else {}
         batches = []
         for start in range(0, self.num_images, self.batch_size):
             indices = range(start, min(start + self.batch_size, self.num_images))
-            with sampling_mode(module, self.seed, indices):
-                explained = isinstance(module, ExplainsSources)
-                images = sample(len(indices), **({"size": size} if size else {}))
-                sources = (module.provenance(), module.provenance_picture()) if explained else ()
-            batches.append([part.cpu() for part in (images, *sources)])
+            images = sample(len(indices), **size, indices=indices)
+            sources = (module.provenance(), module.provenance_picture()) if isinstance(module, ExplainsSources) else ()
+            batches.append([images, *(part.cpu() for part in sources)])
         images, *sources = map(torch.cat, zip(*batches, strict=True))
-        yield from ((f"sample_{index:03d}", image) for index, image in enumerate(images))
+        yield from numbered("sample_{:03d}", images)
         if sources:
             yield "sources", sources[0]
-            yield from ((f"sources_{index:03d}", image) for index, image in enumerate(sources[1]))
+            yield from numbered("sources_{:03d}", sources[1])

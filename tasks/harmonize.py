@@ -1,6 +1,5 @@
 """Adapts a pasted object to the image around it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from modules.base import GenerativeModule
 from modules.ops.images import resize
 from tasks.inputs import blend, blending_mask, dilate, mask_image, read_image, read_masked, working_size
 from tasks.paint import palette, quantize
-from tasks.task import ImageTask
+from tasks.task import Function, Images, ImageTask
 
 Position = Annotated[list[int], Field(min_length=2, max_length=2, description="[row, column]")]
 
@@ -53,12 +52,10 @@ class Harmonize(ImageTask):
         if self.object is None and (self.position, self.object_size) != (None, None):
             raise UserError("task.position and task.object_size are for task.object; leave them out with task.mask")
 
-    def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        self.bind(module)  # before files are read
+    def render(self, module: GenerativeModule, inject: Function) -> Images:
         image, mask, background = self._read(module)
         recolored = image if self.colors is None else self._recolor(image, mask, background)
-        result = self.inject(module, recolored)
-        soft = blending_mask(mask, self.dilation, self.blur)
+        result, soft = inject(recolored), blending_mask(mask, self.dilation, self.blur)
         yield "00_input", image[0]
         yield "01_mask", mask_image(soft)
         yield "02_harmonized", blend(soft, result, background)[0]

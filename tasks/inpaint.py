@@ -1,15 +1,12 @@
 """Fills a hole in an image in several ways."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from core.types import ImageSize, NonNegativeFloat, PathStr, PositiveInt
-from modules.base import GenerativeModule, sampling_mode
+from modules.base import GenerativeModule
 from modules.capabilities import Inpaints
 from tasks.inputs import blend, feathered_mask, mask_image, read_masked
-from tasks.task import Task
+from tasks.task import Function, Images, Task, numbered
 
 
 @dataclass(kw_only=True)
@@ -37,15 +34,12 @@ class Inpaint(Task):
     feather: NonNegativeFloat = 5.0
     size: ImageSize | None = None
 
-    def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        inpaint = self.bind(module)
+    def render(self, module: GenerativeModule, inpaint: Function) -> Images:
         self.check_trained(module)
         image, mask = read_masked(self.image, self.mask, module, self.size)
-        with sampling_mode(module, self.seed, range(self.num_images)):
-            fills = inpaint(image.to(module.device), mask.to(module.device), self.num_images).cpu()
+        fills = inpaint(image, mask, self.num_images, indices=range(self.num_images))
         yield "00_input", image[0]
         yield "01_mask", mask_image(mask)
-        yield from ((f"02_fill_{index:03d}", fill) for index, fill in enumerate(fills))
+        yield from numbered("02_fill_{:03d}", fills)
         if self.composite:
-            composites = blend(feathered_mask(mask, self.feather), fills, image)
-            yield from ((f"03_composite_{index:03d}", composite) for index, composite in enumerate(composites))
+            yield from numbered("03_composite_{:03d}", blend(feathered_mask(mask, self.feather), fills, image))

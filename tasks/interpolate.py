@@ -1,6 +1,5 @@
 """Changes images gradually into one another."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
@@ -12,11 +11,11 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.types import ImageSize, PathStr
-from modules.base import GenerativeModule, sampling_mode
+from modules.base import GenerativeModule
 from modules.capabilities import Encodes, Interpolates
 from tasks.animate import FrameCount, FrameRate
 from tasks.inputs import read_prepared
-from tasks.task import Task
+from tasks.task import Function, Images, Task, numbered
 
 Files = Annotated[list[PathStr], Field(min_length=2)]
 
@@ -43,21 +42,18 @@ class Interpolate(Task):
     size: ImageSize | None = None
     frames_per_second: FrameRate = 10.0
 
-    def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        sample_latents, size = self.bind(module), tuple(self.size or module.image_size)
+    def render(self, module: GenerativeModule, sample_latents: Function) -> Images:
+        size = tuple(self.size or module.image_size)
         if self.images is None:
             self.check_trained(module)
-        elif not isinstance(module, Encodes):
+            points = sample_latents(self.num_points, size, indices=range(self.num_points))
+        elif isinstance(module, Encodes):
+            images = [read_prepared(file, module, size) for file in self.images]
+            points = torch.cat([self.call(module, module.encode, image) for image in images])
+        else:
             raise UserError(f"task.images: {type(module).__name__} has no encode(); leave it out for random images")
-        with sampling_mode(module, self.seed, range(self.num_points)):
-            if self.images is None:
-                points = sample_latents(self.num_points, size)
-            else:
-                points = torch.cat([module.encode(read_prepared(file, module, size).to(module.device)) for file in self.images])
-        with sampling_mode(module, self.seed, [0]):
-            path = between(points, self.num_frames, self.loop)
-            frames = torch.cat([module.decode(latent.unsqueeze(0), size).cpu() for latent in path])
-        yield from ((f"frame_{index:04d}", frame) for index, frame in enumerate(frames))
+        latents = between(points, self.num_frames, self.loop).split(1)
+        yield from numbered("frame_{:04d}", [self.call(module, module.decode, latent, size)[0] for latent in latents])
 
 
 def between(points: Tensor, steps: int, loop: bool) -> Tensor:

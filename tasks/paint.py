@@ -1,6 +1,5 @@
 """Turns clip-art into a photograph."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from modules.base import GenerativeModule
 from modules.ops.kmeans import kmeans
 from modules.ops.nearest import nearest
 from tasks.inputs import read_prepared
-from tasks.task import ImageTask
+from tasks.task import Function, Images, ImageTask
 
 
 @dataclass(kw_only=True)
@@ -36,8 +35,7 @@ class Paint(ImageTask):
         if (self.colors is None) != (self.reference is None):
             raise UserError("task.colors and task.reference belong together: a number, and the file of a training image")
 
-    def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        self.bind(module)  # before files are read
+    def render(self, module: GenerativeModule, inject: Function) -> Images:
         drawing = quantized = read_prepared(self.image, module, self.size)
         if self.colors is not None:
             pixels = read_prepared(self.reference, module, None)[0].flatten(1).T
@@ -45,7 +43,7 @@ class Paint(ImageTask):
         yield "00_input", drawing[0]
         if self.colors is not None:
             yield "01_quantized", quantized[0]
-        yield "02_photograph", self.inject(module, quantized)[0]
+        yield "02_photograph", inject(quantized)[0]
 
 
 def palette(pixels: Tensor, colors: int, seed: int = 0) -> Tensor:

@@ -1,18 +1,17 @@
 """Changes the size or aspect of a training image and keeps the size of its parts."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
-from torch import Tensor
 
-from modules.base import GenerativeModule, sampling_mode
+from modules.base import GenerativeModule
 from modules.capabilities import Reconstructs
 from modules.ops.images import resize
 from tasks.inputs import read_prepared
-from tasks.task import ImageTask
+from tasks.task import Function, Images, ImageTask
 
 
 @dataclass(kw_only=True)
@@ -30,26 +29,22 @@ class Retarget(ImageTask):
 
     step: Annotated[float, Field(gt=1)] | None = None
 
-    def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        inject = self.bind(module)
+    def render(self, module: GenerativeModule, inject: Function) -> Images:
         image, stretched = (read_prepared(self.image, module, size) for size in (None, self.size))
-        with sampling_mode(module, self.seed, [0]):
-            if stretched.shape == image.shape and isinstance(module, Reconstructs):
-                result = module.reconstruct(image.to(module.device))
-            else:
-                first, *others = sizes_between(image.shape[-2:], stretched.shape[-2:], self.step)
-                result = inject(read_prepared(self.image, module, first).to(module.device))
-                for size in others:
-                    result = inject(resize(result, size))
+        if stretched.shape == image.shape and isinstance(module, Reconstructs):
+            result = self.call(module, module.reconstruct, image)
+        else:
+            first, *others = sizes_between(image.shape[-2:], stretched.shape[-2:], self.step)
+            result = inject(read_prepared(self.image, module, first))
+            for size in others:
+                result = inject(resize(result, size))
         yield "00_input", image[0]
         yield "01_stretched", stretched[0]
-        yield "02_retargeted", result[0].cpu()
+        yield "02_retargeted", result[0]
 
 
 def sizes_between(start: tuple[int, int], end: tuple[int, int], step: float | None = None) -> list[tuple[int, int]]:
     """Sizes after `start` up to `end`, in equal ratios of at most `step` a side but for rounding; without it `end` alone."""
     widest = max(abs(math.log(last / first)) for first, last in zip(start, end, strict=True))
     rounds = max(1, math.ceil(widest / math.log(step) - 1e-9)) if step is not None else 1
-    shares = [round_ / rounds for round_ in range(1, rounds)]
-    between = [tuple(round(a * (b / a) ** share) for a, b in zip(start, end, strict=True)) for share in shares]
-    return [*between, tuple(end)]
+    return [tuple(map(round, size)) for size in np.geomspace(start, end, rounds + 1)[1:]]

@@ -1,6 +1,6 @@
 """Enlarges a small image and repeats its fine structure at the finer size."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 from warnings import warn
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.types import PathStr
-from modules.base import GenerativeModule, sampling_mode
+from modules.base import GenerativeModule
 from modules.capabilities import SuperResolves
 from modules.ops.images import resize, to_uint8
 from tasks.inputs import read_image
-from tasks.task import Task
+from tasks.task import Function, Images, Task
 
 
 @dataclass(kw_only=True)
@@ -42,20 +42,24 @@ class Superresolve(Task):
     reference: PathStr | None = None
 
     def output_size(self, module: GenerativeModule) -> tuple[int, int]:
-        return tuple(int(self.factor * side) for side in module.image_size)
+        return self._enlarged(module.image_size)
 
-    def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]:
-        super_resolve = self.bind(module)
+    def render(self, module: GenerativeModule, super_resolve: Function) -> Images:
         image = read_image(self.image)
         height, width = image.shape[-2:]
         if (height, width) != tuple(module.image_size):
             sizes = f"is {height}×{width} pixels (height × width), the model {'{}×{}'.format(*module.image_size)}"
             advice = f"train on the image itself with datamodule.image_size=[{height},{width}]"
             warn(f"task.image={self.image} {sizes}: {advice}", stacklevel=2)
-        plain = resize(image, (int(self.factor * height), int(self.factor * width)))
-        reference = self._read_reference(plain.shape[-2:]) if self.reference is not None else None
-        with sampling_mode(module, self.seed, [0]):
-            result = super_resolve(image.to(module.device), self.factor).cpu()
+        plain = resize(image, self._enlarged((height, width)))
+        reference = None if self.reference is None else read_image(self.reference, "task.reference")
+        if reference is not None and reference.shape != plain.shape:
+            shape, output = ("{}×{}".format(*images.shape[-2:]) for images in (reference, plain))
+            raise UserError(
+                f"task.reference={self.reference} is {shape} pixels (height × width), the output with "
+                f"task.factor={self.factor:g} {output}: crop it to that, or change the factor"
+            )
+        result = super_resolve(image, self.factor)
         if self.consistent:
             result = back_project(result, image)
         if reference is not None:
@@ -65,16 +69,8 @@ class Superresolve(Task):
         yield "01_bicubic", plain[0]
         yield "02_superresolved", result[0]
 
-    def _read_reference(self, size: tuple[int, int]) -> Tensor:
-        """The true image [1, 3, *size]; UserError naming both sizes if it has another one."""
-        reference = read_image(self.reference, "task.reference")
-        height, width = reference.shape[-2:]
-        if (height, width) != tuple(size):
-            raise UserError(
-                f"task.reference={self.reference} is {height}×{width} pixels (height × width), the output with "
-                f"task.factor={self.factor:g} {size[0]}×{size[1]}: crop it to that, or change the factor"
-            )
-        return reference
+    def _enlarged(self, size: Sequence[int]) -> tuple[int, int]:
+        return tuple(int(self.factor * side) for side in size)
 
 
 def back_project(images: Tensor, small: Tensor, rounds: int = 3) -> Tensor:

@@ -3,10 +3,9 @@
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from inspect import Parameter
 from typing import Any
 
 import torch
@@ -26,14 +25,16 @@ OUTPUT_BYTES = 12  # of a pixel of an image: three float32
 WORKING_BYTES = 192  # of a pixel while it is computed; the methods take from 200 (SinGAN) to several thousand
 SIZE_KEYS = ("size", "factor", "num_images", "batch_size", "num_points", "num_frames")
 OUT_OF_MEMORY = re.compile(r"(allocate|enough) memory|Storage size calculation overflowed|out of memory", re.IGNORECASE)
+Function = Callable[..., Tensor]
+Images = Iterator[tuple[str, Tensor]]  # by name
 
 
 @dataclass(kw_only=True)
 class Task(ABC):
     """A use of a trained model. A call yields names and images [3, H, W] in [-1, 1], or integers of any shape.
 
-    A task sets `capability`, the protocol of `modules.capabilities` whose function it calls. Its fields are the keys of its
-    configuration.
+    A task is a keyword-only dataclass: its fields are the keys of its configuration. It sets `capability`, the protocol of
+    `modules.capabilities` whose function it calls, and defines `render`.
 
     Args:
         options: keywords that only some methods have, checked against the method's signature.
@@ -48,7 +49,11 @@ class Task(ABC):
     seed: Seed = 0
 
     @abstractmethod
-    def __call__(self, module: GenerativeModule) -> Iterator[tuple[str, Tensor]]: ...
+    def render(self, module: GenerativeModule, function: Function) -> Images:
+        """The results; `function` is `call` with the function of the module that the task needs."""
+
+    def __call__(self, module: GenerativeModule) -> Images:
+        return self.render(module, self.bind(module))
 
     @property
     def name(self) -> str:
@@ -64,8 +69,16 @@ class Task(ABC):
                 raise
             raise UserError(f"{self._sizes()}: not enough memory ({human_bytes(_memory(module))}); reduce them") from error
 
-    def bind(self, module: GenerativeModule) -> Callable[..., Tensor]:
-        """The function of the module that the task needs, with `scale` and `options` bound.
+    def call(
+        self, module: GenerativeModule, function: Function, *inputs: Any, indices: Iterable[int] = (0,), **keywords: Any
+    ) -> Tensor:
+        """The result of a function of the module, on the CPU; `indices` number the images that it draws."""
+        inputs = [value.to(module.device) if isinstance(value, Tensor) else value for value in inputs]
+        with sampling_mode(module, self.seed, indices):
+            return function(*inputs, **keywords).cpu()
+
+    def bind(self, module: GenerativeModule) -> Function:
+        """`call` of the function of the module that the task needs, with `scale` and `options`.
 
         UserError if the method lacks it or has no such options, and for sizes beyond the memory.
         """
@@ -81,8 +94,8 @@ class Task(ABC):
                 f"{self._sizes()}: {height}×{width} pixels need at least {human_bytes(needed)} of memory, "
                 f"{human_bytes(_memory(module))} are available; reduce them"
             )
-        scale = {} if self.scale is None else {"scale": self.scale}
-        return partial(getattr(module, function), **scale, **self._checked_options(type(module)))
+        keywords = self._checked_options(type(module)) | ({} if self.scale is None else {"scale": self.scale})
+        return partial(self.call, module, partial(getattr(module, function), **keywords))
 
     def check_trained(self, module: GenerativeModule) -> None:
         """UserError while the module cannot draw samples yet, such as before its prior is trained."""
@@ -100,16 +113,21 @@ class Task(ABC):
         return ", ".join(f"task.{key}={value}" for key, value in values.items()) or f"task {self.name}"
 
     def _checked_options(self, method: type[GenerativeModule]) -> dict[str, Any]:
-        known, values = capabilities.options(method, self.capability), self.options or {}
-        for name in values.keys() - known.keys():
-            options = {m.__name__: capabilities.options(m, self.capability) for m in capabilities.methods(self.capability)}
-            able = [other for other, names in options.items() if name in names]
-            raise UserError(
-                f"task.options.{name}: {method.__name__} has no such option in the task {self.name}."
-                f"{nearest_hint(name, known)} It has: {', '.join(known) or 'none'}. "
-                f"Methods with {name}: {', '.join(able) or 'none'}."
-            )
-        return {name: _converted(value, known[name], f"task.options.{name}") for name, value in values.items()}
+        known, values = capabilities.options(method, self.capability), {}
+        for name, value in (self.options or {}).items():
+            if name not in known:
+                methods = capabilities.methods(self.capability)
+                able = [other.__name__ for other in methods if name in capabilities.options(other, self.capability)]
+                raise UserError(
+                    f"task.options.{name}: {method.__name__} has no such option in the task {self.name}."
+                    f"{nearest_hint(name, known)} It has: {', '.join(known) or 'none'}. "
+                    f"Methods with {name}: {', '.join(able) or 'none'}."
+                )
+            try:
+                values[name] = TypeAdapter(known[name].annotation, config=STRICT).validate_json(json.dumps(value))
+            except ValidationError as error:
+                raise UserError(f"task.options.{name}={value}: {error.errors()[0]['msg']}") from None
+        return values
 
 
 @dataclass(kw_only=True)
@@ -129,18 +147,10 @@ class ImageTask(Task):
     scale: NonNegativeInt | None = None
     size: ImageSize | None = None
 
-    def inject(self, module: GenerativeModule, image: Tensor) -> Tensor:
-        """An image [1, 3, H, W] rendered by the model from `scale` on, on the CPU."""
-        function = self.bind(module)
-        with sampling_mode(module, self.seed, [0]):
-            return function(image.to(module.device)).cpu()
 
-
-def _converted(value: Any, parameter: Parameter, key: str) -> Any:
-    try:
-        return TypeAdapter(parameter.annotation, config=STRICT).validate_json(json.dumps(value))
-    except ValidationError as error:
-        raise UserError(f"{key}={value}: {error.errors()[0]['msg']}") from None
+def numbered(name: str, images: Iterable[Tensor]) -> Images:
+    """Images under a name with their number, such as "frame_{:04d}"."""
+    return ((name.format(index), image) for index, image in enumerate(images))
 
 
 def _memory(module: GenerativeModule) -> int:
