@@ -1,6 +1,8 @@
 import json
 import math
+import resource
 from collections.abc import Callable, Mapping
+from multiprocessing import Queue, get_context
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from callbacks import sample_metrics
 from callbacks.sample_metrics import SampleMetrics, compare_reconstructions
@@ -580,3 +583,66 @@ def test_reconstruction_of_sets_with_held_out_images() -> None:
     assert compare_reconstructions(lookup, few)["num_heldout"] == 4
     assert compare_reconstructions(lookup, {"image": sets["image"]}) is None
     assert compare_reconstructions(object(), sets) is None
+
+
+class Generated:
+    """Images that are made at each access, as of a folder that is read lazily."""
+
+    names: list[str] = []
+    fingerprint = "0" * 64
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(index)) * 2 - 1
+
+    def originals(self) -> "Generated":
+        return self
+
+
+class Large(SyntheticDataModule):
+    def __init__(self, number: int) -> None:
+        super().__init__([64, 64], batch_size=1, num_images=1)
+        self.number = number
+
+    def sets(self) -> dict:
+        return super().sets() | {"image": Generated(self.number)}
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader([0])
+
+
+class Noise64(Toy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.image_size = (64, 64)
+
+    def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
+        return rand(num_images, 3, 64, 64) * 2 - 1
+
+
+def measure_large(number: int, queue: Queue) -> None:
+    """Memory in MB by which measuring so many reference images raises the maximum of this process."""
+    torch.set_num_threads(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    metrics = SampleMetrics(num_images=10, metrics=["nearest_psnr", "pixel_diversity"])
+    trainer(metrics).validate(Noise64(), Large(number), verbose=False)
+    queue.put(((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, metrics.results["protocol"]["num_real"]))
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_pixels_of_the_reference() -> None:
+    """Two thousand more images of 64 x 64 take 98 MB as floats and 25 MB as bytes."""
+    context, found = get_context("fork"), {}
+    for number in (1000, 3000):
+        queue = context.Queue()
+        process = context.Process(target=measure_large, args=(number, queue))
+        process.start()
+        found[number], num_real = queue.get(timeout=600)
+        process.join()
+        assert num_real == number
+    assert found[3000] - found[1000] < 50

@@ -179,7 +179,7 @@ LATER: dict[str, tuple[str, list[str], list[str]]] = {
        for name in ("fewshot.FewShot", "side.Side", "source.Source")},
     "name of one image of a file": ("train", [SINGAN, "datamodule.root=datamodules/starter/landscapes/001.jpg"],
         ["image: 000.jpg", "landscapes/001.jpg", "datamodule.image=null"]),
-    "metric": ("train", [FEWGAN, "callbacks.metrics.metrics=[fid]"], ["callbacks.metrics", "'fid'", "fd", "nearest"]),
+    "metric": ("train", [FEWGAN, "callbacks.metrics.metrics=[fid]"], ["callbacks.metrics", "'fid'", "fd", "Did you mean"]),
     "weights of the metrics": ("train", [FEWGAN, "callbacks.metrics.weights={data}/no.pth"], ["callbacks.metrics", "no.pth"]),
     "backbone of the metrics": ("train", [FEWGAN, "callbacks.metrics.backbone=vgg61"],
         ["callbacks.metrics", "backbone", "vgg61"]),
