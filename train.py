@@ -102,7 +102,7 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
     from experiment.resume import checkpoint_files, move_results_aside, resume_point
 
     writes = not dry_run and is_first_process()
-    if writes and Path(config.run_dir).is_dir():
+    if writes and Path(config.run_dir, ".lock").exists():
         lock_folder(config.run_dir)  # before the checkpoint is read: nobody else may be writing it
     if writes and config.resume is None and any(checkpoint_files(config)):
         raise UserError(f"{config.run_dir} holds a run. resume=auto resumes it, run_name=… starts another.")

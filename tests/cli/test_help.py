@@ -47,7 +47,7 @@ def test_explanations_come_from_docstrings_of_the_class_and_its_bases_and_from_c
     assert rows["module.betas"].default == "[0.5, 0.999]"
     assert rows["datamodule.batch_size"].description == "per device", "from ImageDataModule"
     assert rows["resume"].description.startswith("null: a new run; auto: ")
-    assert "folder" in descriptions("datamodules.side.SideDataModule")["root"]
+    assert "folder" in descriptions("datamodules.image_datamodule.ImageDataModule")["root"]
 
 
 def test_comments_of_a_yaml_file_by_dotted_key(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def class_paths() -> list[str]:
     """All of the project that the shipped YAML files name, and what they could."""
     texts = [path.read_text() for path in ROOT.glob("configs/**/*.yaml")]
     found = {name for text in texts for name in re.findall(r"^\s*class_path: (\S+)", text, re.M) if name.startswith(OWN)}
-    return sorted(found | {"callbacks.best_checkpoint.BestCheckpoint", "datamodules.synthetic.SyntheticDataModule"})
+    return sorted(found | {"callbacks.stage_checkpoint.StageCheckpoint", "datamodules.synthetic.SyntheticDataModule"})
 
 
 def real_signature(class_path: str) -> Mapping[str, inspect.Parameter]:
