@@ -20,11 +20,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cli.build import build
-from cli.environment import configure_openmp, filter_warnings, protect_output, use_short_temporary_folder
+from cli.command import run_command
 from cli.evaluation import output_folder, rebuild, report_config, split_arguments, stored_config, task_config
-from cli.reference import help_text
-from cli.signals import StopSignals
-from cli.user_errors import report_user_errors
 from core.errors import UserError
 from core.files import atomic_folder
 
@@ -74,41 +71,27 @@ def do_task(path: Path, config: DictConfig, module: Any, folder: Path) -> None:
     print(f"{folder}: {write_results(folder, task.name, settings, images, task.frames_per_second)}")
 
 
-def report(paths: list[Path], arguments: list[str]) -> None:
-    """Writes a page about all `paths` into the folder `out`."""
-    config = report_config(arguments)
-    loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
-    print(build(config.task)(paths, Path(config.out), lambda path: run_test(*open_checkpoint(path, arguments)), loggers))
-
-
-def evaluate(checkpoints: list[Path], arguments: list[str]) -> None:
+def evaluate(arguments: list[str], *_: object) -> int:
+    checkpoints, settings = split_arguments(arguments)
+    config = report_config(settings)
+    if config is not None:
+        loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
+        report, out = build(config.task), Path(config.out)
+        print(report(checkpoints, out, lambda path: run_test(*open_checkpoint(path, settings)), loggers))
+        return 0
     taken = set()
     for path in checkpoints:
-        checkpoint, config, module = open_checkpoint(path, arguments)
+        checkpoint, config, module = open_checkpoint(path, settings)
         folder = output_folder(config, path, checkpoints)
         if folder in taken:
             raise UserError(f"{path}: {folder} holds the results of another one of these checkpoints; give it alone.")
         taken.add(folder)
         do_task(path, config, module, folder) if "task" in config else measure(path, checkpoint, config, module, folder)
+    return 0
 
 
 def main(arguments: list[str]) -> int:
-    show_help = {"--help", "-h"} & set(arguments)
-    arguments = [argument for argument in arguments if argument not in show_help]
-    if show_help and not arguments:
-        print(__doc__.strip())
-        return 0
-    configure_openmp()
-    use_short_temporary_folder()
-    protect_output()
-    filter_warnings()
-    with StopSignals() as stop, report_user_errors() as errors:
-        if show_help:
-            print(help_text(task_config(arguments)))
-            return 0
-        checkpoints, settings = split_arguments(arguments)
-        (report if report_config(settings) else evaluate)(checkpoints, settings)
-    return stop.exit_code or errors.exit_code
+    return run_command(__doc__, arguments, task_config, evaluate)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import IO
 
 from cli.environment import protect_output
 from cli.grid import Trial, is_finished, trials
+from cli.user_errors import report_user_errors
 from core.errors import UserError
 from core.lock import lock_folder
 
@@ -37,11 +38,10 @@ def main(arguments: list[str]) -> int:
         print(__doc__.strip())
         return 0
     protect_output()
-    try:
+    with report_user_errors() as errors:
         grid = trials([word for word in arguments if word != "--dry-run"])
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if errors.exit_code:
+        return errors.exit_code
     outcomes = {trial.label: "finished before" if is_finished(trial) else "open" for trial in grid}
     waiting = [trial for trial in grid if outcomes[trial.label] == "open" and "--dry-run" not in arguments]
     for signum in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: end the training, too, and print the outcomes

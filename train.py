@@ -27,11 +27,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cli.build import build
-from cli.environment import configure_openmp, filter_warnings, protect_output, use_short_temporary_folder
+from cli.command import run_command
 from cli.loader import load_config
-from cli.reference import help_text
 from cli.signals import StopSignals, is_first_process, resume_hint
-from cli.user_errors import report_user_errors
 from core.errors import UserError
 from core.lock import lock_folder, release_locks, sign_lock
 
@@ -39,36 +37,25 @@ LIMIT_REACHED = 124  # as `timeout` ends a command
 
 
 def main(arguments: list[str]) -> int:
-    settings = [argument for argument in arguments if argument not in ("--help", "-h", "--dry-run")]
-    show_help = {"--help", "-h"} & set(arguments)
-    if show_help and not settings:
-        print(__doc__.strip())
-        return 0
-    configure_openmp()
-    use_short_temporary_folder()
-    protect_output()
-    filter_warnings()
-    dry_run = "--dry-run" in arguments
-    with StopSignals() as stop, report_user_errors() as errors:
-        config = load_config(settings)
-        if show_help:
-            print(help_text(config))
-            return 0
-        stop.checkpoints = Path(config.run_dir) / "checkpoints"
-        if dry_run:
-            print(OmegaConf.to_yaml(config), end="")  # at once: what the plan needs takes seconds to import
-            print("# the plan follows in 10 to 20 seconds: a few iterations of each stage are trained", flush=True)
-        trainer, module, datamodule, checkpoint = prepare(config, dry_run)
-        if dry_run:
-            from experiment.cost import plan
+    dry_run, arguments = "--dry-run" in arguments, [argument for argument in arguments if argument != "--dry-run"]
+    return run_command(__doc__, arguments, load_config, lambda words, stop: train(load_config(words), stop, dry_run))
 
-            print("\n".join(f"# {line}" for line in plan(module, datamodule, trainer).splitlines()))  # as a whole YAML, too
-            return 0
-        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
-        release_locks()
-        return report_end(Path(config.run_dir)) if trainer.is_global_zero else 0
+
+def train(config: DictConfig, stop: StopSignals, dry_run: bool) -> int:
+    """Trains to the end, or for a dry run shows configuration and plan; the exit code."""
+    stop.checkpoints = Path(config.run_dir) / "checkpoints"
+    if dry_run:
+        print(OmegaConf.to_yaml(config), end="")  # at once: what the plan needs takes seconds to import
+        print("# the plan follows in 10 to 20 seconds: a few iterations of each stage are trained", flush=True)
+    trainer, module, datamodule, checkpoint = prepare(config, dry_run)
+    if dry_run:
+        from experiment.cost import plan
+
+        print("\n".join(f"# {line}" for line in plan(module, datamodule, trainer).splitlines()))  # as a whole YAML, too
+        return 0
+    trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     release_locks()
-    return stop.exit_code or errors.exit_code
+    return report_end(Path(config.run_dir)) if trainer.is_global_zero else 0
 
 
 def report_end(run_dir: Path) -> int:

@@ -1,18 +1,4 @@
-"""Output streams, and environment variables that have to be right before torch is imported. Standard library only.
-
-torch computes on the CPU with OpenMP, whose threads by default spin while they wait for each other. That is
-good on an idle machine and ruinous on a busy one, where a spinning thread holds the core that the awaited one needs. A
-step with gradient penalty on two cores took 14-22 ms on the idle machine and 851 ms beside two busy processes. Threads
-that sleep at once are as bad the other way: waking them costs more than a small convolution. Three such steps, at 25x34,
-56x74 and 72x96 pixels, took (ms; idle | beside two busy processes)
-    one thread                      4.6  19  32 | 15  34  56
-    two, asleep at once              12  34  47 | 18  80  53
-    two, after 1,000 turns          4.9  14  21 | 13  46  75
-    two, after 3,000 turns          4.3  13  19 | 25 105 113
-so they sleep after 1,000 turns, unless the user has set OMP_WAIT_POLICY or GOMP_SPINCOUNT. OpenMP starts a thread for each
-core of the process's affinity mask; where a control group (a container's --cpus) allows less, that number is set, unless the
-user has set OMP_NUM_THREADS. Of several processes on one machine Lightning gives each its share of the mask.
-"""
+"""Output streams, and environment variables that have to be right before torch is imported. Standard library only."""
 
 import logging
 import os
@@ -55,9 +41,17 @@ def protect_output() -> None:
             setattr(sys, name, LenientStream(getattr(sys, name)))
 
 
+def prepare_process() -> None:
+    """Comes before anything imports torch, which loads the OpenMP runtime."""
+    configure_openmp()
+    use_short_temporary_folder()
+    protect_output()
+    filter_warnings()
+
+
 def configure_openmp(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Makes OpenMP threads sleep after a short wait, and no more of them than there are CPUs to use. Has to come before torch
-    is imported, which loads the runtime."""
+    """Makes OpenMP threads sleep after a short wait (figures in docs/training.md), and no more of them than a control group
+    such as a container's --cpus allows: OpenMP itself starts one for each core of the affinity mask."""
     quota, cores = cpu_quota(), len(os.sched_getaffinity(0))
     if quota is not None and quota < cores:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, int(quota))))
@@ -78,28 +72,20 @@ def cpu_quota(groups: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -
             if controllers and "cpu" not in controllers.split(","):
                 continue
             top = Path(root, controllers) if Path(root, controllers).is_dir() else Path(root, "cpu" if controllers else "")
-            folder = top / path.strip("/")
-            for level in [folder, *folder.parents]:
-                if level.is_relative_to(top):
-                    quotas += _quota_of(level)
+            for folder in [top / path.strip("/"), *(top / path.strip("/")).parents]:
+                files = ["cpu.max"] if (folder / "cpu.max").exists() else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+                if folder.is_relative_to(top) and all((folder / file).exists() for file in files):
+                    quota, period = " ".join((folder / file).read_text() for file in files).split()
+                    quotas += [int(quota) / int(period)] if quota not in ("max", "-1") else []
     return min(quotas, default=None)
-
-
-def _quota_of(folder: Path) -> list[float]:
-    with suppress(OSError):
-        files = [folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"]
-        values = (folder / "cpu.max").read_text().split() if (folder / "cpu.max").exists() else [f.read_text() for f in files]
-        if values[0].strip() not in ("max", "-1"):
-            return [int(values[0]) / int(values[1])]
-    return []
 
 
 def use_short_temporary_folder() -> None:
     """Workers of a loader pass batches on through sockets in the temporary folder. Where its path is too long for a socket,
     they would wait for ever; then temporary files of this process go to a shorter folder of the system."""
     if len(os.fsencode(tempfile.gettempdir())) > MAX_TEMPORARY_PATH:
-        folders = [folder for folder in ("/tmp", "/var/tmp", "/dev/shm") if os.access(folder, os.W_OK | os.X_OK)]
-        tempfile.tempdir = next(iter(folders), tempfile.tempdir)
+        folders = (folder for folder in ("/tmp", "/var/tmp", "/dev/shm") if os.access(folder, os.W_OK | os.X_OK))
+        tempfile.tempdir = next(folders, tempfile.tempdir)
 
 
 def filter_warnings() -> None:

@@ -34,37 +34,35 @@ def split_arguments(arguments: list[str]) -> tuple[list[Path], list[str]]:
 
     The name of a checkpoint may contain "=" where the file exists.
     """
-    settings = [word for word in arguments if word.startswith("-") or word.endswith((".yaml", ".yml")) or "=" in word]
-    settings = [word for word in settings if not (word.endswith(".ckpt") and Path(word).is_file())]
-    checkpoints = [Path(word).expanduser() for word in arguments if word not in settings]
+    checkpoints = [word for word in arguments if not word.startswith("-") and not word.endswith((".yaml", ".yml"))]
+    checkpoints = [word for word in checkpoints if "=" not in word or (word.endswith(".ckpt") and Path(word).is_file())]
+    settings, paths = [word for word in arguments if word not in checkpoints], [Path(word).expanduser() for word in checkpoints]
     mistakes = Mistakes()
     config = read_config(settings, {"run_name": "unknown"}, EXTRA_KEYS, mistakes)
-    keys = [word.split("=")[0] for word in settings if "=" in word]
-    groups = {"run_name", "callbacks", "trainer", *(key.split(".")[0] for key in keys)}
-    keys += [key for key in config if key not in groups]
-    for key in keys:
-        if message := _fixed(key):
-            mistakes.add(key, message)
+    texts = dict(word.split("=", 1) for word in settings if "=" in word)
+    groups = {"run_name", "callbacks", "trainer", *(key.split(".")[0] for key in texts)}
+    for key in [*texts, *(key for key in config if key not in groups)]:
+        if not any(f"{key}.".startswith(f"{name}.") for name in CHANGEABLE):
+            hint = nearest_hint(key, CHANGEABLE)
+            mistakes.add(key, f"{key}: fixed by the checkpoint.{hint} Here: {', '.join(CHANGEABLE)}.")
     if "logger" in config and not _is_report(config):
         mistakes.add("logger", "logger: only a report goes to loggers, such as configs/tasks/compare.yaml.")
-    if not checkpoints:
+    if not paths:
         mistakes.add("checkpoint", "no checkpoint given, such as runs/fewgan/checkpoints/last.ckpt; --help explains.")
-    for path in checkpoints if not _is_report(config) else ():  # some reports are of folders: they look for themselves
-        if message := _missing(path):
-            mistakes.add(str(path), message)
+    for path in paths if not _is_report(config) else ():  # some reports are of folders: they look for themselves
+        if not path.is_file():
+            mistakes.add(str(path), _missing(path))
     if "class_path" in config.get("task", {}):
-        texts = dict(word.split("=", 1) for word in settings if "=" in word)
         complete(OmegaConf.to_container(config.task), "task", mistakes, texts=texts)
     mistakes.raise_any()
-    return checkpoints, settings
+    return paths, settings
 
 
 def report_config(arguments: list[str]) -> DictConfig | None:
     """Task, loggers and `out` of `arguments` if the task is a report about all checkpoints at once; else None."""
-    given = OmegaConf.to_container(read_config(arguments, {"run_name": "unknown", "out": "report"}, EXTRA_KEYS))
-    if not _is_report(given):
-        return None
-    return load_config([], {key: given[key] for key in ("run_name", "out", "task", "logger") if key in given}, EXTRA_KEYS)
+    config = OmegaConf.to_container(read_config(arguments, {"run_name": "unknown", "out": "report"}, EXTRA_KEYS))
+    start = {key: config[key] for key in ("run_name", "out", "task", "logger") if key in config}
+    return load_config([], start, EXTRA_KEYS) if _is_report(config) else None
 
 
 def task_config(arguments: list[str]) -> DictConfig:
@@ -105,9 +103,9 @@ def stored_config(path: Path, checkpoint: Mapping[str, Any], arguments: list[str
 
 def _with_found_roots(datamodule: Mapping[str, Any], roots: Mapping[str, str]) -> Mapping[str, Any]:
     """The stored keys, with the absolute path of each relative root as the training found it, where there still is one."""
-    paths = {key: Path(root) for key, root in roots.items() if isinstance(datamodule.get(key), str)}
-    found = {key: path for key, path in paths.items() if path.exists() or any(p.is_file() for p in path.parents)}
-    return {**datamodule, **{key: str(path) for key, path in found.items() if not Path(datamodule[key]).is_absolute()}}
+    relative = [key for key in roots if isinstance(datamodule.get(key), str) and not Path(datamodule[key]).is_absolute()]
+    found = [key for key in relative if Path(roots[key]).exists() or any(p.is_file() for p in Path(roots[key]).parents)]
+    return {**datamodule, **{key: roots[key] for key in found}}
 
 
 def output_folder(config: DictConfig, path: Path, checkpoints: list[Path]) -> Path:
@@ -141,21 +139,12 @@ def rebuild(path: Path, checkpoint: Mapping[str, Any]) -> Any:
         raise UserError(f"{path} does not fit {class_path}: {str(error).splitlines()[-1].strip()}") from error
 
 
-def _fixed(key: str) -> str | None:
-    """The message for a key that a checkpoint fixes."""
-    if any(f"{key}.".startswith(f"{name}.") for name in CHANGEABLE):
-        return None
-    return f"{key}: fixed by the checkpoint.{nearest_hint(key, CHANGEABLE)} Here: {', '.join(CHANGEABLE)}."
-
-
 def _is_report(config: Mapping[str, Any]) -> bool:
     return str(config.get("task", {}).get("class_path")).startswith("reports.")
 
 
-def _missing(path: Path) -> str | None:
+def _missing(path: Path) -> str:
     """The message for a path that is no checkpoint file."""
-    if path.is_file():
-        return None
     if path.is_dir():
         files = [file for file in (path / "checkpoints/last.ckpt", path / "last.ckpt") if file.is_file()]
         return f"{path}: a folder; a checkpoint is a file.{f' Did you mean {files[0]}?' if files else ''}"

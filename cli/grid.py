@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from cli.loader import load_config
@@ -36,8 +37,8 @@ def trials(arguments: Sequence[str]) -> list[Trial]:
     sweep and the trial's values, run_name_key-value…, and its folder is run_dir with the same ending: stable however the
     grid grows, and no two alike.
     """
-    swept = {word: _values(word) for word in arguments if "=" in word and not word.startswith("-")}
-    swept = {word: values for word, values in swept.items() if len(values) > 1}
+    words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    swept = {word: values for word in words if len(values := _values(word)) > 1}
     if not swept:
         raise UserError("nothing to sweep. Give a key several values: module.lr_g=1e-3,5e-4 seed=0,1,2")
     fixed = [word for word in arguments if word not in swept]
@@ -85,17 +86,13 @@ def _plain(text: str) -> str:
 
 
 def _values(word: str) -> list[str]:
-    """The alternatives of `key=a,b`; one if there is no comma outside of brackets and quotes."""
-    text, values, depth, quote = word.split("=", 1)[1], [""], 0, ""
-    for letter in text:
-        if letter in "'\"" and quote in ("", letter):
-            quote = "" if quote else letter
-        elif not quote:
-            depth += (letter in "[{") - (letter in "]}")
-        if letter == "," and not depth and not quote:
-            values.append("")
-        else:
-            values[-1] += letter
-    if len(values) > 1 and not all(value.strip() for value in values):
+    """The alternatives of `key=a,b`, cut at the commas of a YAML list; one if there is none."""
+    text = word.split("=", 1)[1]
+    plain = re.sub(r"\$\{[^{}]*\}", lambda match: "x" * len(match[0]), text)
+    try:
+        values = [text[node.start_mark.index - 1 : node.end_mark.index - 1] for node in yaml.compose(f"[{plain}]").value]
+    except yaml.YAMLError:
+        values = [text]
+    if len(values) == 1 and re.search(r"^\s*,|,\s*,|,\s*$", text):
         raise UserError(f"{word}: an empty value; write the values as a,b,c, and a list as [1,2].")
-    return [value.strip() for value in values]
+    return values

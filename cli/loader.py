@@ -68,9 +68,7 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, "-+0123456789.")
 
 
 def load_config(
-    arguments: Iterable[str],
-    start: Mapping[str, Any] | None = None,
-    extra_keys: Mapping[str, Any] | None = None,
+    arguments: Iterable[str], start: Mapping[str, Any] | None = None, extra_keys: Mapping[str, Any] | None = None
 ) -> DictConfig:
     """The configuration of a command line, every object with all keywords of its class; one UserError for all mistakes.
 
@@ -198,10 +196,9 @@ def _override(argument: str, keys: Mapping[str, Any]) -> DictConfig:
         raise UserError(f"{argument}: no value. Write {key}=null to switch something off.")
     if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
         raise UserError(f"{key}: {text!r} is not UTF-8; a name in a configuration has to be: rename the file.")
+    literal = str in members(keys.get(key)) and text != "null"  # a run may be named 007 or no
     try:
-        literal = str in members(keys.get(key)) and text != "null"  # a run may be named 007 or no
-        config = OmegaConf.create()
-        OmegaConf.update(config, key, text if literal else parse_value(text))
+        OmegaConf.update(config := OmegaConf.create(), key, text if literal else parse_value(text))
         return config
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -212,9 +209,7 @@ def parse_value(text: str) -> Any:
     """The YAML value of an override. What is no scalar, flow list or flow mapping to its end is a text: "birds #1"."""
     node = yaml.compose(text, Loader)
     is_whole = node is not None and node.end_mark.index == len(text.rstrip())
-    if is_whole and (isinstance(node, yaml.ScalarNode) or node.flow_style):
-        return yaml.load(text, Loader)
-    return text
+    return yaml.load(text, Loader) if is_whole and (isinstance(node, yaml.ScalarNode) or node.flow_style) else text
 
 
 def _resolve(config: DictConfig, mistakes: Mistakes) -> None:

@@ -10,6 +10,7 @@ import json
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -46,72 +47,58 @@ def is_foreign(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Foreign)
 
 
+@cache
 class Source(dict):
     """The top-level names of a Python file, evaluated when an annotation or a default asks for them."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(vars(builtins))
-        body = ast.parse(file.read_bytes()).body
-        targets = [(target, node.value) for node in body if isinstance(node, ast.Assign) for target in node.targets]
-        self.assigned = {target.id: value for target, value in targets if isinstance(target, ast.Name)}
-        self.classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
-        froms = [node for node in body if isinstance(node, ast.ImportFrom)]
-        self.imported = {alias.asname or alias.name: (node.module or "", alias.name) for node in froms for alias in node.names}
+        self.assigned, self.classes, self.imported = {}, {}, {}
+        for node in ast.parse(file.read_bytes()).body:
+            match node:
+                case ast.Assign():
+                    self.assigned |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
+                case ast.ClassDef():
+                    self.classes[node.name] = node
+                case ast.ImportFrom():
+                    self.imported |= {name.asname or name.name: (node.module or "", name.name) for name in node.names}
 
     def __missing__(self, name: str) -> Any:
         if name.startswith("__"):
             raise KeyError(name)
         module, original = self.imported.get(name, ("", name))
-        file = _file(module)
         if name in self.assigned:
-            value = self.evaluate(self.assigned[name])
+            self[name] = self.evaluate(self.assigned[name])
         elif module.split(".")[0] in IMPORTABLE:
-            value = getattr(import_module(module), original)
+            self[name] = getattr(import_module(module), original)
         else:
-            value = _source(file)[original] if file else type(name, (Foreign,), {})
-        self[name] = value
-        return value
+            self[name] = Source(file)[original] if (file := _file(module)) else type(name, (Foreign,), {})
+        return self[name]
 
     def evaluate(self, node: ast.expr) -> Any:
         return eval(compile(ast.Expression(node), "source", "eval"), {"__builtins__": {}}, self)
 
-    def annotation(self, node: ast.expr | None) -> Any:
-        """The type, or Any for one that only an import could tell."""
-        try:
-            value = self.evaluate(node) if node else Any
-            return self.evaluate(ast.parse(value, mode="eval").body) if isinstance(value, str) else value
-        except (AttributeError, NameError, TypeError):
-            return Any
-
-    def default(self, node: ast.expr | None) -> Any:
-        """The default, or ... for one of Lightning that only an import could tell."""
-        try:
-            return self.evaluate(node) if node else inspect.Parameter.empty
-        except AttributeError:
-            return ...
+    def evaluate_or(self, otherwise: Any, node: ast.expr) -> Any:
+        """The value, or `otherwise` for one that only an import could tell."""
+        with suppress(AttributeError, NameError, TypeError):
+            return self.evaluate(node)
+        return otherwise
 
     def parameters(self, arguments: ast.arguments) -> Parameters:
         """What a constructor takes, without `self`."""
-        positional = [*arguments.posonlyargs, *arguments.args]
-        defaults = [*[None] * (len(positional) - len(arguments.defaults)), *arguments.defaults]
-        rows = [*zip(positional, defaults, strict=True), *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)][1:]
-        kind = inspect.Parameter.KEYWORD_ONLY
-        values = {a.arg: (self.default(default), self.annotation(a.annotation)) for a, default in rows}
-        found = {name: inspect.Parameter(name, kind, default=d, annotation=a) for name, (d, a) in values.items()}
+        keyword, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+        names = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        defaults = [*arguments.defaults, *arguments.kw_defaults]
+        found = {}
+        for argument, default in zip(names[1:], [*[None] * (len(names) - 1 - len(defaults)), *defaults], strict=True):
+            value = self.evaluate_or(..., default) if default else empty
+            hint = self.evaluate_or(Any, argument.annotation) if argument.annotation else Any
+            if isinstance(hint, str):  # a type in quotes
+                hint = self.evaluate_or(Any, ast.parse(hint, mode="eval").body)
+            found[argument.arg] = inspect.Parameter(argument.arg, keyword, default=value, annotation=hint)
         if arguments.kwarg:
             found[arguments.kwarg.arg] = inspect.Parameter(arguments.kwarg.arg, inspect.Parameter.VAR_KEYWORD)
         return found
-
-    def fields(self, node: ast.ClassDef) -> Parameters:
-        """The fields of a dataclass, without inherited ones."""
-        empty, kind = inspect.Parameter.empty, inspect.Parameter.KEYWORD_ONLY
-        fields = [(f.target.id, f.value, f.annotation) for f in node.body if isinstance(f, ast.AnnAssign)]
-        return {
-            name: inspect.Parameter(
-                name, kind, default=self.evaluate(value) if value else empty, annotation=self.annotation(annotation)
-            )
-            for name, value, annotation in fields
-        }
 
 
 def complete(
@@ -237,17 +224,15 @@ def class_at(class_path: str) -> tuple[Source, ast.ClassDef, list[str | None]]:
         folder = next(folder for folder in ROOT.joinpath(*module.split(".")).parents if folder.is_dir())
         beside = (path.relative_to(ROOT).with_suffix("") for path in folder.glob("*.py") if path.stem != "__init__")
         raise UserError(f"there is no module {module}.{nearest_hint(module, ('.'.join(path.parts) for path in beside))}")
-    source = _source(file)
+    source = Source(file)
     if file.name == "__init__.py" and name in source.imported:
         return class_at(".".join(source.imported[name]))
     if name not in source.classes:
         known = [*source.classes, *(source.imported if file.name == "__init__.py" else ())]
         raise UserError(f"{module} has no class {name}.{nearest_hint(name, known)}")
-    node, bases = source.classes[name], []
-    for base in map(ast.unparse, source.classes[name].bases):
-        origin = source.imported.get(base, ("", base))
-        bases.append(f"{module}.{base}" if base in source.classes else ".".join(origin) if _file(origin[0]) else None)
-    return source, node, bases
+    local, bases = {known: (module, known) for known in source.classes}, map(ast.unparse, source.classes[name].bases)
+    origins = [(source.imported | local).get(base, ("", base)) for base in bases]
+    return source, source.classes[name], [".".join(origin) if _file(origin[0]) else None for origin in origins]
 
 
 @cache
@@ -255,29 +240,20 @@ def _constructor(class_path: str) -> Parameters:
     source, node, bases = class_at(class_path)
     for member in node.body:
         if isinstance(member, ast.FunctionDef) and member.name == "__init__":
-            return _with_inherited(source.parameters(member.args), bases)
+            parameters = source.parameters(member.args)
+            named = {name: p for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+            base = next((base for base in bases if base and base.startswith(OWN)), None)
+            if not base or len(named) == len(parameters):
+                return parameters
+            return named | {name: p for name, p in _constructor(base).items() if name not in named}  # **keywords are the base's
+    found = [_constructor(base) if base else OPEN_ENDED for base in bases]
     if any(ast.unparse(decorator).startswith("dataclass") for decorator in node.decorator_list):
-        inherited = (item for base in bases if base for item in _constructor(base).items())
-        return dict(inherited) | source.fields(node)
-    found = (_constructor(base) if base else OPEN_ENDED for base in bases)
-    return next((parameters for parameters in found if parameters), {})
-
-
-def _with_inherited(parameters: Parameters, bases: Sequence[str | None]) -> Parameters:
-    """A constructor's parameters; what it takes as **keywords are, below a class of this project, that class's keywords."""
-    further = [name for name, p in parameters.items() if p.kind is p.VAR_KEYWORD]
-    base = next((base for base in bases if base and base.startswith(OWN)), None)
-    if not further or base is None:
-        return parameters
-    inherited = _constructor(base)
-    return {name: p for name, p in parameters.items() if name not in further} | {
-        name: p for name, p in inherited.items() if name not in parameters
-    }
-
-
-@cache
-def _source(file: Path) -> Source:
-    return Source(file)
+        fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+        names = [ast.arg(field.target.id, field.annotation) for field in fields]
+        own = ast.arguments([], [ast.arg("self")], kwonlyargs=names, kw_defaults=[f.value for f in fields], defaults=[])
+        inherited = (item for parameters in found if parameters is not OPEN_ENDED for item in parameters.items())
+        return dict(inherited) | source.parameters(own)
+    return next(filter(None, found), {})
 
 
 def _file(module: str) -> Path | None:

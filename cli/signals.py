@@ -29,24 +29,23 @@ class StopSignals:
         self.checkpoints: Path | None = None  # the folder of a training's checkpoints, once it is known
 
     def __enter__(self) -> "StopSignals":
-        in_main = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
         nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        handled = [signum for signum in SIGNALS if in_main and not (nohup and signum == signal.SIGHUP)]
+        in_main = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
+        handled = SIGNALS[: 2 if nohup else 3] if in_main else ()
         self._before = {signum: signal.signal(signum, self._stop) for signum in handled}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
-        if error is not None and self.signum is not None:
-            self.exit_code = 128 + self.signum
-            if is_first_process():
-                hint = f" {resume_hint(self.checkpoints)}" if self.checkpoints else ""
-                name = signal.Signals(self.signum).name
-                print(f"Ended by {name} (exit code {self.exit_code}).{hint}", file=sys.stderr)
-            return True
-        self.exit_code = (isinstance(error, SystemExit) and error.code) or 0
-        return isinstance(error, SystemExit)
+        if error is None or self.signum is None:
+            self.exit_code = (isinstance(error, SystemExit) and error.code) or 0
+            return isinstance(error, SystemExit)
+        self.exit_code = 128 + self.signum
+        if is_first_process():
+            hint = f" {resume_hint(self.checkpoints)}" if self.checkpoints else ""
+            print(f"Ended by {signal.Signals(self.signum).name} (exit code {self.exit_code}).{hint}", file=sys.stderr)
+        return True
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         if multiprocessing.current_process().daemon:  # a loader's worker, which inherits the handler

@@ -28,7 +28,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 @contextmanager
@@ -45,8 +45,7 @@ def atomic_folder(folder: str | Path, outdated: Collection[str] = ()) -> Iterato
         yield draft
         files = sorted(draft.iterdir())
         for file in files:
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
+            _sync(file)
         for file in files:
             os.replace(file, folder / file.name)
         for name in {*outdated} - {file.name for file in files}:
@@ -55,17 +54,16 @@ def atomic_folder(folder: str | Path, outdated: Collection[str] = ()) -> Iterato
         shutil.rmtree(draft, ignore_errors=True)
         if not existed and not any(folder.iterdir()):
             folder.rmdir()
-    _sync_folder(folder)
+    _sync(folder)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Writes the rename itself to the disk, where the system can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _sync(path: Path) -> None:
+    """Writes a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def atomic_link(source: str | Path, target: str | Path) -> None:
@@ -85,4 +83,4 @@ def atomic_link(source: str | Path, target: str | Path) -> None:
         draft.unlink(missing_ok=True)
         with source.open("rb") as original, atomic_write(target) as file:
             shutil.copyfileobj(original, file)
-    _sync_folder(target.parent)
+    _sync(target.parent)

@@ -1,6 +1,7 @@
 """The memory that this process may use."""
 
 import os
+import resource
 from pathlib import Path
 
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -11,9 +12,5 @@ def memory_limit() -> int:
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     texts = [Path(file).read_text().strip() for file in CONTAINER_LIMITS if Path(file).is_file()]
     limits += [int(text) for text in texts if text.isdigit()]
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return min(limits)
     soft = resource.getrlimit(resource.RLIMIT_AS)[0]
     return min([*limits, soft] if soft != resource.RLIM_INFINITY else limits)

@@ -24,11 +24,15 @@ def build_node(node: Mapping[str, Any], /, allowed: Sequence[str] = ("modules.",
     """
     class_ = find_class(node.get("class_path"), allowed)
     parameters = inspect.signature(class_).parameters
+    plain = {name for name, parameter in parameters.items() if takes_mapping(parameter.annotation)}
+
+    def built(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return build_node(value, allowed) if is_node(value) else {key: built(child) for key, child in value.items()}
+        return [built(child) for child in value] if isinstance(value, list) else value
+
     keywords = {name: value for name, value in node.items() if name != "class_path"}
-    for name, value in keywords.items():
-        if name not in parameters or not takes_mapping(parameters[name].annotation):
-            keywords[name] = _with_objects(value, allowed)
-    return class_(**keywords, **objects)
+    return class_(**{name: value if name in plain else built(value) for name, value in keywords.items()}, **objects)
 
 
 def find_class(class_path: Any, allowed: Sequence[str]) -> type:
@@ -43,8 +47,8 @@ def find_class(class_path: Any, allowed: Sequence[str]) -> type:
             raise UserError(f"class_path: there is no module {error.name}.") from None
         raise
     package = f"{module_path.split('.')[0]}."
-    types = {key: item for key, item in vars(module).items() if isinstance(item, type)}
-    classes = {key: item for key, item in types.items() if item.__module__.startswith(package)}
+    items = vars(module).items()
+    classes = {key: item for key, item in items if isinstance(item, type) and item.__module__.startswith(package)}
     if name not in classes:
         raise UserError(f"class_path: {module_path} has no class {name}.{nearest_hint(name, classes)}")
     return classes[name]
@@ -54,11 +58,3 @@ def takes_mapping(annotation: Any) -> bool:
     """True for a parameter of a type such as `Mapping[str, Any]`, `dict | None` or `list[dict[str, Any]]`."""
     kind = get_origin(annotation) or annotation
     return (isinstance(kind, type) and issubclass(kind, Mapping)) or any(map(takes_mapping, get_args(annotation)))
-
-
-def _with_objects(value: Any, allowed: Sequence[str]) -> Any:
-    if is_node(value):
-        return build_node(value, allowed)
-    if isinstance(value, Mapping):
-        return {key: _with_objects(child, allowed) for key, child in value.items()}
-    return [_with_objects(child, allowed) for child in value] if isinstance(value, list) else value
