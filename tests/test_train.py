@@ -235,13 +235,15 @@ def test_help_comes_without_torch():
 # --- output -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_closing_text_names_what_exists_and_can_be_pasted(tmp_path):
+def test_the_closing_text_names_what_exists_and_can_be_pasted(tmp_path, capsys):
     folder = tmp_path / "my runs; x"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.yaml").write_text("")
-    assert train.closing_text(folder) == f"Done. '{folder}' holds checkpoints/, config.yaml."
+    assert train.report_end(folder) == 0
+    assert capsys.readouterr().out == f"Done. '{folder}' holds checkpoints/, config.yaml.\n"
     (folder / "checkpoints/last.ckpt").write_text("")
-    command = train.closing_text(folder).splitlines()[1].removeprefix("Measure it: ")
+    assert train.report_end(folder) == 0
+    command = capsys.readouterr().out.splitlines()[1].removeprefix("Measure it: ")
     assert shlex.split(command) == ["python", "evaluate.py", f"{folder}/checkpoints/last.ckpt"]
 
 
