@@ -31,7 +31,7 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         in_main = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
-        handled = SIGNALS[: 2 if nohup else 3] if in_main else ()
+        handled = [signum for signum in SIGNALS if in_main and not (nohup and signum == signal.SIGHUP)]
         self._before = {signum: signal.signal(signum, self._stop) for signum in handled}
         return self
 
