@@ -39,6 +39,7 @@ class CheckpointEntry:
     config: dict[str, Any]
     results: Mapping[str, Any]
     number: int = 0
+    series: int = 0  # number of the run
     by_seed: dict[str, list[float]] = field(default_factory=dict)
     images: dict[str, np.ndarray] = field(default_factory=dict)  # bytes [H, W, 3] by kind
     nearest: list[tuple[float, np.ndarray]] = field(default_factory=list)  # dB; a sample beside its reference image
@@ -124,16 +125,15 @@ def values_by_seed(chunks: Sequence[Tensor], reference: Tensor, metrics: Any) ->
     values = {"nearest_psnr_mean": [float(nearest_psnr(chunk, reference).mean()) for chunk in chunks]}
     if metrics.chunk > 1:
         values["pixel_diversity"] = [float(pixel_diversity(chunk, reference)["pixel_diversity"]) for chunk in chunks]
-    if metrics.backbone is not None and len(reference) == 1:
-        device = _device(metrics.backbone)
-        frechet = SingleImageFrechet(reference.to(device), metrics.backbone.maps)
-        rows = [frechet.mean(chunk.to(device)) for chunk in chunks] if frechet.real_maps else []
-        values |= {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
-    elif metrics.backbone is not None and metrics.chunk > 1:
-        device = _device(metrics.backbone)
-        reals = metrics.backbone(reference.to(device))
-        features = [metrics.backbone(chunk.to(device)) for chunk in chunks]
-        values[metrics.backbone.key("kd")] = [float(kernel_distance(reals, fakes)) for fakes in features]
+    if (backbone := metrics.backbone) is not None:
+        device = _device(backbone)
+        if len(reference) == 1:
+            frechet = SingleImageFrechet(reference.to(device), backbone.maps)
+            rows = [frechet.mean(chunk.to(device)) for chunk in chunks] if frechet.real_maps else []
+            values |= {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
+        elif metrics.chunk > 1:
+            reals, fakes = backbone(reference.to(device)), (backbone(chunk.to(device)) for chunk in chunks)
+            values[backbone.key("kd")] = [float(kernel_distance(reals, features)) for features in fakes]
     return {key: row for key, row in values.items() if row and all(map(math.isfinite, row))}
 
 

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from reports.page import write_report
 REPORTED = ("number", "run", "path", "aliases", "class_path", "iteration", "sha256", "results", "by_seed", "other_reference")
 
 
+@dataclass(kw_only=True)
 class Compare:
     """Writes `index.html`, self-contained, `report.json` with its numbers, and `best.json` with the recommended checkpoint.
 
@@ -33,16 +35,11 @@ class Compare:
         quality, diversity: metrics of the Pareto front; by default the first available, see `metrics.pareto`.
     """
 
-    def __init__(
-        self,
-        num_shown: PositiveInt = 16,
-        num_nearest: PositiveInt = 8,
-        inputs: list[PathStr] | None = None,
-        quality: str | None = None,
-        diversity: str | None = None,
-    ) -> None:
-        self.num_shown, self.num_nearest, self.inputs = num_shown, num_nearest, inputs
-        self.quality, self.diversity = quality, diversity
+    num_shown: PositiveInt = 16
+    num_nearest: PositiveInt = 8
+    inputs: list[PathStr] | None = None
+    quality: str | None = None
+    diversity: str | None = None
 
     def __call__(
         self, paths: Sequence[Path], folder: Path, measure: Callable[[Path], tuple], loggers: Sequence[Any] = ()
@@ -53,7 +50,6 @@ class Compare:
             if path.is_dir():
                 raise UserError(f"{path} is a folder; pass checkpoints, such as {shlex.quote(str(path))}/checkpoints/*.ckpt")
         entries: dict[str, CheckpointEntry] = {}
-        writes = True
         for path in paths:
             digest = file_sha256(path) if path.is_file() else ""
             if digest in entries:  # such as last.ckpt
@@ -63,9 +59,8 @@ class Compare:
             entries[digest] = entry = _entry(path, digest, checkpoint, metrics.results)
             entry.other_reference = other_reference(checkpoint, data)
             collect_samples(entry, module, metrics, data, self)
-            writes = writes and module.global_rank == 0
         comparison = compare(in_order(list(entries.values())), self.quality, self.diversity)
-        if not writes:
+        if module.global_rank > 0:
             return ""
         files = {"report.json": report_json(comparison), "best.json": best_json(comparison)}
         write_report(folder, {"index.html": page(comparison), **files})

@@ -10,7 +10,7 @@ import torch
 from core.errors import UserError, nearest_hint
 from metrics.intervals import mean_interval
 from metrics.paired_tests import holm, paired_permutation
-from metrics.pareto import DIVERSITY, QUALITY, Candidate, Choice, choose, first_key
+from metrics.pareto import DIVERSITY, QUALITY, Candidate, Choice, choose, direction, first_key
 from metrics.protocol import DECISIVE
 from reports.checkpoint_entry import CheckpointEntry
 
@@ -24,6 +24,11 @@ class PairedTest(NamedTuple):
     difference: float
     interval: list[float]
     p: float
+    num_sets: int
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        return self.first, self.second
 
 
 class Comparison(NamedTuple):
@@ -39,6 +44,12 @@ class Comparison(NamedTuple):
     @property
     def best(self) -> CheckpointEntry | None:
         return None if self.choice is None or self.choice.best is None else self.entries[self.choice.best]
+
+    def best_value(self, key: str) -> float | None:
+        """The best value of a metric among at least two checkpoints that do not copy; None where nothing is ranked."""
+        values = [entry.metrics[key] for entry in self.entries if not entry.copies and entry.metrics.get(key) is not None]
+        ranked = direction(key) and not self.protocol_differences and len(values) > 1
+        return max(values, key=lambda value: value * direction(key)) if ranked else None
 
     @property
     def front(self) -> list[CheckpointEntry]:
@@ -58,7 +69,7 @@ def in_order(entries: Sequence[CheckpointEntry]) -> list[CheckpointEntry]:
     groups = list(dict.fromkeys(entry.group for entry in entries))
     ordered = sorted(entries, key=lambda entry: (groups.index(entry.group), entry.iteration))
     for number, entry in enumerate(ordered, 1):
-        entry.number = number
+        entry.number, entry.series = number, groups.index(entry.group)
     return ordered
 
 
@@ -130,5 +141,5 @@ def paired_tests(entries: Sequence[CheckpointEntry]) -> list[PairedTest]:
         pairs = [(a, b, y - x) for (a, x), (b, y) in combinations(rows, 2) if len(x) == len(y) > 1]
         p_values = holm([paired_permutation(difference) for _, _, difference in pairs])
         for (a, b, difference), p in zip(pairs, p_values, strict=True):
-            tests.append(PairedTest(key, a, b, float(difference.mean()), mean_interval(difference), p))
+            tests.append(PairedTest(key, a, b, float(difference.mean()), mean_interval(difference), p, len(difference)))
     return tests

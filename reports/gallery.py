@@ -6,6 +6,8 @@ import re
 import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,9 +25,11 @@ GRID_KINDS = ("samples", "reconstruction", "conditional")
 MAX_BYTES = 2**22  # of a text file; of a longer metrics.csv the end is read
 MAX_PIXELS = 2**26
 MAX_METRICS = 8
+NUMBER = re.compile(r"-?\d+(\.\d*)?(e[+-]?\d+)?")
 MAX_ATTEMPTS = 3  # grids that are opened, from the newest on
 
 
+@dataclass(kw_only=True)
 class Gallery:
     """Writes `index.html`, self-contained, about the run folders below some folders, sorted by path.
 
@@ -36,8 +40,8 @@ class Gallery:
         depth: levels of folders that are searched.
     """
 
-    def __init__(self, thumbnail: Annotated[int, Field(ge=16)] = 360, depth: NonNegativeInt = 3) -> None:
-        self.thumbnail, self.depth = thumbnail, depth
+    thumbnail: Annotated[int, Field(ge=16)] = 360
+    depth: NonNegativeInt = 3
 
     def __call__(
         self, paths: Sequence[Path], folder: Path, measure: Callable[[Path], Any] | None = None, loggers: Sequence[Any] = ()
@@ -118,18 +122,14 @@ def metric_values(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
 
 def last_logged(file: Path) -> dict[str, float]:
     """The last number in each column val/… of a metrics.csv."""
-    lines = _read(file, tail=True).splitlines()
-    if not lines:
+    if not file.is_file():
         return {}
-    with file.open(encoding="utf-8", errors="replace") as opened:
-        columns = opened.readline(MAX_BYTES).rstrip("\n").split(",")
-    values: dict[str, float] = {}
-    for line in lines[1:]:
-        cells = line.split(",")  # names and numbers without quotes
-        for column, cell in zip(columns, cells, strict=False) if len(cells) == len(columns) else ():
-            if column.startswith("val/") and re.fullmatch(r"-?\d+(\.\d*)?(e[+-]?\d+)?", cell):
-                values[column] = float(cell)
-    return values
+    with file.open("rb") as opened:
+        columns = _text(opened.readline(MAX_BYTES)).rstrip().split(",")
+        opened.seek(max(opened.tell(), file.stat().st_size - MAX_BYTES))
+        rows = [line.split(",") for line in _text(opened.read(MAX_BYTES)).splitlines()]  # numbers, without quotes
+    cells = [cell for row in rows if len(row) == len(columns) for cell in zip(columns, row, strict=True)]
+    return {key: float(text) for key, text in cells if key.startswith("val/") and NUMBER.fullmatch(text)}
 
 
 def newest_grid(folder: Path, side: int, unreadable: list[str]) -> tuple[str, np.ndarray] | None:
@@ -148,8 +148,7 @@ def newest_grid(folder: Path, side: int, unreadable: list[str]) -> tuple[str, np
 
 def _epoch(name: str) -> int:
     """The number at the end of a file name: numbers of five digits follow those of four."""
-    digits = re.search(r"([0-9]{1,18})\.png$", name)
-    return int(digits[1]) if digits else -1
+    return int((re.findall(r"([0-9]{1,18})\.png$", name) or [-1])[0])
 
 
 def read_thumbnail(file: Path, side: int, unreadable: list[str]) -> np.ndarray | None:
@@ -166,13 +165,13 @@ def read_thumbnail(file: Path, side: int, unreadable: list[str]) -> np.ndarray |
     return np.asarray(image)
 
 
-def _read(file: Path, tail: bool = False) -> str:
-    """Text of a regular file, "" if there is none; of a file that is too long the end, or ""."""
-    if not file.is_file() or (not tail and file.stat().st_size > MAX_BYTES):
-        return ""
-    with file.open("rb") as opened:
-        opened.seek(max(0, file.stat().st_size - MAX_BYTES))
-        return opened.read(MAX_BYTES).decode("utf-8", "replace")
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "replace")
+
+
+def _read(file: Path) -> str:
+    """Text of a regular file, "" if there is none or if it is too long."""
+    return _text(file.read_bytes()) if file.is_file() and file.stat().st_size <= MAX_BYTES else ""
 
 
 def _read_json(file: Path, unreadable: list[str]) -> dict[str, Any]:
@@ -187,8 +186,5 @@ def _read_json(file: Path, unreadable: list[str]) -> dict[str, Any]:
 
 
 def _class_path(file: Path) -> str | None:
-    try:
-        match = re.search(r"class_path: (modules\.[\w.]+)", _read(file))
-    except OSError:
-        return None
-    return match[1] if match else None
+    with suppress(OSError):
+        return next(iter(re.findall(r"class_path: (modules\.[\w.]+)", _read(file))), None)

@@ -33,6 +33,12 @@ def format_number(value: object) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
+def format_text(value: object) -> str:
+    """At most 200 characters; "not set" for None."""
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= 200 else f"{text[:197]}…"
+
+
 def data_uri(pixels: np.ndarray) -> str:
     """Bytes [H, W, 3] as a data URI of a PNG."""
     stream = io.BytesIO()
@@ -60,4 +66,4 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters |= {"number": format_number, "data_uri": data_uri}
+TEMPLATES.filters |= {"number": format_number, "text": format_text, "data_uri": data_uri}
