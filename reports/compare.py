@@ -1,6 +1,7 @@
 """Compare: one page about several checkpoints, and which of them to choose."""
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ import numpy as np
 
 from core.errors import UserError
 from core.types import PathStr, PositiveInt
+from metrics.pareto import direction
 from modules.ops.weights import file_sha256
 from reports.checkpoint_entry import CheckpointEntry, collect_samples, reference_set
-from reports.compare_page import page
-from reports.comparison import Comparison, compare, config_differences, in_order
-from reports.page import write_report
+from reports.comparison import Comparison, compare, config_differences, in_order, side_by_side
+from reports.page import format_number, render, write_report
+from reports.scatter import Point, Scatter
 
+LEVEL = 0.05  # significance level of the paired tests
+MINOR = re.compile(r"source_share_\d+|.*_(median|raw|pooled|cluster_\d+)")  # metrics of the folded table
 REPORTED = ("number", "run", "path", "aliases", "class_path", "iteration", "sha256", "results", "by_seed", "other_reference")
 
 
@@ -82,6 +86,48 @@ def other_reference(checkpoint: Mapping[str, Any], data: Any) -> str:
     trained = str(facts.get("fingerprint")) if isinstance(facts, Mapping) else "unknown"
     now = reference.fingerprint
     return "" if trained == now else f"set {key}: fingerprint {trained[:12]} in training, {now[:12]} in this measurement"
+
+
+def page(comparison: Comparison) -> bytes:
+    """The HTML file; sections without content are left out."""
+    entries, differing = comparison.entries, comparison.protocol_differences
+    first, metrics = entries[0].results, side_by_side([entry.metrics for entry in entries])
+    minor = {key: row for key, row in metrics.items() if MINOR.fullmatch(key)}
+    points = {} if differing else dict(sorted(first.get("reference_points", {}).items()))
+    return render(
+        "compare",
+        title=f"Comparison of {len(entries)} checkpoint{'s' * (len(entries) > 1)}",
+        comparison=comparison,
+        head=[{"text": entry.number, "notes": [entry.run, entry.path.stem], "style": ""} for entry in entries],
+        metrics={
+            "main": sorted(metrics.keys() - minor.keys()),
+            "minor": minor | side_by_side([entry.results.get("diagnostics", {}) for entry in entries]),
+            "points": points,
+            "point_rows": side_by_side(list(points.values())),
+        },
+        plot=plot(comparison),
+        config={"differing": config_differences(entries), "complete": side_by_side([entry.config for entry in entries])},
+        protocol={k: row[0] for k, row in side_by_side([first["protocol"]]).items() if k not in (*differing, "notes")},
+        direction=direction,
+        level=LEVEL,
+    )
+
+
+def plot(comparison: Comparison) -> Scatter | None:
+    """Quality on the horizontal axis, diversity on the vertical one."""
+    if comparison.axes is None:
+        return None
+    quality, diversity = comparison.axes
+    points = {}
+    for entry in (entry for entry in comparison.entries if entry.metrics):
+        x, y = (entry.metrics[key] for key in comparison.axes)
+        title = f"{entry.label}: {quality} {format_number(x)}, {diversity} {format_number(y)}"
+        intervals = map(entry.interval, comparison.axes)
+        points[entry.number] = Point(str(entry.number), x, y, title, entry.series, *intervals, entry.copies)
+    front = [points[entry.number] for entry in comparison.front]
+    description = f"{quality} against {diversity}. On the front: {', '.join(p.label for p in front) or 'none'}."
+    labels = (f"{quality} (lower is better)", f"{diversity} (higher is better)")
+    return Scatter(list(points.values()), *labels, front, description)
 
 
 def report_json(comparison: Comparison) -> bytes:

@@ -63,16 +63,12 @@ class Gallery:
 
 def run_folders(folder: Path, depth: int) -> Iterator[Path]:
     """`folder` and folders below it that are run folders; does not descend into runs or follow links."""
-    try:
-        entries = {entry.name: entry for entry in os.scandir(folder)}
-    except OSError:
-        return
-    if any(name in entries for name in RUN_ENTRIES):
-        yield folder
-    elif depth > 0:
-        for entry in entries.values():
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                yield from run_folders(Path(entry), depth - 1)
+    for path, folders, files in os.walk(folder):
+        is_run = not {*folders, *files}.isdisjoint(RUN_ENTRIES)
+        if is_run:
+            yield Path(path)
+        descends = not is_run and len(Path(path).relative_to(folder).parts) < depth
+        folders[:] = [name for name in folders if descends and not name.startswith(".")]
 
 
 def summarize(folder: Path, thumbnail: int) -> dict[str, Any]:
@@ -134,11 +130,8 @@ def last_logged(file: Path) -> dict[str, float]:
 
 def newest_grid(folder: Path, side: int, unreadable: list[str]) -> tuple[str, np.ndarray] | None:
     """File name and bytes [H, W, 3] of the newest readable grid, samples before other kinds, no side longer than `side`."""
-    try:
-        names = [entry.name for entry in os.scandir(folder) if entry.name.endswith(".png") and entry.is_file()]
-    except OSError:
-        return None
-    names.sort(key=lambda name: (_epoch(name), name))
+    files = (file.name for file in folder.glob("*.png") if file.is_file())
+    names = sorted(files, key=lambda name: (_epoch(name), name))
     kinds = [[name for name in names if name.startswith(f"{kind}_")] for kind in GRID_KINDS]
     for name in reversed(next(filter(None, kinds), names)[-MAX_ATTEMPTS:]):
         if (pixels := read_thumbnail(folder / name, side, unreadable)) is not None:

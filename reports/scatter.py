@@ -38,7 +38,7 @@ class Axis:
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 2)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scatter:
     """Numbered points with intervals. A dashed line joins `front`; `description` is for screen readers."""
 
@@ -48,12 +48,8 @@ class Scatter:
     front: Sequence[Point] = ()
     description: str = ""
 
-    @property
-    def x(self) -> Axis:
-        return Axis(self.x_label, [v for p in self.points for v in (p.x, *(p.x_interval or ()))], LEFT, RIGHT)
-
-    @property
-    def y(self) -> Axis:
-        return Axis(self.y_label, [v for p in self.points for v in (p.y, *(p.y_interval or ()))], BOTTOM, TOP)
-
     width, height, left, right, top, bottom = WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM
+
+    def __post_init__(self) -> None:
+        self.x = Axis(self.x_label, [v for p in self.points for v in (p.x, *(p.x_interval or ()))], LEFT, RIGHT)
+        self.y = Axis(self.y_label, [v for p in self.points for v in (p.y, *(p.y_interval or ()))], BOTTOM, TOP)

@@ -54,8 +54,8 @@ class Harmonize(ImageTask):
 
     def render(self, module: GenerativeModule, inject: Function) -> Images:
         image, mask, background = self._read(module)
-        recolored = image if self.colors is None else self._recolor(image, mask, background)
-        result, soft = inject(recolored), blending_mask(mask, self.dilation, self.blur)
+        entering = image if self.colors is None else self._recolor(image, mask, background)
+        result, soft = inject(entering), blending_mask(mask, self.dilation, self.blur)
         yield "00_input", image[0]
         yield "01_mask", mask_image(soft)
         yield "02_harmonized", blend(soft, result, background)[0]

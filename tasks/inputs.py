@@ -106,9 +106,8 @@ def dilate(mask: Tensor, radius: int) -> Tensor:
 
 def blur(mask: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of [N, 1, H, W] whose kernel ends at ceil(3 sigma) pixels; borders are repeated."""
-    if sigma <= 0:
-        return mask
-    return gaussian_blur2d(mask, 2 * math.ceil(3 * sigma) + 1, (sigma, sigma), "replicate").clamp(0, 1)
+    size = 2 * math.ceil(3 * sigma) + 1
+    return gaussian_blur2d(mask, size, (sigma, sigma), "replicate").clamp(0, 1) if sigma > 0 else mask
 
 
 def blending_mask(mask: Tensor, dilation: float, sigma: float) -> Tensor:

@@ -60,8 +60,7 @@ def between(points: Tensor, steps: int, loop: bool) -> Tensor:
     """Points [F, …] on arcs through `points` [N, …], `steps` from each to the next; the last one, or with `loop` the first
     one again, ends the path."""
     stops = [*points, points[0]] if loop else [*points]
-    shares = [step / steps for step in range(steps)]
-    path = [spherical(first, second, share) for first, second in pairwise(stops) for share in shares]
+    path = [spherical(first, second, step / steps) for first, second in pairwise(stops) for step in range(steps)]
     return torch.stack(path if loop else [*path, stops[-1]])
 
 

@@ -59,7 +59,9 @@ def write_images(folder: Path, images: Mapping[str, Tensor], frames_per_second: 
             np.savez_compressed(folder / files[-1], **{name: values.cpu().numpy()})
     if frames_per_second is None:
         return ", ".join(files)
-    write_gif(folder / "animation.gif", frames, frames_per_second)
+    first, *others = map(Image.fromarray, frames)
+    duration = round(1000 / frames_per_second)  # in ms, of a clock that counts hundredths of a second
+    first.save(folder / "animation.gif", save_all=True, append_images=others, duration=duration, loop=0)
     film = folder / "film.mp4"
     try:
         write_film(film, frames, frames_per_second)
@@ -69,12 +71,6 @@ def write_images(folder: Path, images: Mapping[str, Tensor], frames_per_second: 
         film.unlink(missing_ok=True)
         return f"animation.gif, {len(frames)} frames; no {film.name}: {type(error).__name__}: {error}"
     return f"animation.gif, {film.name}, {len(frames)} frames"
-
-
-def write_gif(file: Path, frames: Sequence[np.ndarray], frames_per_second: float) -> None:
-    """Frames [H, W, 3] as a GIF that repeats without end; its clock counts hundredths of a second."""
-    first, *others = map(Image.fromarray, frames)
-    first.save(file, save_all=True, append_images=others, duration=round(1000 / frames_per_second), loop=0)
 
 
 def write_film(file: Path, frames: Sequence[np.ndarray], frames_per_second: float) -> None:

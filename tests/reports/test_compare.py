@@ -26,7 +26,7 @@ from modules.gpdm import GPDM
 from modules.gpnn import GPNN
 from reports.checkpoint_entry import CheckpointEntry, color_key, nearest_pairs, values_by_seed
 from reports.compare import log
-from reports.compare_page import page as page_of
+from reports.compare import page as page_of
 from reports.comparison import compare, config_differences, in_order, paired_tests, protocol_differences
 from tests.reports.reading import browse, check_self_contained, in_browser, keyboard_on, needs_browser
 from tests.wandb_log import log_of
