@@ -5,86 +5,76 @@
 
 import os
 import stat
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile, ZipInfo
+from typing import IO
+from zipfile import Path as ZipPath
+from zipfile import ZipFile
 
 from core.errors import UserError
-from datamodules.decode import MAX_FILE_BYTES, check_file_bytes
+
+MAX_FILE_BYTES = 256 * 2**20  # of one image file, packed or not; 89 million pixels, Pillow's limit, are 255 MiB of bytes
 
 
-def split_archive(path: Path) -> tuple[Path, str] | None:
-    """The zip file that `path` leads into and the member's name in it ("" for its top); None outside of zip files."""
-    for parent in (path, *path.parents):
-        if parent.suffix.lower() == ".zip" and parent.is_file():
-            return parent, "/".join(path.relative_to(parent).parts)
-    return None
+def archive_of(path: Path) -> Path | None:
+    """The zip file that `path` is or leads into; None outside of zip files."""
+    return next((p for p in (path, *path.parents) if p.suffix.lower() == ".zip" and p.is_file()), None)
+
+
+def locate(path: Path) -> Path | ZipPath:
+    """`path`, or what it names in a zip file, which has the same `is_file`, `is_dir` and `open`.
+
+    Raises UserError if the archive is no zip file or has members outside of it, links, or two members of one name.
+    """
+    archive = archive_of(path)
+    if archive is None:
+        return path
+    state = archive.stat()
+    top = ZipPath(_opened(archive, state.st_size, state.st_mtime_ns, os.getpid()))
+    return top.joinpath(*path.relative_to(archive).parts)
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """An image file, which may lie in a zip file, to read; UserError if it is too large."""
+    found = locate(path)
+    size = found.stat().st_size if isinstance(found, Path) else found.root.getinfo(found.at).file_size
+    check_file_bytes(path, size)  # of a member the declared size; zipfile reads no byte more
+    return found.open("rb")
 
 
 def read_content(path: Path) -> bytes:
     """The content of an image file, which may lie in a zip file; UserError that names it if it cannot be read."""
-    inside = split_archive(path)
-    if inside is not None:
-        return read_member(*inside)
     try:
-        check_file_bytes(path, path.stat().st_size)
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the image {path}: {error.strerror}") from error
+        with open_file(path) as file:
+            return file.read()
+    except UserError:
+        raise
+    except Exception as error:  # each decompressor has its own: zlib.error, lzma.LZMAError
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {path.name} in {path.parent}: {reason}") from error
 
 
-def member_names(archive: Path, folder: str = "") -> list[str]:
-    """Names of the files below `folder`, relative to it; none if there is no such folder. Errors: see `read_member`."""
-    start = f"{folder}/" if folder else ""
-    return [name.removeprefix(start) for name in _open(archive)[1] if name.startswith(start)]
-
-
-def read_member(archive: Path, name: str) -> bytes:
-    """The content of one member, at most MAX_FILE_BYTES.
-
-    Raises UserError that names the member if it is larger, missing, encrypted or damaged, or if the archive is no zip
-    file or has members outside of it, links, or two members of one name.
-    """
-    content, members = _open(archive)
-    if name not in members:
-        raise UserError(f"{archive} has no {name}")
-    if members[name].file_size > MAX_FILE_BYTES:  # declared; zipfile reads no byte more
-        check_file_bytes(archive / name, members[name].file_size)
-    try:
-        return content.read(members[name])
-    except (BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"cannot read {name} in {archive}: {error}") from error
-    except Exception as error:  # zlib.error, lzma.LZMAError: each decompressor has its own
-        raise UserError(f"cannot read {name} in {archive}: it is damaged ({error})") from error
-
-
-def _open(archive: Path) -> tuple[ZipFile, Mapping[str, ZipInfo]]:
-    state = archive.stat()
-    return _opened(archive, state.st_size, state.st_mtime_ns, os.getpid())
+def check_file_bytes(name: Path | str, size: int) -> None:
+    """Raises UserError, which begins with `name`, for a file of more than MAX_FILE_BYTES."""
+    if size > MAX_FILE_BYTES:
+        raise UserError(f"{name} has {size / 2**20:.0f} MiB, the limit is {MAX_FILE_BYTES // 2**20}: not read")
 
 
 @lru_cache(maxsize=4)
-def _opened(archive: Path, size: int, changed: int, process: int) -> tuple[ZipFile, Mapping[str, ZipInfo]]:
+def _opened(archive: Path, size: int, changed: int, process: int) -> ZipFile:
     """Cached, since reading a large archive's directory is slow; not over a fork, which would share the file position."""
     try:
         content = ZipFile(archive)
-    except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except Exception as error:
         raise UserError(f"{archive}: not a zip file, or a damaged one ({error})") from error
-    members: dict[str, ZipInfo] = {}
+    names: set[str] = set()
     for info in content.infolist():
-        if info.is_dir():
-            continue
-        _check_member(archive, info)
-        if info.filename in members:
+        name = info.orig_filename.replace("\\", "/")
+        if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
+            raise UserError(f"{archive}: refused, the name {info.orig_filename!r} leads out of the archive")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise UserError(f"{archive}: refused, {info.filename!r} is a link")
+        if info.filename in names and not info.is_dir():
             raise UserError(f"{archive}: refused, it has two members named {info.filename!r}")
-        members[info.filename] = info
-    return content, members
-
-
-def _check_member(archive: Path, info: ZipInfo) -> None:
-    name = info.orig_filename.replace("\\", "/")
-    if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
-        raise UserError(f"{archive}: refused, the name {info.orig_filename!r} leads out of the archive")
-    if stat.S_ISLNK(info.external_attr >> 16):
-        raise UserError(f"{archive}: refused, {info.filename!r} is a link")
+        names.add(info.filename)
+    return content

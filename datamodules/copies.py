@@ -12,6 +12,7 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 MAX_BITS = 10  # of 64 that differ; copies of photographs differ in fewer, different photographs in 14 or more
 MIN_CORRELATION = 0.99  # of 16×16 colors: drawings in one style have similar hashes but not similar colors
@@ -26,30 +27,24 @@ class PerceptualHash(NamedTuple):
 
 def perceptual_hash(pixels: Tensor) -> PerceptualHash:
     """The hash of uint8 [3, H, W]."""
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    image = to_pil_image(pixels)
     both = (image, ImageOps.mirror(image))
-    bits = [np.where(imagehash.phash(view).hash.flatten(), 1, -1) for view in both]
-    colors = [np.asarray(view.resize((16, 16), Image.Resampling.BOX), dtype=np.float32).reshape(-1, 3) for view in both]
-    colors = [(cells - cells.mean(axis=0)).flatten() for cells in colors]
-    return PerceptualHash(np.float32(bits), np.stack([c / max(float(np.linalg.norm(c)), 1e-6) for c in colors]))
+    bits = np.stack([np.where(imagehash.phash(view).hash.flatten(), 1, -1) for view in both])
+    colors = np.stack([np.asarray(view.resize((16, 16), Image.Resampling.BOX), dtype=np.float32) for view in both])
+    colors = (colors - colors.mean(axis=(1, 2), keepdims=True)).reshape(2, -1)
+    return PerceptualHash(np.float32(bits), colors / np.maximum(np.linalg.norm(colors, axis=1, keepdims=True), 1e-6))
 
 
-def near_copies(hashes: Sequence[PerceptualHash], block: int = 512) -> list[tuple[int, int, bool]]:
-    """Pairs i < j of hashes of the same image, and whether one is mirrored.
-
-    Work and memory: `block` rows of the N × N table at a time.
-    """
-    if len(hashes) < 2:
+def near_copies(hashes: Sequence[PerceptualHash]) -> list[tuple[int, int, bool]]:
+    """Pairs i < j of hashes of the same image, and whether one is mirrored."""
+    if not hashes:
         return []
     bits, colors = (np.stack(part) for part in zip(*hashes, strict=True))
-    pairs = []
-    for start in range(0, len(hashes), block):
-        rows = np.arange(start, min(start + block, len(hashes)))
-        candidates = rows[:, None] < np.arange(len(hashes))
-        for mirrored in (0, 1):
-            alike = candidates & ((64 - bits[rows, 0] @ bits[:, mirrored].T) / 2 <= MAX_BITS)
-            if alike.any():
-                alike &= colors[rows, 0] @ colors[:, mirrored].T >= MIN_CORRELATION
-            candidates &= ~alike
-            pairs += [(start + int(i), int(j), bool(mirrored)) for i, j in zip(*np.nonzero(alike), strict=True)]
-    return pairs
+    pairs: dict[tuple[int, int], bool] = {}
+    for i in range(len(hashes)):
+        others, views = np.nonzero(bits[i + 1 :] @ bits[i, 0] >= 64 - 2 * MAX_BITS)
+        others += i + 1
+        alike = colors[others, views] @ colors[i, 0] >= MIN_CORRELATION
+        for j, mirrored in zip(others[alike].tolist(), views[alike].tolist(), strict=True):
+            pairs.setdefault((i, j), bool(mirrored))
+    return [(i, j, mirrored) for (i, j), mirrored in pairs.items()]

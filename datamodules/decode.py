@@ -14,34 +14,20 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base
+from PIL.Image import Transpose as Flip
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from core.errors import UserError
+from datamodules.archive import open_file
 
 # A closed list, because Pillow goes by content, not by file name: EPS, for one, would start an external program.
-FORMATS = {
-    "AVIF": (".avif",),
-    "BMP": (".bmp", ".dib"),
-    "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png", ".apng"),
-    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
-EXTENSIONS = tuple(sorted(extension for group in FORMATS.values() for extension in group))
-MAX_FILE_BYTES = 256 * 2**20  # of one image file, packed or not; 89 million pixels, Pillow's limit, are 255 MiB of bytes
-ORIENTATION = 0x0112
-TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMAT_OF = {".dib": "BMP"} | {key: name for key, name in Image.registered_extensions().items() if name in FORMATS}
+EXTENSIONS = tuple(sorted(FORMAT_OF))
+TRANSPOSITIONS = {2: Flip.FLIP_LEFT_RIGHT, 3: Flip.ROTATE_180, 4: Flip.FLIP_TOP_BOTTOM, 5: Flip.TRANSPOSE,
+                  6: Flip.ROTATE_270, 7: Flip.TRANSVERSE, 8: Flip.ROTATE_90}  # fmt: skip
 
 
 class Treatment(NamedTuple):
@@ -83,18 +69,18 @@ def decode(data: bytes, path: Path, size: tuple[int, int]) -> tuple[Tensor, Trea
         return pil_to_tensor(image.resize(size[::-1], Image.Resampling.BICUBIC, box=treatment.box)), treatment
 
 
-def probe(path: Path, size: tuple[int, int], data: bytes | None = None) -> Treatment:
+def probe(path: Path, size: tuple[int, int]) -> Treatment:
     """What `decode` would return as treatment, from the header alone and so without `value_range`.
 
-    Only the header is read from `path`, unless `data` is given. Raises the errors of `decode` that the header shows.
+    Raises the errors of `decode` that the header shows.
     """
-    with open_image(path if data is None else data, f"cannot read the image {path}") as image:
+    with open_image(path, f"cannot read the image {path}") as image:
         return _treatment(image, path, size)
 
 
 @contextmanager
 def open_image(source: bytes | Path, failure: str) -> Iterator[Image.Image]:
-    """The image in a file or in its content; pixels are decoded on access.
+    """The image in a file (see `datamodules.archive`) or in its content; pixels are decoded on access.
 
     Whatever a decoder raises, also inside the `with` block, becomes one UserError that begins with `failure`. Images beyond
     Pillow's limit of 89 million pixels are refused by their header.
@@ -102,23 +88,16 @@ def open_image(source: bytes | Path, failure: str) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            content = BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(content, formats=tuple(FORMATS)) as image:
+            content = BytesIO(source) if isinstance(source, bytes) else open_file(source)
+            with content, Image.open(content, formats=FORMATS) as image:
                 yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = f"the limit is {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
         raise UserError(f"{failure}: it is too large to be opened safely, {limit}: scale it down first") from error
     except UnidentifiedImageError as error:
-        reason = f"it is empty or in none of the formats {', '.join(FORMATS)}"
-        raise UserError(f"{failure}: {reason}") from error
+        raise UserError(f"{failure}: it is empty or in none of the formats {', '.join(FORMATS)}") from error
     except Exception as error:  # decoders raise nearly anything on damaged data: SyntaxError, struct.error, EOFError, …
         raise UserError(f"{failure}: {error}") from error
-
-
-def check_file_bytes(name: Path | str, size: int) -> None:
-    """Raises UserError, which begins with `name`, for a file of more than MAX_FILE_BYTES."""
-    if size > MAX_FILE_BYTES:
-        raise UserError(f"{name} has {size / 2**20:.0f} MiB, the limit is {MAX_FILE_BYTES // 2**20}: not read")
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -178,7 +157,7 @@ def _treatment(image: Image.Image, path: Path, size: tuple[int, int]) -> Treatme
         "deep": deep,
         "gray": image.mode in ("1", "L", "LA"),
         "animated": getattr(image, "is_animated", False),
-        "extension": path.suffix.lower() not in FORMATS[kind],
+        "extension": FORMAT_OF.get(path.suffix.lower()) != kind,
     }
     return Treatment(kind, shape, box, enlargement, tuple(step for step, applies in steps.items() if applies))
 
@@ -187,7 +166,7 @@ def _orientation(image: Image.Image) -> tuple[int, bool]:
     """The EXIF orientation, 1 if there is none that can be read; and whether all of the EXIF data are valid."""
     try:
         exif = image.getexif()
-        orientation = exif.get(ORIENTATION, 1)
+        orientation = exif.get(Base.Orientation, 1)
     except Exception:  # invalid metadata are no reason to refuse pixels
         return 1, False
     try:

@@ -19,9 +19,9 @@ the command; 0: neither, though there may be warnings.
 
 import json
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,11 +37,11 @@ from datamodules.copies import perceptual_hash
 from datamodules.decode import decode, probe
 from datamodules.findings import STEPS, Finding, ImageFinding, findings_of
 from datamodules.fingerprints import fingerprint_of, sha256
-from datamodules.listing import LEFT_OUT, Listing, check_file_name, list_files, printable
+from datamodules.listing import LEFT_OUT, check_file_name, list_files, printable
 
 SETS = ("image", "side", "reference")
-KEYS = (*SETS, "image_size", "recursive", "out")
-VALUES = {"image_size": (ImageSize, "[height,width], two positive whole numbers"), "recursive": (bool, "true or false")}
+TYPES = {"image_size": (ImageSize, "[height,width], two positive whole numbers"), "recursive": (bool, "true or false")}
+KEYS = (*SETS, *TYPES, "out")
 CAUSES = {
     UnidentifiedImageError: "not an image",
     Image.DecompressionBombError: "too large",
@@ -62,7 +62,9 @@ def examine(roots: Mapping[str, str], image_size: Sequence[int] | None = None, r
     findings, rows, sets = [], [], {}
     for key, listed in listings.items():
         images = [_read(key, listed.folder, name, size, findings) for name in listed.images]
-        findings += _left_out(key, listed)
+        for reason, names in listed.left_out.items():
+            level = "warning" if reason in LEFT_OUT else "note"
+            findings += [Finding(level, reason, (f"{key}/{name}",), LEFT_OUT.get(reason, "left out")) for name in names]
         if key == "side" and len(images) < 2:
             findings.append(Finding("error", "too few", (key,), "at least two are needed, one to train on and one held out"))
         readable = all(image.treatment for image in images)
@@ -76,7 +78,7 @@ def examine(roots: Mapping[str, str], image_size: Sequence[int] | None = None, r
     findings += findings_of(rows)
     wrong = any(finding.level == "error" for finding in findings)
     head = {"wrong": wrong, "image_size": list(size), "proposed": image_size is None}
-    return head | {"sets": sets, "findings": [asdict(finding) for finding in findings]}
+    return head | {"sets": sets, "findings": [finding._asdict() for finding in findings]}
 
 
 def propose_size(files: Sequence[Path]) -> tuple[int, int]:
@@ -86,11 +88,9 @@ def propose_size(files: Sequence[Path]) -> tuple[int, int]:
     """
     shapes = []
     for file in files:
-        try:
+        with suppress(UserError):  # the report gives the reason
             check_file_name(file.parent, file.name)
-            shapes.append(probe(file, (1, 1), read_content(file)).shape)
-        except UserError:
-            continue  # the report gives the reason
+            shapes.append(probe(file, (1, 1)).shape)
     shapes = shapes or [(256, 256)]
     aspect = median(height / width for height, width in shapes)
     fits = [min(height / aspect, width) for height, width in shapes]
@@ -106,25 +106,18 @@ def print_report(report: Mapping[str, Any]) -> None:
         fingerprint = f", fingerprint {images['fingerprint'][:16]}" if images["fingerprint"] else ""
         lines.append(f"{key}: {images['number']} image(s) in {images['root']}{fingerprint}")
         lines += [f"  {name}: {entry['plan']}" for name, entry in images["files"].items()]
-    findings = [Finding(**finding) for finding in report["findings"]]
-    lines += [line for level in ("error", "warning") for line in _lines(findings, level)]
-    count = Counter(finding.level for finding in findings)
+    groups = defaultdict(list)
+    for finding in sorted(Finding(**finding) for finding in report["findings"] if finding["level"] != "note"):
+        groups[finding.level, finding.kind].append(str(finding))
+    for (level, kind), group in groups.items():
+        more = len(group) - MAX_LINES
+        lines += group[:MAX_LINES] + [f"{level}: {kind}: and {more} more; out=FILE.json lists all"] * (more > 0)
+    count = Counter(finding["level"] for finding in report["findings"])
     verdict = "training would be wrong" if report["wrong"] else "training can begin"
     lines.append(f"{count['error']} error(s), {count['warning']} warning(s): {verdict}.")
     for line in lines:  # a file name may have control characters, or characters that the terminal has not
         shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in printable(line))
         print(shown.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8"))
-
-
-def _lines(findings: Iterable[Finding], level: str) -> Iterable[str]:
-    kinds: dict[str, list[Finding]] = {}
-    for finding in findings:
-        if finding.level == level:
-            kinds.setdefault(finding.kind, []).append(finding)
-    for kind, group in kinds.items():
-        yield from map(str, group[:MAX_LINES])
-        if len(group) > MAX_LINES:
-            yield f"{level}: {kind}: and {len(group) - MAX_LINES} more; out=FILE.json lists all"
 
 
 def main(arguments: list[str]) -> int:
@@ -160,20 +153,14 @@ def _parsed(arguments: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"{key}: no such key.{hint}")
         if key in options:
             raise UserError(f"{key}: given twice, {options[key]} and {value}")
-        options[key] = _value(key, value)
+        kind, expected = TYPES.get(key, (None, ""))
+        try:
+            options[key] = TypeAdapter(kind).validate_json(value, strict=True) if kind else value
+        except ValidationError:
+            raise UserError(f"{key}: expected {expected}, got {value!r}") from None
     if "image" not in options:
         raise UserError("no folder given, such as datamodules/starter/landscapes; --help explains")
     return options
-
-
-def _value(key: str, text: str) -> Any:
-    if key not in VALUES:
-        return text
-    kind, expected = VALUES[key]
-    try:
-        return TypeAdapter(kind).validate_json(text, strict=True)
-    except ValidationError:
-        raise UserError(f"{key}: expected {expected}, got {text!r}") from None
 
 
 def _read(key: str, folder: Path, name: str, size: tuple[int, int], findings: list[Finding]) -> ImageFinding:
@@ -188,14 +175,6 @@ def _read(key: str, folder: Path, name: str, size: tuple[int, int], findings: li
         findings.append(Finding("error", kind, (image,), str(error)))
         return ImageFinding(image, digest)
     return ImageFinding(image, digest, treatment, perceptual_hash(pixels))
-
-
-def _left_out(key: str, listed: Listing) -> list[Finding]:
-    return [
-        Finding("warning" if reason in LEFT_OUT else "note", reason, (f"{key}/{name}",), LEFT_OUT.get(reason, "left out"))
-        for reason, names in listed.left_out.items()
-        for name in names
-    ]
 
 
 def _as_json(image: ImageFinding, size: tuple[int, int]) -> dict[str, Any]:

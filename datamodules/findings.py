@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from datamodules.copies import PerceptualHash, near_copies, perceptual_hash
 from datamodules.decode import Treatment
@@ -26,8 +26,7 @@ STEPS = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """A statement about files ("set/name"). Levels: error (training would be wrong), warning, note."""
 
     level: str
@@ -39,8 +38,7 @@ class Finding:
         return f"{self.level}: {self.kind}: {shorten(self.files)}: {self.text}"
 
 
-@dataclass(frozen=True)
-class ImageFinding:
+class ImageFinding(NamedTuple):
     """One file of a set. An unreadable one has no treatment; one that is not compared has no perceptual hash."""
 
     name: str  # set/file
@@ -49,15 +47,13 @@ class ImageFinding:
     hash: PerceptualHash | None = None
 
 
-def findings_of(images: Sequence[ImageFinding]) -> list[Finding]:
+def findings_of(images: Iterable[ImageFinding]) -> list[Finding]:
     """How each image is decoded as far as that is worth a line, and copies within and between the sets."""
     findings, by_digest = [], defaultdict(list)
     for image in images:
         if image.treatment:
-            findings += _of_treatment(image.name, image.treatment)
+            findings += _of_image(image.name, image.treatment, image.hash)
             by_digest[image.digest or image.name].append(image)
-        if image.hash and not image.hash.colors.any():
-            findings.append(Finding("warning", "blank", (image.name,), "one color all over"))
     findings += [_copies("duplicate", group, "the same file") for group in by_digest.values() if len(group) > 1]
     hashed = [group[0] for group in by_digest.values() if group[0].hash]
     for i, j, mirrored in near_copies([image.hash for image in hashed if image.hash]):
@@ -70,20 +66,17 @@ def quick_check(sets: Mapping[str, ImageFolder]) -> list[Finding]:
 
     Perceptual hashes are compared for up to MAX_COMPARED images in memory; others are judged by their headers alone.
     """
-    unique: dict[ImageFolder, str] = {}
+    compared = sum(len(images.files) for images in sets.values()) <= MAX_COMPARED
+    rows, first_set = [], {}
     for key, images in sets.items():
-        if images.treatments:
-            unique.setdefault(images, key)  # one set may have two names
-    compared = sum(len(images.files) for images in unique) <= MAX_COMPARED
-    rows = []
-    for images, key in unique.items():
-        in_memory = images.pixels is not None
-        for position, (name, treatment) in enumerate(zip(images.files, images.treatments, strict=True)):
-            digest = images.digests[position] if in_memory else ""
-            hashed = perceptual_hash(images.bytes_of(position)) if in_memory and compared else None
-            rows.append(ImageFinding(f"{key}/{name}", digest, treatment, hashed))
-    findings = [finding for finding in findings_of(rows) if finding.level != "note" and finding.kind != "enlarged"]
-    return [part for finding in findings for part in (_within(finding) if finding.kind == "duplicate" else [finding])]
+        for position, treatment in enumerate(images.treatments):
+            name, digest, hashed = f"{key}/{images.files[position]}", "", None
+            if images.pixels is not None:
+                digest = images.digests[position]
+                hashed = perceptual_hash(images.pixels[position]) if compared else None
+            if first_set.setdefault(digest or name, key) == key:  # the data module has reported files of several sets
+                rows.append(ImageFinding(name, digest, treatment, hashed))
+    return [finding for finding in findings_of(rows) if finding.level != "note" and finding.kind != "enlarged"]
 
 
 def summarize(findings: Iterable[Finding]) -> list[str]:
@@ -94,36 +87,24 @@ def summarize(findings: Iterable[Finding]) -> list[str]:
     return [f"{kind}: {shorten(lines, 5)}" for (_, kind), lines in groups.items()]
 
 
-def _of_treatment(name: str, treatment: Treatment) -> list[Finding]:
-    findings = [Finding("note", step, (name,), STEPS[step]) for step in treatment.steps]
-    used, enlargement = treatment.used_share, treatment.enlargement
-    if enlargement > MAX_ENLARGEMENT:
-        text = f"enlarged {enlargement:.3g} times: {MAX_ENLARGEMENT:g} at most"
-        findings.append(Finding("error", "too small", (name,), text))
-    elif enlargement > 1:
-        findings.append(Finding("warning", "enlarged", (name,), f"enlarged {enlargement:.3g} times"))
-    if used < 0.995:
-        level = "warning" if used < MIN_USED_SHARE else "note"
-        findings.append(Finding(level, "cropped", (name,), f"{used:.0%} of it is used, the rest is cropped"))
-    if treatment.value_range and treatment.value_range[1] < MIN_WHITE:
-        low, high = treatment.value_range
-        text = f"its values are {low:g} to {high:g} of 65535, so it is nearly black: rescale it if its white is darker"
-        findings.append(Finding("warning", "bit depth", (name,), text))
-    return findings
+def _of_image(name: str, treatment: Treatment, hashed: PerceptualHash | None) -> list[Finding]:
+    used, factor = treatment.used_share, treatment.enlargement
+    low, high = treatment.value_range or (0, 65535)
+    nearly_black = f"its values are {low:g} to {high:g} of 65535, so it is nearly black: rescale it if its white is darker"
+    checks = [
+        ("error", "too small", factor > MAX_ENLARGEMENT, f"enlarged {factor:.3g} times: {MAX_ENLARGEMENT:g} at most"),
+        ("warning", "enlarged", 1 < factor <= MAX_ENLARGEMENT, f"enlarged {factor:.3g} times"),
+        ("warning", "cropped", used < MIN_USED_SHARE, f"{used:.0%} of it is used, the rest is cropped"),
+        ("note", "cropped", MIN_USED_SHARE <= used < 0.995, f"{used:.0%} of it is used, the rest is cropped"),
+        ("warning", "bit depth", high < MIN_WHITE, nearly_black),
+        ("warning", "blank", hashed and not hashed.colors.any(), "one color all over"),
+        *(("note", step, True, STEPS[step]) for step in treatment.steps),
+    ]
+    return [Finding(level, kind, (name,), text) for level, kind, applies, text in checks if applies]
 
 
 def _copies(kind: str, images: Sequence[ImageFinding], text: str) -> Finding:
     names = tuple(image.name for image in images)
-    keys = _sets(names)
-    leak = kind == "duplicate" and "reference" in keys and len(keys) > 1
+    sets = {name.split("/")[0] for name in names}
+    leak = kind == "duplicate" and "reference" in sets and len(sets) > 1
     return Finding("error" if leak else "warning", kind, names, text + " is trained on and measured against" * leak)
-
-
-def _within(copies: Finding) -> list[Finding]:
-    """Equal files of one set each; those of different sets are reported when the sets are read."""
-    groups = [tuple(name for name in copies.files if _sets([name]) == {key}) for key in sorted(_sets(copies.files))]
-    return [Finding("warning", copies.kind, group, "the same file") for group in groups if len(group) > 1]
-
-
-def _sets(names: Iterable[str]) -> set[str]:
-    return {name.split("/")[0] for name in names}

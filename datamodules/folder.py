@@ -1,4 +1,4 @@
-"""ImageFolder: image files as float images in [-1, 1] of one size."""
+"""ImageFolder: images as float images in [-1, 1] of one size."""
 
 import copy
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.archive import read_content, split_archive
+from datamodules.archive import read_content
 from datamodules.decode import Treatment, decode, probe
 from datamodules.fingerprints import file_digests, fingerprint_of, sha256
 from datamodules.listing import printable, shorten
@@ -27,15 +27,13 @@ class ImageFolder(Dataset):
     Args:
         folder, files: as `list_images` returns them; `files` may be a part of the list.
         image_size: (height, width); see `datamodules.decode` for how an image is fitted.
+        labels: class index of each file.
         in_memory: decode now and keep bytes, N·3·H·W of them; else only the headers are read now (and a few images
             decoded), and every access decodes its file.
-        labels: class index of each file.
+        pixels: uint8 [N, 3, H, W] of images that are in no files; `files` are their names.
     Raises UserError that names the first unreadable file. One warning lists the images that had to be enlarged.
     `treatments` holds how each file is decoded.
     """
-
-    pixels: Tensor | None = None  # uint8 [N, 3, H, W] of a set in memory
-    treatments: Sequence[Treatment] = ()  # none for images without files
 
     def __init__(
         self,
@@ -45,15 +43,18 @@ class ImageFolder(Dataset):
         flip: bool = False,
         labels: Sequence[int] | None = None,
         in_memory: bool = True,
+        pixels: Tensor | None = None,
     ) -> None:
         self.folder = folder
         self.files = list(files)
         self.image_size = (image_size[0], image_size[1])
         self.flip = flip
         self.labels = None if labels is None else torch.tensor(labels, dtype=torch.int64)
-        self.treatments = self._decode_all() if in_memory else self._probe_all()
-        small = [name for name, factor in zip(self.files, self.enlargement, strict=True) if factor > 1]
-        if small:
+        self.pixels = pixels  # None for a set that is not in memory
+        self.treatments: list[Treatment] = []
+        if pixels is None:
+            self._read(in_memory)
+        if small := [name for name, factor in zip(self.files, self.enlargement, strict=True) if factor > 1]:
             size = "×".join(map(str, self.image_size))
             rank_zero_warn(f"images of {folder} smaller than image_size {size}, enlarged: {shorten(small)}")
 
@@ -69,11 +70,15 @@ class ImageFolder(Dataset):
 
     def bytes_of(self, position: int) -> Tensor:
         """File number `position`, not mirrored, as uint8 [3, H, W]."""
-        return self._decode(position)[0] if self.pixels is None else self.pixels[position]
+        if self.pixels is not None:
+            return self.pixels[position]
+        path = self.folder / self.files[position]
+        return decode(read_content(path), path, self.image_size)[0]
 
     def take(self, indices: Iterable[int]) -> Tensor:
         """The entries `indices` as float32 [len(indices), 3, H, W] in [-1, 1]."""
-        return torch.stack([self[index] for index in indices])
+        entries = [self[index] for index in indices]
+        return torch.stack(entries) if entries else torch.empty(0, 3, *self.image_size)
 
     def stack(self) -> Tensor:
         """All entries, mirrored ones included, as float32: 12·len(self)·H·W bytes. For small sets."""
@@ -98,8 +103,10 @@ class ImageFolder(Dataset):
 
     @cached_property
     def digests(self) -> list[str]:
-        """SHA-256 of every file's content, in the order of `files`."""
-        return file_digests(self.folder, self.files)
+        """SHA-256 of every file's content (of the pixels where there are no files), in the order of `files`."""
+        if self.treatments or self.pixels is None:
+            return file_digests(self.folder, self.files)
+        return [sha256(image.numpy().tobytes()) for image in self.pixels]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -109,28 +116,22 @@ class ImageFolder(Dataset):
         """
         return fingerprint_of(self.files, self.digests)
 
-    def _decode(self, position: int) -> tuple[Tensor, Treatment]:
-        path = self.folder / self.files[position]
-        return decode(read_content(path), path, self.image_size)
-
-    def _probe_all(self) -> list[Treatment]:
-        paths = [self.folder / name for name in self.files]
-        treatments = [probe(path, self.image_size, read_content(path) if split_archive(path) else None) for path in paths]
-        for position in range(0, len(paths), max(1, len(paths) // NUM_DECODED_EARLY)):
-            treatments[position] = self._decode(position)[1]
-        return treatments
-
-    def _decode_all(self) -> list[Treatment]:
-        """Fill `pixels` and `digests` in one pass over the files; returns how each was treated."""
-        self.pixels = torch.empty(len(self.files), 3, *self.image_size, dtype=torch.uint8)
-        treatments, digests = [], []
-        for position, name in enumerate(self.files):
-            data = read_content(self.folder / name)
-            digests.append(sha256(data))
-            self.pixels[position], treatment = decode(data, self.folder / name, self.image_size)
-            treatments.append(treatment)
-        self.digests = digests
-        return treatments
+    def _read(self, in_memory: bool) -> None:
+        """Fill `treatments`, and `pixels` and `digests` of a set in memory, in one pass over the files."""
+        step = 1 if in_memory else max(1, len(self.files) // NUM_DECODED_EARLY)
+        if in_memory:
+            self.pixels = torch.empty(len(self.files), 3, *self.image_size, dtype=torch.uint8)
+            self.digests = []
+        for position, path in enumerate(self.folder / name for name in self.files):
+            if position % step:
+                self.treatments.append(probe(path, self.image_size))
+                continue
+            data = read_content(path)
+            pixels, treatment = decode(data, path, self.image_size)
+            self.treatments.append(treatment)
+            if in_memory:
+                self.pixels[position] = pixels
+                self.digests.append(sha256(data))
 
 
 def shared_files(first: ImageFolder, second: ImageFolder) -> list[tuple[str, str]]:

@@ -6,6 +6,8 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -14,23 +16,24 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from core.errors import UserError, nearest_hint
 from core.types import ImageSize, NonNegativeFloat, NonNegativeInt, OpenFraction, PathStr, PositiveInt, Seed
 from datamodules.findings import quick_check, summarize
-from datamodules.fingerprints import compare_fingerprints, sha256
+from datamodules.fingerprints import sha256
 from datamodules.folder import ImageFolder, shared_files
 from datamodules.labels import check_labels, read_labels
 from datamodules.listing import find_root, list_images, same_name, shorten
 from datamodules.sampler import NO_ENTRY, EpochSampler, JoinedSampler, StridedSampler
-from datamodules.tiling import TiledImages
+from datamodules.tiling import tiled
 
 MAX_PIXELS = 2**26  # of one image, and of all that are drawn: a size from an untrusted checkpoint must not fill the memory
 MAX_TEMPORARY_PATH = 75  # characters; worker processes add up to 32 for a socket, whose path has at most 107
 ROOTS = ("root", "side_root", "source_root", "heldout_root")
 
 
+@dataclass(eq=False)
 class ImageDataModule(LightningDataModule):
     """Batches are dicts: `image` float32 [N, 3, H, W] in [-1, 1] and `index` int64 [N], the entry in `sets()["image"]`;
     with `labels` also `label` int64 [N]; with side and source images also `side`, `side_index`, `source`, `source_index`.
@@ -54,7 +57,7 @@ class ImageDataModule(LightningDataModule):
         flip: also train on the mirrored images, and on mirrored source images.
         seed: of the order of the samples; nothing else here is random.
         image: use this image only: the name of a file with or without its extension, else its index in the sorted list.
-        tile: one training image made of all, see `TiledImages`; `image_size` is the size of one. Not with `labels`.
+        tile: one training image made of all, see `datamodules.tiling`; `image_size` is the size of one. Not with `labels`.
         labels: `folder` (each subfolder of `root` is a class) or `FILE.csv:COLUMN`, see `read_labels`.
         side_root: further, unlabelled images, subfolders included; at least two. They are split into the sets `side` and
             `side_heldout`, which no training batch shows, see `split_heldout`.
@@ -67,47 +70,30 @@ class ImageDataModule(LightningDataModule):
     Files are first read in `setup`, which raises UserError. Files with equal content in two sets are a warning.
     """
 
-    def __init__(
-        self,
-        root: PathStr,
-        image_size: ImageSize,
-        batch_size: PositiveInt = 1,
-        samples_per_epoch: PositiveInt = 4000,
-        num_workers: NonNegativeInt = 0,
-        flip: bool = False,
-        seed: Seed = 0,
-        image: str | int | None = None,
-        tile: Literal["row", "column", "grid"] | None = None,
-        labels: str | None = None,
-        side_root: PathStr | None = None,
-        side_flip: bool = False,
-        heldout_fraction: OpenFraction = 0.1,
-        source_root: PathStr | None = None,
-        heldout_root: PathStr | None = None,
-        max_memory_gib: NonNegativeFloat = 1.0,
-    ) -> None:
+    root: PathStr
+    image_size: ImageSize
+    batch_size: PositiveInt = 1
+    samples_per_epoch: PositiveInt = 4000
+    num_workers: NonNegativeInt = 0
+    flip: bool = False
+    seed: Seed = 0
+    image: str | int | None = None
+    tile: Literal["row", "column", "grid"] | None = None
+    labels: str | None = None
+    side_root: PathStr | None = None
+    side_flip: bool = False
+    heldout_fraction: OpenFraction = 0.1
+    source_root: PathStr | None = None
+    heldout_root: PathStr | None = None
+    max_memory_gib: NonNegativeFloat = 1.0
+
+    def __post_init__(self) -> None:
         super().__init__()
-        if image_size[0] * image_size[1] > MAX_PIXELS:
-            raise UserError(f"image_size={image_size} has more than {MAX_PIXELS / 1e6:.0f} million pixels, the limit")
-        check_labels(labels)
-        if tile is not None and labels is not None:
+        if self.image_size[0] * self.image_size[1] > MAX_PIXELS:
+            raise UserError(f"image_size={self.image_size} has more than {MAX_PIXELS / 1e6:.0f} million pixels, the limit")
+        check_labels(self.labels)
+        if self.tile is not None and self.labels is not None:
             raise UserError("tile, labels: an image made of several has no label; set one of the two to null")
-        self.root = root
-        self.image_size = list(image_size)
-        self.batch_size = batch_size
-        self.samples_per_epoch = samples_per_epoch
-        self.num_workers = num_workers
-        self.flip = flip
-        self.seed = seed
-        self.image = image
-        self.tile = tile
-        self.labels = labels
-        self.side_root = side_root
-        self.side_flip = side_flip
-        self.heldout_fraction = heldout_fraction
-        self.source_root = source_root
-        self.heldout_root = heldout_root
-        self.max_memory_gib = max_memory_gib
         self.label_names: list[str] = []
         self.unlike_training: dict[str, str] = {}  # by set, see `check_trained_on`
         self._sets: dict[str, ImageFolder] = {}
@@ -122,7 +108,7 @@ class ImageDataModule(LightningDataModule):
             self._sets = self.load_sets()
             if self.tile is not None:
                 images = self._sets.pop("image")
-                self._sets = {"image": TiledImages(images, self.tile), "tile": images, **self._sets}
+                self._sets = {"image": tiled(images, self.tile), "tile": images, **self._sets}
 
     def load_sets(self) -> dict[str, ImageFolder]:
         """The image sets `image`, `side`, `side_heldout`, `source`, `image_heldout`, as far as they are configured."""
@@ -138,13 +124,12 @@ class ImageDataModule(LightningDataModule):
             rank_zero_warn(f"root: one training image only, {folder / files[0]}")
         parts = {"image": (folder, files, self.flip, classes)}
         if self.side_root is not None:
-            side_folder, side_files = list_images(self.side_root, recursive=True, key="side_root")
-            if len(side_files) < 2:
+            folder, files = list_images(self.side_root, recursive=True, key="side_root")
+            if len(files) < 2:
                 needed = "at least two are needed, one to train on and one held out"
-                raise UserError(f"side_root: {side_folder} contains one image; {needed}")
-            side, side_heldout = split_heldout(side_files, self.heldout_fraction)
-            parts["side"] = (side_folder, side, self.side_flip)
-            parts["side_heldout"] = (side_folder, side_heldout)
+                raise UserError(f"side_root: {folder} contains one image; {needed}")
+            side, side_heldout = split_heldout(files, self.heldout_fraction)
+            parts |= {"side": (folder, side, self.side_flip), "side_heldout": (folder, side_heldout)}
         if self.source_root is not None:
             parts["source"] = (*list_images(self.source_root, recursive=True, key="source_root"), self.flip)
         if self.heldout_root is not None:
@@ -155,15 +140,16 @@ class ImageDataModule(LightningDataModule):
 
     def _read(self, parts: Mapping[str, tuple]) -> dict[str, ImageFolder]:
         """The sets with these folders, files, flips and labels, in memory as far as `max_memory_gib` allows."""
-        free, sets = self.max_memory_gib * 2**30, {}
+        free, sets = self.max_memory_gib * 2**30, dict.fromkeys(parts)
         for key, (folder, files, *more) in sorted(parts.items(), key=lambda item: len(item[1][1])):
             needed = len(files) * 3 * self.image_size[0] * self.image_size[1]
-            if needed > free:
-                count, gib = len(files), needed / 2**30
-                rank_zero_info(f"{folder}: {count} images would take {gib:.1f} GiB, so each access decodes its file")
-            sets[key] = ImageFolder(folder, files, self.image_size, *more, in_memory=needed <= free)
-            free -= needed * (needed <= free)
-        return {key: sets[key] for key in parts}
+            if in_memory := needed <= free:
+                free -= needed
+            else:
+                size = f"{len(files)} images would take {needed / 2**30:.1f} GiB"
+                rank_zero_info(f"{folder}: {size}, so each access decodes its file")
+            sets[key] = ImageFolder(folder, files, self.image_size, *more, in_memory=in_memory)
+        return sets
 
     def sets(self) -> dict[str, ImageFolder]:
         """The image sets by key, the same on every rank. Raises RuntimeError before `setup`."""
@@ -174,8 +160,7 @@ class ImageDataModule(LightningDataModule):
     def check_images(self) -> None:
         """The quick check of `datamodules.findings`: a warning per kind of finding, UserError if training would be wrong."""
         findings = quick_check(self.sets())
-        errors = [finding for finding in findings if finding.level == "error"]
-        if errors:
+        if errors := [finding for finding in findings if finding.level == "error"]:
             raise UserError("\n".join(summarize(errors)))
         for line in summarize(findings):
             rank_zero_warn(line)
@@ -195,16 +180,14 @@ class ImageDataModule(LightningDataModule):
         paths = {key: find_root(getattr(self, key)) for key in ROOTS if getattr(self, key)}
         return {key: str(path.absolute()) for key, path in paths.items() if path}
 
-    def compare_fingerprints(self, stored: Mapping[str, str]) -> list[str]:
-        """A line with both fingerprints for every set whose files are not those with the `stored` fingerprints."""
-        return compare_fingerprints(stored, self.fingerprints())
-
     def check_trained_on(self, stored: Mapping[str, str]) -> None:
-        """Warns about every set whose files are not those of the training, and keeps the lines in `unlike_training`."""
+        """Warns about every set whose files are not those with the `stored` fingerprints; the lines are `unlike_training`."""
         now = self.fingerprints()
-        common = sorted(now.keys() & stored.keys())
-        lines = {key: compare_fingerprints({key: stored[key]}, {key: now[key]}) for key in common}
-        self.unlike_training = {key: line[0] for key, line in lines.items() if line}
+        self.unlike_training = {
+            key: f"files of the image set {key}: {stored[key][:12]} → {now[key][:12]}"
+            for key in sorted(now.keys() & stored.keys())
+            if stored[key] != now[key]
+        }
         for line in self.unlike_training.values():
             rank_zero_warn(f"not the images of the training: {line}")
 
@@ -237,12 +220,13 @@ class ImageDataModule(LightningDataModule):
         if self.trainer:
             # A resumed fit creates the loader's iterator before it calls set_epoch, and workers then fetch at once.
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
-        return self._loader(sets, sampler, batch_size, drop_last=True)
+        return self._loader(sets, sampler=sampler, batch_size=batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         """The reference images, see the class."""
         images = self.sets().get("tile", self.sets()["image"]).originals()
-        return self._loader({"image": images}, StridedSampler(len(images), *self._rank()), self.batch_size)
+        sampler = StridedSampler(len(images), *self._rank())
+        return self._loader({"image": images}, sampler=sampler, batch_size=self.batch_size)
 
     def test_dataloader(self) -> DataLoader:
         """The same as `val_dataloader`."""
@@ -252,17 +236,13 @@ class ImageDataModule(LightningDataModule):
         """Number of ranks, and the rank of this process."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _loader(
-        self, sets: dict[str, ImageFolder], sampler: Sampler, batch_size: int, drop_last: bool = False
-    ) -> DataLoader:
+    def _loader(self, sets: dict[str, ImageFolder], **options: Any) -> DataLoader:
         return DataLoader(
             JoinedSets(sets),
-            batch_size=batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
+            **options,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            collate_fn=identity_collate,
+            collate_fn=dict,  # JoinedSets gives whole batches
             worker_init_fn=silence_worker_exit,
             generator=torch.Generator().manual_seed(self.seed),  # else every iterator draws from the global one (P 5.7)
         )
@@ -283,9 +263,7 @@ class JoinedSets(Dataset):
         batch = {}
         for column, (key, images) in enumerate(self.sets.items()):
             entries = torch.tensor([row[column] for row in rows], dtype=torch.int64)
-            batch[key] = torch.empty(len(entries), 3, *images.image_size, dtype=torch.float32)
-            for position, entry in enumerate(entries.tolist()):
-                batch[key][position] = images[entry]
+            batch[key] = images.take(entries.tolist())
             batch["index" if key == "image" else f"{key}_index"] = entries
             if key == "image" and images.labels is not None:
                 batch["label"] = images.labels[entries % len(images.files)]
@@ -321,10 +299,6 @@ def choose(files: Sequence[str], image: str | int, folder: Path, is_file: bool =
     raise UserError(f"image: {image} is not in {folder}.{nearest_hint(text, files) or f' It contains {shorten(files)}.'}")
 
 
-def identity_collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return batch
-
-
 def silence_worker_exit(worker: int) -> None:
     """Hides the traceback of a worker whose main process was ended by a signal."""
     before = sys.excepthook
@@ -340,8 +314,7 @@ def _check_shared_files(sets: Mapping[str, ImageFolder]) -> None:
     if "image_heldout" in sets and (pairs := shared_files(sets["image"], sets["image_heldout"])):
         folder = sets["image_heldout"].folder
         raise UserError(f"heldout_root: {folder} contains training images: {shorten([name for _, name in pairs])}")
-    keys = [key for key in ("image", "side", "side_heldout", "source") if key in sets]
-    for first, second in [(a, b) for i, a in enumerate(keys) for b in keys[i + 1 :]]:
+    for first, second in combinations([key for key in ("image", "side", "side_heldout", "source") if key in sets], 2):
         if pairs := shared_files(sets[first], sets[second]):
             listed = shorten([f"{sets[first].folder / a} = {sets[second].folder / b}" for a, b in pairs])
             rank_zero_warn(f"the same file is in the sets {first} and {second}: {listed}")

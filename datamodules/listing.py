@@ -1,7 +1,7 @@
 """The image files below a root: a folder, a zip file, a folder in a zip file, or one image file."""
 
-import difflib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -11,12 +11,13 @@ from unicodedata import normalize
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from core.errors import UserError
-from datamodules.archive import member_names, read_member, split_archive
+from core.errors import UserError, nearest_hint
+from datamodules.archive import locate
 from datamodules.decode import EXTENSIONS, open_image
 
 PROJECT = Path(__file__).resolve().parents[1]
 UNSUPPORTED_EXTENSIONS = (".dng", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg")  # images that this project cannot decode
+HIDDEN = re.compile(r"(^|/)\.")
 MAX_IDENTIFIED = 1000  # files without a known extension whose headers are read
 MAX_FOLDERS = 1000  # folders below a root without subfolders that are searched for images
 LEFT_OUT = {
@@ -29,11 +30,7 @@ LEFT_OUT = {
 
 
 class Listing(NamedTuple):
-    """Files below a root, by sorted names with '/' between folders.
-
-    Args:
-        left_out: names that are not used, by reason: one of LEFT_OUT, or "not an image".
-    """
+    """Sorted names of files in a folder and, with '/', below it; `left_out` by reason: of LEFT_OUT, or "not an image"."""
 
     folder: Path
     images: list[str]
@@ -58,33 +55,22 @@ def list_files(root: str, recursive: bool = False, key: str = "root") -> Listing
     are found from anywhere. `key` is the setting's name in errors.
     Raises UserError with the nearest existing name, or for a root without images.
     """
-    folder = find_root(root)
+    folder, supported = find_root(root), ", ".join(EXTENSIONS)
     if folder is None:
-        raise UserError(f"{key}: {root} does not exist. {_nearest(Path(root).expanduser())}")
-    inside = split_archive(folder)
-    if (inside is None and folder.is_file()) or (inside and inside[1] in member_names(inside[0])):
+        raise UserError(f"{key}: {root} does not exist.{_nearest(Path(root).expanduser())}")
+    if locate(folder).is_file():
         if folder.suffix.lower() not in EXTENSIONS:
-            raise UserError(f"{key}: {folder} is not an image; supported: {', '.join(EXTENSIONS)} and .zip")
+            raise UserError(f"{key}: {folder} is not an image; supported: {supported} and .zip")
         return Listing(folder.parent, [folder.name], {})
-    images, left_out, unknown = [], defaultdict(list), []
-    for name, kind in _walk(folder, recursive):
-        if kind != "file":
-            left_out[kind].append(name)
-        elif not recursive and "/" in name:
-            if name.lower().endswith(EXTENSIONS):
-                left_out["subfolder"].append(name)
-        elif name.lower().endswith(EXTENSIONS):
-            images.append(name)
-        elif name.lower().endswith(UNSUPPORTED_EXTENSIONS):
-            left_out["unsupported format"].append(name)
-        else:
-            unknown.append(name)
-    for name in sorted(unknown)[:MAX_IDENTIFIED]:
-        left_out["unknown extension" if _is_image(folder / name) else "not an image"].append(name)
-    left_out = {reason: sorted(names) for reason, names in left_out.items()}
+    groups = defaultdict(list)
+    for name in sorted(_walk(folder, recursive)):
+        groups[_group(folder, name, recursive)].append(name)
+    images, unknown, _ = (groups.pop(group, []) for group in ("image", "unknown", "ignored"))
+    for name in unknown[:MAX_IDENTIFIED]:
+        groups["unknown extension" if _is_image(folder / name) else "not an image"].append(name)
     if not images:
-        raise UserError(f"{key}: no image in {folder}; supported: {', '.join(EXTENSIONS)}. {_content(left_out)}")
-    return Listing(folder, sorted(images), left_out)
+        raise UserError(f"{key}: no image in {folder}; supported: {supported}. {_describe(groups)}")
+    return Listing(folder, images, dict(groups))
 
 
 def find_root(root: str) -> Path | None:
@@ -95,7 +81,7 @@ def find_root(root: str) -> Path | None:
 
 def check_file_name(folder: Path, name: str) -> None:
     """Raises UserError for a link to a file outside of the folder and for a name with control characters."""
-    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+    if re.search(r"[\x00-\x1f\x7f]", name):
         raise UserError(f"{folder}: the file name {name!r} contains control characters: rename it")
     path = folder / name
     if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
@@ -118,30 +104,35 @@ def same_name(first: str, second: str) -> bool:
     return normalize("NFC", first) == normalize("NFC", second)
 
 
-def _walk(folder: Path, recursive: bool) -> Iterator[tuple[str, str]]:
-    """Name relative to `folder` and kind of every entry: "file", "broken link" or "linked folder"."""
-    inside = split_archive(folder)
-    if inside is not None:
-        for name in member_names(*inside):
-            if not any(part.startswith(".") for part in name.split("/")):
-                yield name, "file"
+def _walk(folder: Path, recursive: bool) -> Iterator[str]:
+    """Names below `folder` of files and links that are not hidden."""
+    found = locate(folder)
+    if not isinstance(found, Path):
+        names = (name.removeprefix(found.at) for name in found.root.namelist() if name.startswith(found.at))
+        yield from (name for name in names if not name.endswith("/") and not HIDDEN.search(name))
         return
     for parent, subfolders, files in islice(os.walk(folder), None if recursive else MAX_FOLDERS):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        relative = Path(parent).relative_to(folder)
-        for name in subfolders:
-            if (Path(parent) / name).is_symlink():
-                yield (relative / name).as_posix(), "linked folder"
-        for name in files:
-            path = Path(parent) / name
-            if not name.startswith(".") and (path.is_file() or path.is_symlink()):
-                yield (relative / name).as_posix(), "file" if path.is_file() else "broken link"
+        subfolders[:] = [name for name in subfolders if not HIDDEN.match(name)]
+        for path in (Path(parent, name) for name in [*subfolders, *files] if not HIDDEN.match(name)):
+            if path.is_file() or path.is_symlink():
+                yield path.relative_to(folder).as_posix()
+
+
+def _group(folder: Path, name: str, recursive: bool) -> str:
+    """One of LEFT_OUT, "image", "unknown", or "ignored" for what is not even an image in a subfolder."""
+    path, lower = folder / name, name.lower()
+    if path.is_symlink() and not path.is_file():
+        return "linked folder" if path.is_dir() else "broken link"
+    if not recursive and "/" in name:
+        return "subfolder" if lower.endswith(EXTENSIONS) else "ignored"
+    if lower.endswith(EXTENSIONS):
+        return "image"
+    return "unsupported format" if lower.endswith(UNSUPPORTED_EXTENSIONS) else "unknown"
 
 
 def _is_image(path: Path) -> bool:
-    inside = split_archive(path)
     try:
-        with open_image(read_member(*inside) if inside else path, str(path)):
+        with open_image(path, str(path)):
             return True
     except UserError:
         return False
@@ -149,12 +140,11 @@ def _is_image(path: Path) -> bool:
 
 def _existing(path: Path) -> Path | None:
     """`path`, or the existing path of a name that looks the same; None if there is neither."""
-    inside = split_archive(path)
-    if inside is not None:
-        archive, member = inside
-        return path if not member or member in member_names(archive) or member_names(archive, member) else None
-    if path.exists() or path.parent == path:
-        return path if path.exists() else None
+    found = locate(path)
+    if found.is_file() or found.is_dir():
+        return path
+    if not isinstance(found, Path) or path.parent == path:
+        return None
     parent = _existing(path.parent)
     siblings = parent.iterdir() if parent and parent.is_dir() else ()
     return next((entry for entry in siblings if same_name(entry.name, path.name)), None)
@@ -164,14 +154,11 @@ def _nearest(path: Path) -> str:
     """A hint at what a path that does not exist may have meant."""
     while not path.parent.is_dir():
         path = path.parent
-    siblings = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
-    close = difflib.get_close_matches(path.name, siblings, 1)
-    if close:
-        return f"Did you mean {path.parent / close[0]}?"
-    return f"{path.parent.resolve()} contains: {shorten(siblings) or 'nothing'}."
+    siblings = sorted(entry.name for entry in path.parent.iterdir() if not HIDDEN.match(entry.name))
+    return nearest_hint(path.name, siblings) or f" {path.parent.resolve()} contains: {shorten(siblings) or 'nothing'}."
 
 
-def _content(left_out: dict[str, list[str]]) -> str:
+def _describe(left_out: dict[str, list[str]]) -> str:
     """What a folder without images contains instead."""
     if subfolders := sorted({name.split("/")[0] for name in left_out.get("subfolder", ())}):
         return f"There are images in its subfolder(s) {shorten(subfolders)}: choose one of them."

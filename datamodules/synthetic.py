@@ -2,18 +2,21 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from core.errors import UserError
-from core.types import ImageSize, NonNegativeFloat, NonNegativeInt, OpenFraction, PathStr, PositiveInt, Seed
+from core.types import PathStr, PositiveInt
 from datamodules.folder import ImageFolder
 from datamodules.image_datamodule import MAX_PIXELS, ImageDataModule, split_heldout
 
 
+@dataclass(eq=False, kw_only=True)
 class SyntheticDataModule(ImageDataModule):
     """Batches and sets of `ImageDataModule` without a file.
 
@@ -29,82 +32,43 @@ class SyntheticDataModule(ImageDataModule):
         num_classes: of `label`.
     """
 
-    def __init__(
-        self,
-        image_size: ImageSize,
-        root: PathStr = "",
-        batch_size: PositiveInt = 1,
-        samples_per_epoch: PositiveInt = 4000,
-        num_workers: NonNegativeInt = 0,
-        flip: bool = False,
-        seed: Seed = 0,
-        image: str | int | None = None,
-        tile: Literal["row", "column", "grid"] | None = None,
-        labels: str | None = None,
-        side_root: PathStr | None = None,
-        side_flip: bool = False,
-        heldout_fraction: OpenFraction = 0.1,
-        source_root: PathStr | None = None,
-        heldout_root: PathStr | None = None,
-        max_memory_gib: NonNegativeFloat = 1.0,
-        num_images: PositiveInt = 3,
-        num_side: PositiveInt = 8,
-        num_source: PositiveInt = 8,
-        num_classes: PositiveInt = 2,
-    ) -> None:
-        sampling = (batch_size, samples_per_epoch, num_workers, flip, seed, image, tile, labels)
-        super().__init__(
-            root, image_size, *sampling, side_root, side_flip, heldout_fraction, source_root, heldout_root, max_memory_gib
-        )
-        if num_side < 2:
-            raise UserError(f"num_side={num_side}: at least two are needed, one to train on and one held out")
-        pixels = (num_images + num_side + num_source) * self.image_size[0] * self.image_size[1]
-        if pixels > MAX_PIXELS:
-            raise UserError(
-                f"num_images={num_images}, num_side={num_side}, num_source={num_source} of {image_size[0]}×{image_size[1]}: "
-                f"more than {MAX_PIXELS / 1e6:.0f} million pixels, the limit of what is drawn"
-            )
-        self.num_images = num_images
-        self.num_side = num_side
-        self.num_source = num_source
-        self.num_classes = num_classes
+    root: PathStr = ""
+    num_images: PositiveInt = 3
+    num_side: Annotated[int, Field(ge=2)] = 8  # one to train on and one held out
+    num_source: PositiveInt = 8
+    num_classes: PositiveInt = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.num_images + self.num_side + self.num_source) * self.image_size[0] * self.image_size[1] > MAX_PIXELS:
+            numbers = f"num_images={self.num_images}, num_side={self.num_side}, num_source={self.num_source}"
+            size = "×".join(map(str, self.image_size))
+            raise UserError(f"{numbers} of {size}: the limit of what is drawn is {MAX_PIXELS / 1e6:.0f} million pixels")
 
     def load_sets(self) -> dict[str, ImageFolder]:
-        names, labels = _names("image", self.num_images), None
+        names = _names("image", self.num_images)
         if self.image is not None:
             names = [names[self.image % len(names) if isinstance(self.image, int) else 0]]
-        if self.labels is not None:
-            self.label_names = [f"class_{index}" for index in range(self.num_classes)]
-            labels = [int(name[-7:-4]) % self.num_classes for name in names]
-        train, heldout = split_heldout(_names("side", self.num_side), self.heldout_fraction)
+        self.label_names = [f"class_{index}" for index in range(self.num_classes)] if self.labels else []
+        labels = [int(name[-7:-4]) % self.num_classes for name in names] if self.labels else None
+        side, side_heldout = split_heldout(_names("side", self.num_side), self.heldout_fraction)
         sets = {
-            "image": DrawnImages(names, self.image_size, self.flip, labels),
-            "side": DrawnImages(train, self.image_size, self.side_flip),
-            "side_heldout": DrawnImages(heldout, self.image_size),
-            "source": DrawnImages(_names("source", self.num_source), self.image_size, self.flip),
+            "image": self._drawn(names, self.flip, labels),
+            "side": self._drawn(side, self.side_flip),
+            "side_heldout": self._drawn(side_heldout),
+            "source": self._drawn(_names("source", self.num_source), self.flip),
         }
-        return sets | ({"image_heldout": DrawnImages(_names("heldout", 3), self.image_size)} if self.heldout_root else {})
+        return sets | ({"image_heldout": self._drawn(_names("heldout", 3))} if self.heldout_root else {})
 
     def roots(self) -> dict[str, str]:
         return {}
 
-
-class DrawnImages(ImageFolder):
-    """An ImageFolder whose images are drawn from their names; its digests are those of the pixels."""
-
-    def __init__(
-        self, files: list[str], image_size: list[int], flip: bool = False, labels: Sequence[int] | None = None
-    ) -> None:
-        self.folder = Path("drawn")
-        self.files = files
-        self.image_size = (image_size[0], image_size[1])
-        self.flip = flip
-        self.labels = None if labels is None else torch.tensor(labels)
-        self.pixels = torch.stack([draw_scene(name, self.image_size) for name in files])
-        self.digests = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in self.pixels]
+    def _drawn(self, names: list[str], flip: bool = False, labels: list[int] | None = None) -> ImageFolder:
+        pixels = torch.stack([draw_scene(name, self.image_size) for name in names])
+        return ImageFolder(Path("drawn"), names, self.image_size, flip, labels, pixels=pixels)
 
 
-def draw_scene(name: str, size: tuple[int, int]) -> Tensor:
+def draw_scene(name: str, size: Sequence[int]) -> Tensor:
     """A bright fading sky above a darker striped ground, and three discs, chosen by the name: uint8 [3, H, W]."""
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big"))
 

@@ -4,6 +4,7 @@ import math
 from typing import Literal
 
 import torch
+from torchvision.utils import make_grid
 
 from datamodules.fingerprints import sha256
 from datamodules.folder import ImageFolder
@@ -12,25 +13,15 @@ from datamodules.listing import shorten
 Arrangement = Literal["row", "column", "grid"]
 
 
-class TiledImages(ImageFolder):
+def tiled(images: ImageFolder, tile: Arrangement) -> ImageFolder:
     """All images of a set side by side (row), one below the other (column), or in a nearly square table (grid).
 
     Cells that are left over repeat the first images; mirrored as a whole if the set is.
     """
-
-    def __init__(self, images: ImageFolder, tile: Arrangement) -> None:
-        count, (height, width) = len(images.files), images.image_size
-        rows, columns = table_shape(count, tile)
-        cells = torch.stack([images.bytes_of(cell % count) for cell in range(rows * columns)])
-        self.folder, self.flip, self.labels = images.folder, images.flip, None
-        self.files = [f"{tile} of {shorten(images.files)}"]
-        self.image_size = (rows * height, columns * width)
-        cells = cells.view(rows, columns, 3, height, width)
-        self.pixels = cells.permute(2, 0, 3, 1, 4).reshape(1, 3, *self.image_size)
-        self.digests = [sha256("\n".join([tile, *images.digests]).encode())]
-
-
-def table_shape(count: int, tile: Arrangement) -> tuple[int, int]:
-    """Rows and columns of an arrangement of `count` images."""
+    count = len(images.files)
     columns = {"row": count, "column": 1, "grid": math.ceil(math.sqrt(count))}[tile]
-    return -(-count // columns), columns
+    cells = [images.bytes_of(cell % count) for cell in range(math.ceil(count / columns) * columns)]
+    pixels = make_grid(torch.stack(cells), columns, padding=0)[None]
+    result = ImageFolder(images.folder, [f"{tile} of {shorten(images.files)}"], pixels.shape[2:], images.flip, pixels=pixels)
+    result.digests = [sha256("\n".join([tile, *images.digests]).encode())]
+    return result

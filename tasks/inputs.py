@@ -16,7 +16,8 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from core.errors import UserError, nearest_hint
-from datamodules.decode import check_file_bytes, deep_gray, is_deep_gray, open_image, to_rgb, upright
+from datamodules.archive import check_file_bytes
+from datamodules.decode import deep_gray, is_deep_gray, open_image, to_rgb, upright
 from modules.base import GenerativeModule
 from modules.ops.images import from_uint8, luma, resize
 

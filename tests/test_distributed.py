@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from datamodules.sampler import EpochSampler, JoinedSampler
-from datamodules.synthetic import DrawnImages, SyntheticDataModule
+from datamodules.folder import ImageFolder
+from datamodules.synthetic import SyntheticDataModule
 from modules.base import GenerativeModule
 from modules.consingan import ConSinGAN
 from modules.fewgan import FewGAN
@@ -61,7 +62,7 @@ class Drawings(SyntheticDataModule):
         return sets
 
 
-class DrawingsOfDefaultType(DrawnImages):
+class DrawingsOfDefaultType(ImageFolder):
     def __getitem__(self, index):
         return super().__getitem__(index).to(torch.get_default_dtype())
 

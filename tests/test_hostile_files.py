@@ -31,7 +31,7 @@ from cli.evaluation import rebuild, stored_config
 from cli.loader import load_config, read_config
 from core.errors import UserError
 from core.nodes import find_class
-from datamodules.decode import MAX_FILE_BYTES
+from datamodules.archive import MAX_FILE_BYTES
 from datamodules.folder import ImageFolder
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.listing import list_images
