@@ -211,10 +211,9 @@ class ImageDataModule(LightningDataModule):
         if batch_size == 0:
             raise UserError(f"samples_per_epoch={self.samples_per_epoch}: an iteration needs {reals} images on each device")
         if batch_size < self.batch_size * reals:
-            rank_zero_warn(
-                f"samples_per_epoch={self.samples_per_epoch} gives each of {ranks} device(s) {share} sample(s), fewer "
-                f"than the {self.batch_size * reals} of an iteration: an epoch is one batch of {batch_size}"
-            )
+            per_device = f"samples_per_epoch={self.samples_per_epoch} gives each of {ranks} device(s) {share} sample(s)"
+            needed = f"batch_size={self.batch_size}" + f" times {reals} per iteration" * (reals > 1)
+            rank_zero_warn(f"{per_device}, fewer than {needed}: an epoch is one batch of {batch_size}")
         samplers = [EpochSampler(len(images), share * ranks, self.seed, key) for key, images in sets.items()]
         sampler = JoinedSampler(samplers, ranks, rank)
         if self.trainer:
