@@ -31,23 +31,14 @@ TRANSPOSITIONS = {2: Flip.FLIP_LEFT_RIGHT, 3: Flip.ROTATE_180, 4: Flip.FLIP_TOP_
 
 
 class Treatment(NamedTuple):
-    """How one file becomes [3, H, W].
+    """How one file becomes [3, H, W]."""
 
-    Args:
-        format: format of the content, one of FORMATS, whatever the file name says.
-        shape: (height, width) after the EXIF orientation.
-        box: left, top, right, bottom of the part that is used, in pixels of `shape`.
-        enlargement: factor from `box` to the requested size; 1 or less: nothing is enlarged.
-        steps: further conversions, keys of `datamodules.findings.STEPS`.
-        value_range: smallest and largest value of an image of 16 bits a channel, scaled to 0 … 65535; else None.
-    """
-
-    format: str
-    shape: tuple[int, int]
-    box: tuple[float, float, float, float]
-    enlargement: float
-    steps: tuple[str, ...]
-    value_range: tuple[float, float] | None = None
+    format: str  # of the content, one of FORMATS, whatever the file name says
+    shape: tuple[int, int]  # height and width after the EXIF orientation
+    box: tuple[float, float, float, float]  # left, top, right, bottom of the part that is used, in pixels of `shape`
+    enlargement: float  # factor from `box` to the requested size; 1 or less: nothing is enlarged
+    steps: tuple[str, ...]  # further conversions, keys of `datamodules.findings.STEPS`
+    value_range: tuple[float, float] | None = None  # of an image of 16 bits a channel, scaled to 0 … 65535
 
     @property
     def used_share(self) -> float:
@@ -179,9 +170,7 @@ def _orientation(image: Image.Image) -> tuple[int, bool]:
 
 def _is_deep_color(image: Image.Image) -> bool:
     """True if Pillow cuts 16-bit channels to 8 while reading: the image's mode does not show it, its tiles do."""
-    return any(
-        ";16" in str(tile.args) or (tile.codec_name.startswith("ppm") and tile.args[-1] > 255) for tile in image.tile
-    )
+    return any(";16" in str(t.args) or (t.codec_name.startswith("ppm") and t.args[-1] > 255) for t in image.tile)
 
 
 def _value_range(image: Image.Image) -> tuple[float, float]:

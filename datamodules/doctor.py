@@ -19,7 +19,6 @@ the command; 0: neither, though there may be warnings.
 
 import json
 import sys
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +34,7 @@ from core.types import ImageSize
 from datamodules.archive import read_content
 from datamodules.copies import perceptual_hash
 from datamodules.decode import decode, probe
-from datamodules.findings import STEPS, Finding, ImageFinding, findings_of
+from datamodules.findings import STEPS, Finding, ImageFinding, findings_of, summarize
 from datamodules.fingerprints import fingerprint_of, sha256
 from datamodules.listing import LEFT_OUT, check_file_name, list_files, printable
 
@@ -47,7 +46,6 @@ CAUSES = {
     Image.DecompressionBombError: "too large",
     Image.DecompressionBombWarning: "too large",
 }
-MAX_LINES = 10  # printed per kind; the JSON has all
 
 
 def examine(roots: Mapping[str, str], image_size: Sequence[int] | None = None, recursive: bool = False) -> dict[str, Any]:
@@ -73,7 +71,7 @@ def examine(roots: Mapping[str, str], image_size: Sequence[int] | None = None, r
             "root": str(listed.folder),
             "number": len(images),
             "fingerprint": fingerprint_of(listed.images, [image.digest for image in images]) if readable else None,
-            "files": {name: _as_json(image, size) for name, image in zip(listed.images, images, strict=True)},
+            "files": {name: _as_json(image) for name, image in zip(listed.images, images, strict=True)},
         }
     findings += findings_of(rows)
     wrong = any(finding.level == "error" for finding in findings)
@@ -106,15 +104,10 @@ def print_report(report: Mapping[str, Any]) -> None:
         fingerprint = f", fingerprint {images['fingerprint'][:16]}" if images["fingerprint"] else ""
         lines.append(f"{key}: {images['number']} image(s) in {images['root']}{fingerprint}")
         lines += [f"  {name}: {entry['plan']}" for name, entry in images["files"].items()]
-    groups = defaultdict(list)
-    for finding in sorted(Finding(**finding) for finding in report["findings"] if finding["level"] != "note"):
-        groups[finding.level, finding.kind].append(str(finding))
-    for (level, kind), group in groups.items():
-        more = len(group) - MAX_LINES
-        lines += group[:MAX_LINES] + [f"{level}: {kind}: and {more} more; out=FILE.json lists all"] * (more > 0)
-    count = Counter(finding["level"] for finding in report["findings"])
+    findings = {level: [Finding(**f) for f in report["findings"] if f["level"] == level] for level in ("error", "warning")}
+    lines += [f"{level}: {line}" for level, group in findings.items() for line in summarize(group)]
     verdict = "training would be wrong" if report["wrong"] else "training can begin"
-    lines.append(f"{count['error']} error(s), {count['warning']} warning(s): {verdict}.")
+    lines.append(f"{len(findings['error'])} error(s), {len(findings['warning'])} warning(s): {verdict}.")
     for line in lines:  # a file name may have control characters, or characters that the terminal has not
         shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in printable(line))
         print(shown.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8"))
@@ -177,16 +170,13 @@ def _read(key: str, folder: Path, name: str, size: tuple[int, int], findings: li
     return ImageFinding(image, digest, treatment, perceptual_hash(pixels))
 
 
-def _as_json(image: ImageFinding, size: tuple[int, int]) -> dict[str, Any]:
+def _as_json(image: ImageFinding) -> dict[str, Any]:
     treatment = image.treatment
     if treatment is None:
         return {"sha256": image.digest, "plan": "cannot be read, see below"}
-    left, top, right, bottom = treatment.box
-    (height, width), factor = treatment.shape, treatment.enlargement
-    part = "all of it" if treatment.used_share >= 0.995 else f"the middle {bottom - top:.0f}×{right - left:.0f}"
-    change = "unchanged" if factor == 1 else f"{'enlarged' if factor > 1 else 'shrunk'} to {size[0]}×{size[1]}"
-    steps = [STEPS[step] for step in treatment.steps]
-    plan = "; ".join([f"{treatment.format} {height}×{width}, {part}, {change}", *steps])
+    (height, width), (left, top, right, bottom) = treatment.shape, treatment.box
+    part = f"the middle {bottom - top:.0f}×{right - left:.0f} scaled by {treatment.enlargement:.3g}"
+    plan = "; ".join([f"{treatment.format} {height}×{width}", part, *(STEPS[step] for step in treatment.steps)])
     return {"sha256": image.digest, "plan": plan, **treatment._asdict()}
 
 

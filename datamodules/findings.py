@@ -34,9 +34,6 @@ class Finding(NamedTuple):
     files: tuple[str, ...]
     text: str
 
-    def __str__(self) -> str:
-        return f"{self.level}: {self.kind}: {shorten(self.files)}: {self.text}"
-
 
 class ImageFinding(NamedTuple):
     """One file of a set. An unreadable one has no treatment; one that is not compared has no perceptual hash."""

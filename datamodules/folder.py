@@ -1,7 +1,9 @@
 """ImageFolder: images as float images in [-1, 1] of one size."""
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.utils import make_grid
 
 from datamodules.archive import read_content
 from datamodules.decode import Treatment, decode, probe
@@ -19,6 +22,7 @@ from modules.ops.images import from_uint8
 NUM_DECODED_EARLY = 32  # images of a set that is not in memory which are decoded at the start, to find damage
 
 
+@dataclass(eq=False)
 class ImageFolder(Dataset):
     """Images of one size: entry i is file i, and with `flip` entry N + i is file i mirrored left to right.
 
@@ -31,32 +35,27 @@ class ImageFolder(Dataset):
         in_memory: decode now and keep bytes, N·3·H·W of them; else only the headers are read now (and a few images
             decoded), and every access decodes its file.
         pixels: uint8 [N, 3, H, W] of images that are in no files; `files` are their names.
+    Attributes: `pixels`, None for a set that is not in memory; `treatments`, how each file is decoded.
     Raises UserError that names the first unreadable file. One warning lists the images that had to be enlarged.
-    `treatments` holds how each file is decoded.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        files: Sequence[str],
-        image_size: Sequence[int],
-        flip: bool = False,
-        labels: Sequence[int] | None = None,
-        in_memory: bool = True,
-        pixels: Tensor | None = None,
-    ) -> None:
-        self.folder = folder
-        self.files = list(files)
-        self.image_size = (image_size[0], image_size[1])
-        self.flip = flip
-        self.labels = None if labels is None else torch.tensor(labels, dtype=torch.int64)
-        self.pixels = pixels  # None for a set that is not in memory
+    folder: Path
+    files: Sequence[str]
+    image_size: Sequence[int]
+    flip: bool = False
+    labels: Sequence[int] | Tensor | None = None
+    in_memory: bool = True
+    pixels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.files, self.image_size = list(self.files), tuple(self.image_size)
+        self.labels = None if self.labels is None else torch.as_tensor(self.labels)
         self.treatments: list[Treatment] = []
-        if pixels is None:
-            self._read(in_memory)
+        if self.pixels is None:
+            self._read()
         if small := [name for name, factor in zip(self.files, self.enlargement, strict=True) if factor > 1]:
             size = "×".join(map(str, self.image_size))
-            rank_zero_warn(f"images of {folder} smaller than image_size {size}, enlarged: {shorten(small)}")
+            rank_zero_warn(f"images of {self.folder} smaller than image_size {size}, enlarged: {shorten(small)}")
 
     def __len__(self) -> int:
         return len(self.files) * (2 if self.flip else 1)
@@ -90,6 +89,19 @@ class ImageFolder(Dataset):
         plain.flip = False
         return plain
 
+    def tiled(self, tile: str) -> "ImageFolder":
+        """One image: all side by side (row), one below the other (column), or in a nearly square table (grid).
+
+        Cells that are left over repeat the first images; mirrored as a whole if the set is.
+        """
+        count = len(self.files)
+        columns = {"row": count, "column": 1, "grid": math.ceil(math.sqrt(count))}[tile]
+        cells = [self.bytes_of(cell % count) for cell in range(math.ceil(count / columns) * columns)]
+        pixels = make_grid(torch.stack(cells), columns, padding=0)[None]
+        tiled = ImageFolder(self.folder, [f"{tile} of {shorten(self.files)}"], pixels.shape[2:], self.flip, pixels=pixels)
+        tiled.digests = [sha256("\n".join([tile, *self.digests]).encode())]
+        return tiled
+
     @property
     def names(self) -> list[str]:
         """A printable name for each entry."""
@@ -116,10 +128,10 @@ class ImageFolder(Dataset):
         """
         return fingerprint_of(self.files, self.digests)
 
-    def _read(self, in_memory: bool) -> None:
+    def _read(self) -> None:
         """Fill `treatments`, and `pixels` and `digests` of a set in memory, in one pass over the files."""
-        step = 1 if in_memory else max(1, len(self.files) // NUM_DECODED_EARLY)
-        if in_memory:
+        step = 1 if self.in_memory else max(1, len(self.files) // NUM_DECODED_EARLY)
+        if self.in_memory:
             self.pixels = torch.empty(len(self.files), 3, *self.image_size, dtype=torch.uint8)
             self.digests = []
         for position, path in enumerate(self.folder / name for name in self.files):
@@ -129,7 +141,7 @@ class ImageFolder(Dataset):
             data = read_content(path)
             pixels, treatment = decode(data, path, self.image_size)
             self.treatments.append(treatment)
-            if in_memory:
+            if self.in_memory:
                 self.pixels[position] = pixels
                 self.digests.append(sha256(data))
 

@@ -1,6 +1,5 @@
 """ImageDataModule: image files as training and reference batches."""
 
-import hashlib
 import os
 import re
 import sys
@@ -10,11 +9,12 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,14 +23,13 @@ from core.types import ImageSize, NonNegativeFloat, NonNegativeInt, OpenFraction
 from datamodules.findings import quick_check, summarize
 from datamodules.fingerprints import sha256
 from datamodules.folder import ImageFolder, shared_files
-from datamodules.labels import check_labels, read_labels
+from datamodules.labels import read_labels
 from datamodules.listing import find_root, list_images, same_name, shorten
 from datamodules.sampler import NO_ENTRY, EpochSampler, JoinedSampler, StridedSampler
-from datamodules.tiling import tiled
 
 MAX_PIXELS = 2**26  # of one image, and of all that are drawn: a size from an untrusted checkpoint must not fill the memory
+Labels = Annotated[str, Field(pattern=r"^folder$|\.csv:[^:]+$", description="folder or FILE.csv:COLUMN")]
 MAX_TEMPORARY_PATH = 75  # characters; worker processes add up to 32 for a socket, whose path has at most 107
-ROOTS = ("root", "side_root", "source_root", "heldout_root")
 
 
 @dataclass(eq=False)
@@ -57,7 +56,7 @@ class ImageDataModule(LightningDataModule):
         flip: also train on the mirrored images, and on mirrored source images.
         seed: of the order of the samples; nothing else here is random.
         image: use this image only: the name of a file with or without its extension, else its index in the sorted list.
-        tile: one training image made of all, see `datamodules.tiling`; `image_size` is the size of one. Not with `labels`.
+        tile: one training image made of all, see `ImageFolder.tiled`; `image_size` is the size of one. Not with `labels`.
         labels: `folder` (each subfolder of `root` is a class) or `FILE.csv:COLUMN`, see `read_labels`.
         side_root: further, unlabelled images, subfolders included; at least two. They are split into the sets `side` and
             `side_heldout`, which no training batch shows, see `split_heldout`.
@@ -79,7 +78,7 @@ class ImageDataModule(LightningDataModule):
     seed: Seed = 0
     image: str | int | None = None
     tile: Literal["row", "column", "grid"] | None = None
-    labels: str | None = None
+    labels: Labels | None = None
     side_root: PathStr | None = None
     side_flip: bool = False
     heldout_fraction: OpenFraction = 0.1
@@ -91,7 +90,6 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         if self.image_size[0] * self.image_size[1] > MAX_PIXELS:
             raise UserError(f"image_size={self.image_size} has more than {MAX_PIXELS / 1e6:.0f} million pixels, the limit")
-        check_labels(self.labels)
         if self.tile is not None and self.labels is not None:
             raise UserError("tile, labels: an image made of several has no label; set one of the two to null")
         self.label_names: list[str] = []
@@ -105,10 +103,9 @@ class ImageDataModule(LightningDataModule):
         if self.num_workers:
             _check_temporary_folder()
         if not self._sets:
-            self._sets = self.load_sets()
+            self._sets = sets = self.load_sets()
             if self.tile is not None:
-                images = self._sets.pop("image")
-                self._sets = {"image": tiled(images, self.tile), "tile": images, **self._sets}
+                self._sets = {"image": sets["image"].tiled(self.tile), "tile": sets.pop("image"), **sets}
 
     def load_sets(self) -> dict[str, ImageFolder]:
         """The image sets `image`, `side`, `side_heldout`, `source`, `image_heldout`, as far as they are configured."""
@@ -126,8 +123,7 @@ class ImageDataModule(LightningDataModule):
         if self.side_root is not None:
             folder, files = list_images(self.side_root, recursive=True, key="side_root")
             if len(files) < 2:
-                needed = "at least two are needed, one to train on and one held out"
-                raise UserError(f"side_root: {folder} contains one image; {needed}")
+                raise UserError(f"side_root: {folder} contains one image; at least two are needed, one of them held out")
             side, side_heldout = split_heldout(files, self.heldout_fraction)
             parts |= {"side": (folder, side, self.side_flip), "side_heldout": (folder, side_heldout)}
         if self.source_root is not None:
@@ -146,8 +142,7 @@ class ImageDataModule(LightningDataModule):
             if in_memory := needed <= free:
                 free -= needed
             else:
-                size = f"{len(files)} images would take {needed / 2**30:.1f} GiB"
-                rank_zero_info(f"{folder}: {size}, so each access decodes its file")
+                rank_zero_info(f"{folder}: {len(files)} images take {needed / 2**30:.1f} GiB, so each access decodes its file")
             sets[key] = ImageFolder(folder, files, self.image_size, *more, in_memory=in_memory)
         return sets
 
@@ -177,8 +172,8 @@ class ImageDataModule(LightningDataModule):
 
     def roots(self) -> dict[str, str]:
         """The absolute path of every configured root, which is valid in any working directory."""
-        paths = {key: find_root(getattr(self, key)) for key in ROOTS if getattr(self, key)}
-        return {key: str(path.absolute()) for key, path in paths.items() if path}
+        roots = {key: getattr(self, key) for key in ("root", "side_root", "source_root", "heldout_root")}
+        return {key: str(path.absolute()) for key, root in roots.items() if root and (path := find_root(root))}
 
     def check_trained_on(self, stored: Mapping[str, str]) -> None:
         """Warns about every set whose files are not those with the `stored` fingerprints; the lines are `unlike_training`."""
@@ -227,9 +222,7 @@ class ImageDataModule(LightningDataModule):
         sampler = StridedSampler(len(images), *self._rank())
         return self._loader({"image": images}, sampler=sampler, batch_size=self.batch_size)
 
-    def test_dataloader(self) -> DataLoader:
-        """The same as `val_dataloader`."""
-        return self.val_dataloader()
+    test_dataloader = val_dataloader
 
     def _rank(self) -> tuple[int, int]:
         """Number of ranks, and the rank of this process."""
@@ -247,11 +240,11 @@ class ImageDataModule(LightningDataModule):
         )
 
 
+@dataclass(eq=False)
 class JoinedSets(Dataset):
     """Image sets read side by side into whole batches; an index is an int, or a tuple with one int for each set."""
 
-    def __init__(self, sets: dict[str, ImageFolder]) -> None:
-        self.sets = sets
+    sets: dict[str, ImageFolder]
 
     def __len__(self) -> int:
         return len(next(iter(self.sets.values())))
@@ -277,7 +270,7 @@ def split_heldout(files: Sequence[str], fraction: float) -> tuple[list[str], lis
     most a name or two between the parts.
     """
     number = min(max(1, round(fraction * len(files))), len(files) - 1)
-    heldout = set(sorted(files, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())[:number])
+    heldout = set(sorted(files, key=lambda name: sha256(os.fsencode(name)))[:number])
     return [name for name in files if name not in heldout], [name for name in files if name in heldout]
 
 

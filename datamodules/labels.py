@@ -34,12 +34,6 @@ def read_labels(labels: str, folder: Path, files: Sequence[str]) -> tuple[list[i
     return [indices[value] for value in values], list(indices)
 
 
-def check_labels(labels: str | None) -> None:
-    """Raises UserError for a text that `read_labels` does not accept."""
-    if labels not in (None, "folder") and not labels.rpartition(":")[0].lower().endswith(".csv"):
-        raise UserError(f"labels: {labels!r} is not supported; allowed: null, folder, FILE.csv:COLUMN")
-
-
 def _column(labels: str, folder: Path, files: Sequence[str]) -> list[str]:
     path, _, column = labels.rpartition(":")
     try:

@@ -4,6 +4,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -131,11 +132,9 @@ def _group(folder: Path, name: str, recursive: bool) -> str:
 
 
 def _is_image(path: Path) -> bool:
-    try:
-        with open_image(path, str(path)):
-            return True
-    except UserError:
-        return False
+    with suppress(UserError), open_image(path, str(path)):
+        return True
+    return False
 
 
 def _existing(path: Path) -> Path | None:

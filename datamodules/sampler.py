@@ -7,6 +7,7 @@ longer see in step t what one process with the double batch sees.
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DistributedSampler, Sampler
@@ -16,6 +17,7 @@ from core.errors import UserError
 NO_ENTRY = -1  # stands for "no image": a batch of it alone is empty
 
 
+@dataclass(eq=False)
 class EpochSampler(Sampler[int]):
     """`samples_per_epoch` indices of 0 … size-1: random permutations, one behind the other, cut at the end.
 
@@ -24,12 +26,11 @@ class EpochSampler(Sampler[int]):
     resumed run repeats it (P 5.4, 6.5). `stream` names independent orders from the same seed.
     """
 
-    def __init__(self, size: int, samples_per_epoch: int, seed: int, stream: str = "image") -> None:
-        self.size = size
-        self.samples_per_epoch = samples_per_epoch
-        self.seed = seed
-        self.stream = stream
-        self.epoch = 0
+    size: int
+    samples_per_epoch: int
+    seed: int
+    stream: str = "image"
+    epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch, counted from 0."""
@@ -86,9 +87,7 @@ class StridedSampler(DistributedSampler):
     def __init__(self, size: int, ranks: int = 1, rank: int = 0) -> None:
         super().__init__(range(size), num_replicas=ranks, rank=rank, shuffle=False)
         self.indices = list(range(rank, size, ranks)) or [NO_ENTRY]
-
-    def __len__(self) -> int:
-        return len(self.indices)
+        self.num_samples = len(self.indices)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.indices)

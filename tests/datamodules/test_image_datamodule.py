@@ -15,8 +15,10 @@ import PIL
 import pytest
 import torch
 from lightning import LightningDataModule
+from omegaconf import OmegaConf
 from PIL import Image
 
+from cli.build import build
 from core.errors import UserError
 from datamodules.image_datamodule import ImageDataModule, choose, split_heldout
 from datamodules.synthetic import SyntheticDataModule
@@ -234,13 +236,13 @@ def test_a_changed_file_is_named_on_resume_and_at_an_evaluation(tmp_path: Path) 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         module.load_state_dict(state)
-    assert module.unlike_training == {} and module.compare_fingerprints(state["fingerprints"]) == []
+    assert module.unlike_training == {}
     Image.new("RGB", (12, 8)).save(tmp_path / "few" / "001.png")
     changed = ready(tmp_path / "few", side_root=str(tmp_path / "side"))
     old, new = (prints["image"][:12] for prints in (state["fingerprints"], changed.fingerprints()))
     with pytest.warns(UserWarning, match=f"not the images of the training: .* set image: {old} → {new}"):
         changed.load_state_dict(state)
-    assert list(changed.unlike_training) == ["image"] and len(changed.compare_fingerprints(state["fingerprints"])) == 1
+    assert list(changed.unlike_training) == ["image"]
 
 
 def test_roots_are_absolute_and_valid_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +303,6 @@ TABLE = "kind,image\nb,000.png\na,001.png\nb,002.png\n"
         (TABLE, "table.csv:kinds", "table.csv has no column 'kinds'. Did you mean kind?"),
         (TABLE, "tables.csv:kind", "labels: cannot read tables.csv beside the images"),
         (TABLE, "{folder}/table.csv:kind", None),
-        (TABLE, "kind", "labels: 'kind' is not supported; allowed: null, folder, FILE.csv:COLUMN"),
     ],
 )
 def test_labels_from_a_table(tmp_path: Path, table: str, labels: str, message: str | None) -> None:
@@ -314,6 +315,14 @@ def test_labels_from_a_table(tmp_path: Path, table: str, labels: str, message: s
         with pytest.raises(UserError) as error:
             ready(root, labels=labels)
         assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["image_datamodule.ImageDataModule", "synthetic.SyntheticDataModule"])
+@pytest.mark.parametrize("labels", ["kind", "table.txt:kind", "folders", "table.csv:"])
+def test_labels_of_another_form_are_refused(name: str, labels: str) -> None:
+    node = {"class_path": f"datamodules.{name}", "root": "a", "image_size": [4, 6], "labels": labels}
+    with pytest.raises(UserError, match=f"datamodule.labels: expected folder or FILE.csv:COLUMN or null, got '{labels}'"):
+        build(OmegaConf.create({"datamodule": node}).datamodule)
 
 
 def test_other_labels_are_another_training(tmp_path: Path) -> None:
