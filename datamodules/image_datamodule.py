@@ -28,7 +28,7 @@ from datamodules.listing import find_root, list_images, same_name, shorten
 from datamodules.sampler import NO_ENTRY, EpochSampler, JoinedSampler, StridedSampler
 
 MAX_PIXELS = 2**26  # of one image, and of all that are drawn: a size from an untrusted checkpoint must not fill the memory
-Labels = Annotated[str, Field(pattern=r"^folder$|\.csv:[^:]+$", description="folder or FILE.csv:COLUMN")]
+Labels = Annotated[str, Field(pattern=r"^folder$|(?i:\.csv):[^:]+$", description="folder or FILE.csv:COLUMN")]
 MAX_TEMPORARY_PATH = 75  # characters; worker processes add up to 32 for a socket, whose path has at most 107
 
 

@@ -13,8 +13,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
-from datamodules.sampler import EpochSampler, JoinedSampler
 from datamodules.folder import ImageFolder
+from datamodules.sampler import EpochSampler, JoinedSampler
 from datamodules.synthetic import SyntheticDataModule
 from modules.base import GenerativeModule
 from modules.consingan import ConSinGAN
