@@ -25,7 +25,7 @@ from datamodules.fingerprints import sha256
 from datamodules.folder import ImageFolder, shared_files
 from datamodules.labels import read_labels
 from datamodules.listing import find_root, list_images, same_name, shorten
-from datamodules.sampler import NO_ENTRY, EpochSampler, JoinedSampler, StridedSampler
+from datamodules.sampler import NO_ENTRY, JoinedSampler, StridedSampler
 
 MAX_PIXELS = 2**26  # of one image, and of all that are drawn: a size from an untrusted checkpoint must not fill the memory
 Labels = Annotated[str, Field(pattern=r"^folder$|(?i:\.csv):[^:]+$", description="folder or FILE.csv:COLUMN")]
@@ -38,7 +38,7 @@ class ImageDataModule(LightningDataModule):
     with `labels` also `label` int64 [N]; with side and source images also `side`, `side_index`, `source`, `source_index`.
 
     Training: an epoch is `samples_per_epoch` samples over all devices, rounded up to a multiple of their number; see
-    `EpochSampler` for their order. All batches have the same size, so the end of an epoch that does not fill one is
+    `epoch_order` for their order. All batches have the same size, so the end of an epoch that does not fill one is
     left out; if a device's share is smaller than `batch_size`, the share is the epoch's one batch, with a warning.
     Validation and test: the image set (with `tile` the single images) without mirrored entries, in order, each image on
     one rank only; a rank without an image gets one batch with N = 0.
@@ -209,8 +209,8 @@ class ImageDataModule(LightningDataModule):
             per_device = f"samples_per_epoch={self.samples_per_epoch} gives each of {ranks} device(s) {share} sample(s)"
             needed = f"batch_size={self.batch_size}" + f" times {reals} per iteration" * (reals > 1)
             rank_zero_warn(f"{per_device}, fewer than {needed}: an epoch is one batch of {batch_size}")
-        samplers = [EpochSampler(len(images), share * ranks, self.seed, key) for key, images in sets.items()]
-        sampler = JoinedSampler(samplers, ranks, rank)
+        sizes = {key: len(images) for key, images in sets.items()}
+        sampler = JoinedSampler(sizes, share * ranks, self.seed, ranks, rank)
         if self.trainer:
             # A resumed fit creates the loader's iterator before it calls set_epoch, and workers then fetch at once.
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from datamodules.folder import ImageFolder
-from datamodules.sampler import EpochSampler, JoinedSampler
+from datamodules.sampler import JoinedSampler
 from datamodules.synthetic import SyntheticDataModule
 from modules.base import GenerativeModule
 from modules.consingan import ConSinGAN
@@ -309,7 +309,7 @@ def test_no_image_is_drawn_more_than_once_more_than_another(size, ranks):
         for epoch in range(3):
             parts = []
             for rank in range(ranks):
-                sampler = JoinedSampler([EpochSampler(size, share * ranks, seed=1)], ranks, rank)
+                sampler = JoinedSampler({"image": size}, share * ranks, 1, ranks, rank)
                 sampler.set_epoch(epoch)
                 parts.append([index for (index,) in sampler])
             assert {len(part) for part in parts} == {share}

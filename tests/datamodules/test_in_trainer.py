@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from datamodules.sampler import EpochSampler
+from datamodules.sampler import epoch_order
 from datamodules.synthetic import SyntheticDataModule
 
 
@@ -78,11 +78,9 @@ def record(folder: Path, name: str) -> list:
 
 
 def expected(epoch: int, samples: int, batch_size: int, sizes: tuple[int, int]) -> list:
-    """The rows of an epoch straight from the two index samplers, cut into batches."""
-    samplers = [EpochSampler(sizes[0], samples, 0, "image"), EpochSampler(sizes[1], samples, 0, "side")]
-    for sampler in samplers:
-        sampler.set_epoch(epoch)
-    rows = [list(row) for row in zip(*samplers, strict=True)]
+    """The rows of an epoch straight from the two orders, cut into batches."""
+    orders = [epoch_order(size, samples, 0, epoch, key) for size, key in zip(sizes, ("image", "side"), strict=True)]
+    rows = [list(row) for row in zip(*orders, strict=True)]
     return [rows[start : start + batch_size] for start in range(0, samples - batch_size + 1, batch_size)]
 
 
