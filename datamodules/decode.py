@@ -7,7 +7,7 @@ Pillow's bicubic filter, which is antialiased when shrinking; an image that has 
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -155,16 +155,12 @@ def _treatment(image: Image.Image, path: Path, size: tuple[int, int]) -> Treatme
 
 def _orientation(image: Image.Image) -> tuple[int, bool]:
     """The EXIF orientation, 1 if there is none that can be read; and whether all of the EXIF data are valid."""
-    try:
+    orientation, valid = 1, False
+    with suppress(Exception):  # invalid metadata are no reason to refuse pixels
         exif = image.getexif()
         orientation = exif.get(Base.Orientation, 1)
-    except Exception:  # invalid metadata are no reason to refuse pixels
-        return 1, False
-    try:
-        exif.tobytes()
+        exif.tobytes()  # raises struct.error, TypeError, … for a value that its field cannot hold
         valid = orientation in range(9) and (len(exif) > 0 or not image.info.get("exif"))
-    except Exception:  # struct.error, TypeError, …: a value that its field cannot hold
-        valid = False
     return (orientation if orientation in TRANSPOSITIONS else 1), valid
 
 
