@@ -22,7 +22,7 @@ from modules.ops.images import from_uint8
 NUM_DECODED_EARLY = 32  # images of a set that is not in memory which are decoded at the start, to find damage
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ImageFolder(Dataset):
     """Images of one size: entry i is file i, and with `flip` entry N + i is file i mirrored left to right.
 
