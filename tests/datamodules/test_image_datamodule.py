@@ -369,7 +369,7 @@ def test_constructors_are_schemas(cls: type[ImageDataModule]) -> None:
     parameters = inspect.signature(cls).parameters
     for parameter in parameters.values():
         assert parameter.annotation is not parameter.empty
-        assert parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     assert not cls(root=LANDSCAPES, image_size=[8, 8]).hparams
     assert cls.prepare_data is LightningDataModule.prepare_data
 
