@@ -162,7 +162,8 @@ def _checked(value: Any, parameter: inspect.Parameter, key: str, mistakes: Mista
         kinds = members(hint)
         if not isinstance(value, Mapping | list) or not any(map(is_foreign, kinds)):
             close = nearest_hint(str(value), (kind for kind in kinds if isinstance(kind, str)))
-            advice = close or (quoting_advice(key, texts.get(key, value)) if str in kinds else "")
+            unquoted = str in kinds and not isinstance(value, str)
+            advice = close or (quoting_advice(key, texts.get(key, value)) if unquoted else "")
             mistakes.add(key, f"{key}: expected {describe(hint)}, got {value!r}.{advice}")
         return value
 
@@ -248,11 +249,12 @@ def _constructor(class_path: str) -> Parameters:
             return named | {name: p for name, p in _constructor(base).items() if name not in named}  # **keywords are the base's
     found = [_constructor(base) if base else OPEN_ENDED for base in bases]
     if any(ast.unparse(decorator).startswith("dataclass") for decorator in node.decorator_list):
-        fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
-        names = [ast.arg(field.target.id, field.annotation) for field in fields]
-        own = ast.arguments([], [ast.arg("self")], kwonlyargs=names, kw_defaults=[f.value for f in fields], defaults=[])
-        inherited = (item for parameters in found if parameters is not OPEN_ENDED for item in parameters.items())
-        return dict(inherited) | source.parameters(own)
+        items = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+        names = [ast.arg(item.target.id, item.annotation) for item in items]
+        own = ast.arguments([], [ast.arg("self")], kwonlyargs=names, kw_defaults=[i.value for i in items], defaults=[])
+        fields = source.parameters(own)
+        inherited = (item for base in bases if base and base.startswith(OWN) for item in _constructor(base).items())
+        return {name: p for name, p in inherited if name not in fields} | fields  # as for kw_only
     return next(filter(None, found), {})
 
 
