@@ -90,9 +90,10 @@ class StageCheckpoint(ModelCheckpoint):
         if compared := self.monitor is None or self.monitor in values:
             self._save_topk_checkpoint(trainer, values)
         if stage_ends:
+            file = self._last_checkpoint_saved
             if self.save_top_k != -1 or not compared:
-                self._save_or_link(trainer, self._stage_file(pl_module.stage))
-            self._upload(trainer, "stages", f"stage-{pl_module.stage}", self._last_checkpoint_saved)
+                self._save_or_link(trainer, file := self._stage_file(pl_module.stage))
+            self._upload(trainer, "stages", f"stage-{pl_module.stage}", file)
         self._save_last_checkpoint(trainer, values)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -98,5 +98,5 @@ def test_seeds_differ_by_epoch_and_rank_and_the_common_one_does_not(monkeypatch)
 
 
 def test_a_method_without_sample_says_so():
-    with pytest.raises(TypeError, match="Constant does not define sample"):
+    with pytest.raises(NotImplementedError, match="Constant does not define sample"):
         Constant().sample(1)

@@ -286,7 +286,7 @@ def test_empty_mask_leaves_the_background_untouched(trained, tmp_path):
     Image.fromarray(pixels.numpy()).save(tmp_path / "image.png")
     Image.new("L", (20, 16)).save(tmp_path / "mask.png")
     with pytest.warns(UserWarning, match="nothing is masked"):
-        pictures = dict(Harmonize(str(tmp_path / "image.png"), str(tmp_path / "mask.png"), scale=1)(trained))
+        pictures = dict(Harmonize(image=str(tmp_path / "image.png"), mask=str(tmp_path / "mask.png"), scale=1)(trained))
     assert torch.equal(pictures["02_harmonized"], pixels.permute(2, 0, 1) / 127.5 - 1)
 
 
@@ -570,7 +570,7 @@ def test_other_data_are_refused(data, message):
     ("changes", "message"),
     [
         ({"min_size": 6}, "min_size is 6; .* patches of 7 pixels"),
-        ({"image_size": [8, 20]}, "shorter side has to be larger than min_size 8"),
+        ({"image_size": [8, 20]}, "shorter side must be larger than min_size 8"),
         ({"image_size": [1, 400]}, r"image_size \[1, 400\]: the shorter side"),
         ({"norm": "group"}, "norm is 'group'; allowed are 'batch' and 'none'"),
         ({"paint_scale": 0}, "paint_scale is 0; allowed are 1 .* to 2"),
