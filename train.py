@@ -110,6 +110,8 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
         objects["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
     trainer = check_world_size(build(config.trainer, **objects))
     check_port(trainer)
+    if hasattr(module, "set_epoch_length"):
+        module.set_epoch_length(datamodule, trainer.world_size)
     check_monitors(trainer, module)
     if not dry_run:
         if writes:

@@ -72,7 +72,7 @@ def estimate_cost(
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(range(torch.cuda.device_count())):
             warnings.simplefilter("ignore")  # that a stage of three iterations has not learned much
-            trial = type(module)(**module.hparams | dict.fromkeys(module.duration_settings, 1))
+            trial = type(module)(**module.hparams | _short_duration(module))
             trial.hparams.pop("source_checkpoint", None)
             Trainer(
                 accelerator=trainer.accelerator, devices=1, precision=trainer.precision, max_epochs=-1, min_epochs=0,
@@ -82,6 +82,13 @@ def estimate_cost(
     finally:
         logging.disable(level)
     return timer.cost(module)
+
+
+def _short_duration(module: StagedModule) -> dict[str, int]:
+    """Settings with which every stage is an epoch."""
+    if module.hparams.get("iterations"):
+        return {"iterations": ITERATIONS * module.num_stages}
+    return {name: 1 for name in module.duration_settings if module.hparams.get(name) is not None}
 
 
 class StageTimer(Callback):

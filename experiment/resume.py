@@ -130,7 +130,7 @@ def finish_reason(checkpoint: Mapping[str, Any], config: DictConfig, module: Lig
     """The keys whose larger values extend a training that is finished at this checkpoint; None if it is not finished."""
     epochs = epochs_done(checkpoint)
     if module.finished(epochs):
-        return [f"module.{name}" for name in module.duration_settings]
+        return [f"module.{name}" for name in module.duration_settings if module.hparams.get(name) is not None]
     for key, done in (("max_epochs", epochs), ("max_steps", checkpoint["global_step"])):
         if 0 <= (config.trainer.get(key) or -1) <= done:
             return [f"trainer.{key}"]

@@ -236,6 +236,10 @@ class GenerativeModule(LightningModule):
             raise UserError(f"the source checkpoint does not fit {type(self).__name__}: {'; '.join(problems[:8])}{more}")
         self.load_state_dict(state)
 
+    def read_source(self, path: str) -> tuple[Any, str]:
+        """Content of the file `source_checkpoint` and its SHA-256; methods overwrite it for files of another kind."""
+        return read_hashed(path)
+
     def convert(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
         """The state dict of this module from a source file; methods override it for files of other projects."""
         return checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
@@ -246,7 +250,7 @@ class GenerativeModule(LightningModule):
         path = self.hparams.get("source_checkpoint")
         if path and self._stored_optimizers is None:  # not resumed; Lightning's setup() comes before it loads a checkpoint
             try:
-                source, self.source_sha256 = read_hashed(path)
+                source, self.source_sha256 = self.read_source(path)
                 self.load_source(source)
             except UserError as error:
                 raise UserError(f"module.source_checkpoint={path}: {error}") from None

@@ -1,11 +1,8 @@
 """BSA (Noguchi & Harada 2019, arXiv 1904.01774) on StyleGAN2: adaptation of a scale and a shift for each channel."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from core.types import ImageSize
 from modules.networks.style_generator import StyledConv
 from modules.tgan import TGAN
 
@@ -32,22 +29,14 @@ class BSA(TGAN):
         settings: see `TGAN`.
     """
 
-    def __init__(self, image_size: ImageSize, **settings: Any) -> None:
-        super().__init__(image_size, **settings)
+    needs_discriminator = True
 
     def _build(self) -> None:
         super()._build()
         for net in (self.generator, self.generator_ema):
             for conv in net.convs:
                 conv.after_conv = ScaleShift(len(conv.bias))
-            net.requires_grad_(net is self.generator)
 
     def trained_g(self) -> list[nn.Parameter]:
         convs: list[StyledConv] = list(self.generator.convs)
         return [parameter for conv in convs for parameter in conv.after_conv.parameters()]
-
-    def _sync_stage(self) -> None:
-        super()._sync_stage()
-        trained = {id(parameter) for parameter in self.trained_g()}
-        for parameter in self.generator.parameters():
-            parameter.requires_grad_(id(parameter) in trained)

@@ -29,6 +29,8 @@ class CDC(TGAN):
         settings: see `TGAN`.
     """
 
+    needs_discriminator = True
+
     def __init__(
         self, image_size: ImageSize, num_anchors: PositiveInt = 10, weight_cdc: NonNegativeFloat = 1000.0,
         subspace_freq: PositiveInt = 4, subspace_std: NonNegativeFloat = 0.1, patch_taps: PositiveInt = 1,

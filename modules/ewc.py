@@ -21,6 +21,8 @@ class EWC(TGAN):
         settings: see `TGAN`.
     """
 
+    needs_discriminator = True
+
     def __init__(
         self, image_size: ImageSize, weight_ewc: NonNegativeFloat = 5e8, fisher_samples: PositiveInt = 1000,
         fisher_scale: Literal["raw", "mean1"] = "raw", **settings: Any,

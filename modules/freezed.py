@@ -17,6 +17,8 @@ class FreezeD(TGAN):
         settings: see `TGAN`.
     """
 
+    needs_discriminator = True
+
     def __init__(self, image_size: ImageSize, freeze_blocks: NonNegativeInt | None = None, **settings: Any) -> None:
         super().__init__(image_size, **settings)
 

@@ -1,12 +1,11 @@
 """FSGAN (Robb et al. 2020, arXiv 2010.11943): adaptation of the singular values of a source model's weights."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from core.types import ImageSize
 from modules.tgan import TGAN
 
 
@@ -39,8 +38,12 @@ class FSGAN(TGAN):
         settings: see `TGAN`.
     """
 
-    def __init__(self, image_size: ImageSize, **settings: Any) -> None:
-        super().__init__(image_size, **settings)
+    needs_discriminator = True
+
+    def initial_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        own = self.state_dict()
+        moved = {key.replace(".weight", ".parametrizations.weight.original"): key for key in state}
+        return own | {key if key in own else plain: state[plain] for key, plain in moved.items()}
 
     def _build(self) -> None:
         super()._build()
@@ -71,9 +74,3 @@ class FSGAN(TGAN):
 
     def trained_d(self) -> list[nn.Parameter]:
         return [part.multipliers for part in self.parametrizations(self.discriminator)]
-
-    def _sync_stage(self) -> None:
-        super()._sync_stage()
-        trained = {id(parameter) for parameter in (*self.trained_g(), *self.trained_d())}
-        for parameter in (*self.generator.parameters(), *self.discriminator.parameters()):
-            parameter.requires_grad_(id(parameter) in trained)

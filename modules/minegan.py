@@ -1,9 +1,13 @@
 """MineGAN (Wang et al. 2020, arXiv 1912.05270): mines the latents of a source generator that suit the target."""
 
+import copy
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.optim import Adam
 
+from core.errors import UserError
 from core.types import ImageSize, PositiveInt
 from modules.tgan import TGAN
 
@@ -29,18 +33,27 @@ class MineGAN(TGAN):
     Paper's code: the miner's gradients are never cleared; here: they are. Path length only in the second stage.
 
     Args:
-        miner_epochs: epochs of the first stage; `epochs` are those of the second.
+        iterations: of both stages together.
+        miner_iterations: of the first stage, at most half of all.
         miner_init: default, as in the released code, or residual: begins exactly at the source.
-        settings: see `TGAN`.
+        settings: see `TGAN`; `epochs` is not used.
     """
 
-    duration_settings = ("epochs", "miner_epochs")
+    needs_discriminator = True
+    duration_settings = ("iterations", "miner_iterations")
 
     def __init__(
-        self, image_size: ImageSize, miner_epochs: PositiveInt = 10, miner_init: Literal["default", "residual"] = "default",
-        epochs: PositiveInt = 10, **settings: Any,
+        self, image_size: ImageSize, iterations: PositiveInt = 2000, miner_iterations: PositiveInt = 1000,
+        miner_init: Literal["default", "residual"] = "default", epochs: None = None, **settings: Any,
     ) -> None:  # fmt: skip
-        super().__init__(image_size, epochs=[miner_epochs, epochs], num_stages=2, **settings)
+        self._miner_iterations = miner_iterations
+        super().__init__(image_size, epochs=epochs, iterations=iterations, **settings)
+
+    def stage_iterations(self, iterations: int | None) -> list[int]:
+        if iterations is None or iterations < 2:
+            raise UserError(f"module.iterations is {iterations}; MineGAN needs at least one for each of its two stages")
+        first = min(self._miner_iterations, iterations // 2)
+        return [first, iterations - first]
 
     def _build(self) -> None:
         super()._build()
@@ -52,8 +65,26 @@ class MineGAN(TGAN):
     def stage_modules(self, stage: int) -> list[nn.Module]:
         return [self.miner, self.discriminator, *([self.generator] if stage else [])]
 
+    def stage_optimizers(self, stage: int) -> list[torch.optim.Optimizer]:
+        generator, discriminator = super().stage_optimizers(stage)
+        if stage == 0:
+            generator = Adam(self.miner.parameters(), **{key: generator.defaults[key] for key in ("lr", "betas", "eps")})
+        return [generator, discriminator]
+
+    def enter_stage(self, stage: int) -> None:
+        """The second stage's optimizers go on with what the first one's know of miner and discriminator."""
+        super().enter_stage(stage)
+        if stage == 1:
+            optimizers = self.trainer.optimizers
+            for former, optimizer in zip(optimizers[:2], optimizers[2:], strict=True):
+                optimizer.state.update(copy.deepcopy(dict(former.state)))
+
     def trained_g(self) -> list[nn.Parameter]:
         return [*super().trained_g(), *self.miner.parameters()]
 
-    def map(self, z: Tensor) -> Tensor:
-        return super().map(self.miner(z))
+    @property
+    def trains_path(self) -> bool:
+        return self.stage == 1
+
+    def before_mapping(self, z: Tensor) -> Tensor:
+        return self.miner(z)

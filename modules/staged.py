@@ -1,11 +1,13 @@
 """Training in stages inside one fit: a stage is a block of epochs that trains some parts while all others are frozen."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Self
 
 import torch
+from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
@@ -32,18 +34,26 @@ class StagedModule(GenerativeModule):
     Args:
         epochs: of all stages, or a list with the number of each.
         num_stages: number of stages.
+        iterations: of each stage, in place of `epochs`, see `set_epoch_length`.
     """
 
     duration_settings: tuple[str, ...] = ("epochs",)
     collapse_advice = "another seed, smaller learning rates, more training images"  # against stages that end in one color
 
-    def __init__(self, epochs: int | list[int], num_stages: int = 1) -> None:
+    def __init__(
+        self, epochs: int | list[int] | None, num_stages: int = 1, iterations: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
-        blocks = [epochs] * num_stages if isinstance(epochs, int) else list(epochs)
+        if (epochs is None) == (iterations is None):
+            values = f"module.epochs is {epochs}, module.iterations is {iterations and sum(iterations)}"
+            raise UserError(f"{values}; give one of the two and null for the other")
+        blocks = [epochs] * num_stages if isinstance(epochs, int) else list(epochs or iterations)
         if len(blocks) != num_stages or min(blocks) < 1:
             raise UserError(f"{self.duration_settings[0]} is {epochs}; expected {num_stages} number(s) of at least 1")
         self.num_stages = num_stages
         self.stage = -1
+        self._stage_iterations = iterations
+        self._epoch_iterations: int | None = None  # iterations of an epoch, once it is known that they make whole ones
         self._stage_ends = list(accumulate(blocks))
         self._cached_stage = -1
 
@@ -109,6 +119,29 @@ class StagedModule(GenerativeModule):
     def finished(self, epochs: int) -> bool:
         """See `GenerativeModule.finished`."""
         return epochs >= self._stage_ends[-1]
+
+    def set_epoch_length(self, datamodule: LightningDataModule, world_size: int) -> None:
+        """Where a number of iterations is configured, makes whole epochs of them, by the data module's `samples_per_epoch`:
+        of the lengths that divide every stage the one nearest to the configured one (in their ratio), in a training that is
+        resumed the one of its checkpoint. Has to be called before loaders are made; calling it again changes nothing."""
+        if self._stage_iterations is None:
+            return
+        batch = datamodule.batch_size * self.reals_per_iteration
+        if self._epoch_iterations is None:
+            common, wanted = math.gcd(*self._stage_iterations), datamodule.samples_per_epoch / batch
+            lengths = [length for length in range(1, common + 1) if common % length == 0]
+            self._divide_stages(min(lengths, key=lambda length: abs(math.log(length / wanted))))
+        datamodule.samples_per_epoch = self._epoch_iterations * batch * world_size
+
+    def _divide_stages(self, length: int) -> None:
+        if any(iterations % length for iterations in self._stage_iterations):
+            stages = " and ".join(map(str, self._stage_iterations))
+            raise UserError(
+                f"module.iterations: the checkpoint's epochs have {length} iterations each, which do not divide {stages}; "
+                f"choose a multiple of {length}"
+            )
+        self._epoch_iterations = length
+        self._stage_ends = list(accumulate(iterations // length for iterations in self._stage_iterations))
 
     # --- optimizers and frozen parts ----------------------------------------------------------------------------------
 
@@ -177,6 +210,11 @@ class StagedModule(GenerativeModule):
 
     # --- hooks --------------------------------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and self.trainer.datamodule is not None:
+            self.set_epoch_length(self.trainer.datamodule, self.trainer.world_size)
+
     def on_train_start(self) -> None:
         if self.finished(self.current_epoch):  # a finished run that is resumed would train one epoch more (P 6.12)
             self.trainer.should_stop = True
@@ -243,10 +281,15 @@ class StagedModule(GenerativeModule):
         super().on_save_checkpoint(checkpoint)
         checkpoint["stage"] = self.stage
         checkpoint["stage_ends"] = self._stage_ends
+        checkpoint["epoch_iterations"] = self._epoch_iterations
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.stage = checkpoint["stage"]
+        if self._stage_iterations is not None and checkpoint.get("epoch_iterations"):
+            self._divide_stages(checkpoint["epoch_iterations"])
+            if self._trainer is not None and getattr(self._trainer, "datamodule", None) is not None:
+                self.set_epoch_length(self._trainer.datamodule, self._trainer.world_size)
         ended = checkpoint.get("stage_ends", self._stage_ends)[: self.stage]
         if ended != self._stage_ends[: self.stage] or self.stage_at(checkpoint["epoch"]) != self.stage:
             raise UserError(

@@ -15,11 +15,13 @@ from modules.augment.diffaugment import DiffAugment
 from modules.losses.adversarial import nonsaturating_d, nonsaturating_g
 from modules.losses.penalties import path_lengths, r1_penalty
 from modules.networks.residual_discriminator import ResidualDiscriminator
+from modules.networks.style_checkpoints import read_style_checkpoint
 from modules.networks.style_generator import StyleGenerator
 from modules.ops import noise as image_noise
 from modules.staged import StagedModule
 
 PATH_DECAY = 0.01  # of the running mean of path lengths
+NETWORKS = ("generator", "generator_ema", "discriminator")
 MEAN_SAMPLES = 4096  # latents whose mean is the center of truncation
 
 
@@ -30,10 +32,11 @@ class StyleGAN2(StagedModule):
     An iteration: discriminator step, R1 every `r1_interval`-th iteration, generator step, path length every
     `path_interval`-th, average. Both steps use the same fakes. Sizes follow config F; see section names of the paper.
 
-    Adaptations overwrite `latents`, `discriminate`, `generator_terms`, `trained_g`, `trained_d`.
+    Adaptations overwrite `latents`, `before_mapping`, `discriminate`, `generator_terms`, `trained_g`, `trained_d`.
 
     Args:
         image_size: [s, s], a power of two of at least 16.
+        epochs, iterations: how long the training takes; one of the two.
         channel_multiplier, channel_max, channels: see `channels_at`; 2 is config F.
         mapping_lr_mul: 0.01 for eight layers; two layers need 0.1 to move.
         noise: noise inputs of the layers. They become salt and pepper at 64 pixels and below.
@@ -42,15 +45,17 @@ class StyleGAN2(StagedModule):
         ema_decay: of the average for each iteration; 0.5^(32 / 10000) in rosinality's and the adaptations' code.
         ema_ramp_up: the average starts with shorter memory: for training from scratch.
         augment: of reals and fakes, see `modules.augment`; `ada_kimg`, `policy`: their settings.
-        source_checkpoint: file of weights to begin with.
+        source_checkpoint: file of weights to begin with: of this project, or one that `networks.style_checkpoints` reads.
     """
 
+    duration_settings = ("epochs", "iterations")
     collapse_advice = "another seed, a larger module.r1_gamma, module.augment=ada or diffaugment, more training images"
 
     def __init__(
         self,
         image_size: ImageSize,
-        epochs: PositiveInt = 50,
+        epochs: PositiveInt | None = None,
+        iterations: PositiveInt | None = None,
         z_dim: PositiveInt = 512,
         w_dim: PositiveInt = 512,
         mapping_layers: PositiveInt = 8,
@@ -73,9 +78,14 @@ class StyleGAN2(StagedModule):
         ada_kimg: PositiveFloat = 500.0,
         source_checkpoint: PathStr | None = None,
     ) -> None:
-        super().__init__(epochs)
+        stages = self.stage_iterations(iterations)
+        super().__init__(epochs, len(stages or [epochs]), stages)
         self.save_hyperparameters()
         self._build()
+
+    def stage_iterations(self, iterations: int | None) -> list[int] | None:
+        """Iterations of each stage of a training with so many in all."""
+        return iterations and [iterations]
 
     def _build(self) -> None:
         """Networks from the hyper-parameters; adaptations add theirs."""
@@ -90,6 +100,7 @@ class StyleGAN2(StagedModule):
         self.augment = augmentations[hp.augment]
         self.register_buffer("path_mean", torch.tensor(0.0))
         self.add_average("generator_ema", "generator", decay=hp.ema_decay)
+        self._network_keys = {key for key in self.state_dict() if key.split(".")[0] in NETWORKS}
 
     # --- what trains --------------------------------------------------------------------------------------------------
 
@@ -111,10 +122,20 @@ class StyleGAN2(StagedModule):
             optimizers.append(Adam(parameters, lr, betas, eps=1e-8))
         return optimizers
 
+    def _sync_stage(self) -> None:
+        super()._sync_stage()
+        trained = {id(parameter) for parameter in (*self.trained_g(), *self.trained_d())}
+        for parameter in self.parameters():  # without gradients for what no optimizer steps
+            parameter.requires_grad_(parameter.requires_grad and id(parameter) in trained)
+
     # --- the iteration ------------------------------------------------------------------------------------------------
 
     def latents(self, number: int) -> Tensor:
-        """Latents w [N, num_latents, w_dim] for training, with style mixing."""
+        """Latents w [N, num_latents, w_dim] of the fakes."""
+        return self.mixed_latents(number)
+
+    def mixed_latents(self, number: int) -> Tensor:
+        """Latents w [N, num_latents, w_dim] of normal z, with style mixing."""
         net = self.generator
         w = self.map(torch.randn(number, net.z_dim, device=self.device))
         if self.hparams.mixing and float(torch.rand(())) < self.hparams.mixing:
@@ -124,7 +145,13 @@ class StyleGAN2(StagedModule):
 
     def map(self, z: Tensor) -> Tensor:
         """w [N, w_dim] of z [N, z_dim] in training."""
-        return self.generator.mapping(z)
+        return self.generator.mapping(self.before_mapping(z))
+
+    def before_mapping(self, z: Tensor) -> Tensor:
+        """What the mapping network gets for z [N, z_dim], in training and sampling."""
+        return z
+
+    trains_path = True  # whether the stage in training has steps for path lengths
 
     @property
     def layer_noise(self) -> str | None:
@@ -158,7 +185,7 @@ class StyleGAN2(StagedModule):
             terms = {"adversarial": nonsaturating_g(self.discriminate(fakes)), **self.generator_terms()}
             loss_g = sum(terms.values())
             self.optimize(g_opt, loss_g, scrub=True)
-            if hp.path_weight and hp.path_interval and self.every(hp.path_interval):
+            if hp.path_weight and hp.path_interval and self.every(hp.path_interval) and self.trains_path:
                 self._path_step(g_opt, max(1, len(reals) // 2))
 
         statistics = {"real_logits": real_logits.mean(), "fake_logits": fake_logits.mean()}
@@ -167,7 +194,7 @@ class StyleGAN2(StagedModule):
         self._log({"g_loss": loss_g, "d_loss": loss_d, **terms, **statistics}, len(reals))
 
     def _path_step(self, optimizer: torch.optim.Optimizer, number: int) -> None:
-        lengths = path_lengths(lambda w: self.generator.synthesis(w, self.layer_noise).images, self.latents(number))
+        lengths = path_lengths(lambda w: self.generator.synthesis(w, self.layer_noise).images, self.mixed_latents(number))
         # The gradient passes through the batch's share of the mean, as in the paper's code.
         mean = self.path_mean + PATH_DECAY * (lengths.mean() - self.path_mean)
         loss = (lengths - mean).square().mean()
@@ -196,7 +223,7 @@ class StyleGAN2(StagedModule):
         generator = torch.Generator().manual_seed(0)
         z = torch.randn(MEAN_SAMPLES, self.generator.z_dim, generator=generator).to(self.device)
         for net in (self.generator, self.generator_ema):
-            net.w_mean.copy_(net.mapping(z).mean(0))
+            net.w_mean.copy_(net.mapping(self.before_mapping(z)).mean(0))
 
     # --- capabilities -------------------------------------------------------------------------------------------------
 
@@ -210,20 +237,61 @@ class StyleGAN2(StagedModule):
     def decode(self, latents: Tensor, size: Sequence[int] | None = None, truncation: NonNegativeFloat = 1.0) -> Tensor:
         """Images of z [N, z_dim] by the averaged generator, a continuous function of z: noise inputs are constant."""
         self._check_size(size)
-        return self.generator_ema(latents, "const" if self.hparams.noise else None, truncation).images.clamp(-1, 1)
+        return self.generator_ema(self.before_mapping(latents), "const" if self.hparams.noise else None, truncation).images.clamp(-1, 1)
 
     @torch.no_grad()
     def sample(self, num_images: int, size: Sequence[int] | None = None, truncation: NonNegativeFloat = 1.0) -> Tensor:
         """New images; `truncation` psi below 1 trades diversity for quality."""
         z = self.sample_latents(num_images, size)
-        return self.generator_ema(z, self.layer_noise, truncation).images.clamp(-1, 1)
+        return self.generator_ema(self.before_mapping(z), self.layer_noise, truncation).images.clamp(-1, 1)
 
     def _check_size(self, size: Sequence[int] | None) -> None:
         if size is not None and tuple(size) != self.image_size:
             raise UserError(f"size is {list(size)}; {type(self).__name__} makes images of {list(self.image_size)} only")
 
+    def read_source(self, path: str) -> tuple[Any, str]:
+        return read_style_checkpoint(path)
+
     def convert(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
-        """Generator, average and discriminator of a checkpoint of this family; everything else keeps its initial value."""
-        state = super().convert(checkpoint)
-        parts = ("generator.", "generator_ema.", "discriminator.")
-        return self.state_dict() | {key: value for key, value in state.items() if key.startswith(parts)}
+        """Generator, average and discriminator of a source file; everything else keeps its initial value."""
+        return self.state_dict() | self.source_state(checkpoint)
+
+    def source_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The tensors of the networks in a source file, by their names here. A generator and its average stand in for one
+        another; the discriminator may be missing. UserError for a network that is incomplete or of another size."""
+        state = checkpoint.get("state_dict", checkpoint)
+        found = {key: value for key, value in state.items() if key.split(".")[0] in NETWORKS}
+        present = {key.split(".")[0] for key in found}
+        if not present & {"generator", "generator_ema"}:
+            raise UserError("the file holds no generator of StyleGAN2")
+        self._check_sizes(found, "generator_ema" if "generator_ema" in present else "generator")
+        expected = {key for key in self._network_keys if key.split(".")[0] in present}
+        problems = [f"missing {key}" for key in sorted(expected - found.keys())]
+        problems += [f"left over {key}" for key in sorted(found.keys() - expected)]
+        if problems:
+            more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+            raise UserError(f"the source checkpoint does not fit {type(self).__name__}: {'; '.join(problems[:8])}{more}")
+        for part, other in (("generator_ema.", "generator."), ("generator.", "generator_ema.")):
+            if not any(key.startswith(part) for key in found):
+                found |= {part + key.removeprefix(other): value for key, value in found.items() if key.startswith(other)}
+        return found
+
+    def _check_sizes(self, state: Mapping[str, Tensor], part: str) -> None:
+        """UserError that names the settings in which the generator of a source differs from this one."""
+        shapes = {key.removeprefix(f"{part}."): tuple(value.shape) for key, value in state.items() if key.startswith(part)}
+        layers = [f"mapping_layers.{i}.weight" for i in range(len(shapes)) if f"mapping_layers.{i}.weight" in shapes]
+        convs = [f"convs.{i}.bias" for i in range(len(shapes)) if f"convs.{i}.bias" in shapes]
+        if not layers or not convs:
+            raise UserError("the file holds no complete generator of StyleGAN2")
+        net, side = self.generator, 2 ** ((len(convs) + 3) // 2)
+        source = {
+            "image_size": [side, side], "z_dim": shapes[layers[0]][1], "w_dim": shapes[layers[0]][0],
+            "mapping_layers": len(layers), "channels": [shapes[key][0] for key in convs[::2]],
+        }  # fmt: skip
+        own = {
+            "image_size": list(self.image_size), "z_dim": net.z_dim, "w_dim": net.w_dim,
+            "mapping_layers": len(net.mapping_layers), "channels": [len(conv.bias) for conv in net.convs[::2]],
+        }  # fmt: skip
+        unequal = [f"module.{key} is {own[key]}, the source's {source[key]}" for key in own if own[key] != source[key]]
+        if unequal:
+            raise UserError(f"the source is a network of another size: {'; '.join(unequal)}")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from core.errors import UserError
@@ -15,21 +16,37 @@ class TGAN(StyleGAN2):
     Generator, average and discriminator begin as the source's; the optimizers begin anew. Training and sampling are those of
     `StyleGAN2`, whose further keywords apply; the networks have to be as large as the source's.
 
-    Paper: the generator begins as the source's raw weights; here: as their average, which is what people look at.
+    Paper: the generator begins as the source's raw weights; here: as their average, which is what samples are made of.
 
     Args:
         image_size: of source and target.
         source_checkpoint: of a `StyleGAN2`; needed to begin a training, not to resume or evaluate one.
+
+    Attributes:
+        needs_discriminator: whether a source without discriminator is refused; otherwise a new one begins to learn.
     """
 
-    def setup(self, stage: str) -> None:
-        fresh = stage == "fit" and self._stored_optimizers is None and self.trainer.ckpt_path is None
-        if fresh and "source_checkpoint" in self.hparams and not self.hparams.source_checkpoint:
+    needs_discriminator = False
+
+    def on_fit_start(self) -> None:
+        missing = "source_checkpoint" in self.hparams and not self.hparams.source_checkpoint
+        if missing and self._stored_optimizers is None:
             raise UserError(f"module.source_checkpoint: {type(self).__name__} adapts a source model; give its checkpoint")
-        super().setup(stage)
+        super().on_fit_start()
 
     def convert(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
-        state = dict(super().convert(checkpoint))
-        for key in [key for key in state if key.startswith("generator_ema.")]:
-            state["generator." + key.removeprefix("generator_ema.")] = state[key]
-        return state
+        """The networks of a source file, the generator as its average; everything else keeps its initial value."""
+        state = self.source_state(checkpoint)
+        average = {key: value for key, value in state.items() if key.startswith("generator_ema.")}
+        state |= {key.replace("generator_ema.", "generator.", 1): value for key, value in average.items()}
+        ready = self.initial_state(state)
+        if not any(key.startswith("discriminator.") for key in state):
+            message = f"the source has no discriminator, which {type(self).__name__}"
+            if self.needs_discriminator:
+                raise UserError(f"{message} needs; convert the source with its discriminator")
+            rank_zero_warn(f"{message} then learns from random weights: the generator usually collapses within 100 iterations")
+        return ready
+
+    def initial_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This module's state dict with the source's networks in it."""
+        return self.state_dict() | dict(state)

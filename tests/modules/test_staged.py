@@ -62,6 +62,63 @@ def test_resume_is_exact_with_averages_streams_and_counters(tmp_path):
     assert not differing(part.state_dict(), rebuilt.state_dict()) and rebuilt.iteration == 4
 
 
+# --- iterations in place of epochs ------------------------------------------------------------------------------------
+
+
+class CountedGAN(ToyGAN):
+    duration_settings = ("epochs", "iterations")
+
+
+def counted(iterations):
+    return CountedGAN(epochs=None, iterations=iterations)
+
+
+@pytest.mark.parametrize(
+    ("iterations", "samples", "length"),
+    [(12, 8, 2), (12, 12, 3), (12, 22, 6), (12, 4000, 12), (13, 40, 13), (13, 4, 1), (5002, 800, 122), (1, 400, 1)],
+)
+def test_iterations_become_whole_epochs_of_the_length_nearest_to_the_configured_one(iterations, samples, length):
+    module, data = counted(iterations), SyntheticDataModule([8, 8], batch_size=2, samples_per_epoch=samples)
+    for ranks in (1, 1, 3):  # again and with other ranks: the same epochs
+        module.set_epoch_length(data, ranks)
+        assert module.stage_epochs(0) == iterations // length and data.samples_per_epoch == length * 4 * ranks
+    assert module.finished(iterations // length) and not module.finished(iterations // length - 1)
+
+
+def test_exactly_the_iterations_are_trained_and_planned_and_resumed(tmp_path):
+    straight = counted(6)
+    part = copy.deepcopy(straight)
+    trainer = fit(straight)
+    assert straight.iteration == 6 and trainer.current_epoch == 3
+    fit(part, max_epochs=2).save_checkpoint(tmp_path / "part.ckpt")
+    resumed = counted(6)
+    assert fit(resumed, checkpoint=tmp_path / "part.ckpt").current_epoch == 3
+    assert resumed.iteration == 6 and not differing(straight.state_dict(), resumed.state_dict())
+    checkpoint = torch.load(tmp_path / "part.ckpt", weights_only=True)
+    assert not CountedGAN.from_checkpoint(checkpoint).finished(2)
+    data = SyntheticDataModule([8, 8], batch_size=2, samples_per_epoch=8)
+    data.setup()
+    module = counted(6)
+    module.set_epoch_length(data, 1)
+    assert plan(module, data, lightning.Trainer(accelerator="cpu", logger=False)).splitlines()[1].split()[4] == "6"
+    assert (module.stage_epochs(0), data.samples_per_epoch) == (3, 8)
+
+
+def test_a_longer_training_keeps_the_epochs_of_its_checkpoint(tmp_path):
+    fit(counted(6)).save_checkpoint(tmp_path / "end.ckpt")
+    longer = counted(10)  # alone it would have epochs of 2 iterations as well, of 12 samples 5
+    fit(longer, checkpoint=tmp_path / "end.ckpt", data={"samples_per_epoch": 20})
+    assert longer.iteration == 10 and longer.stage_epochs(0) == 5
+    with pytest.raises(UserError, match="epochs have 2 iterations each, which do not divide 9; choose a multiple of 2"):
+        fit(counted(9), checkpoint=tmp_path / "end.ckpt")
+
+
+@pytest.mark.parametrize("iterations", [None, 4])
+def test_epochs_and_iterations_are_alternatives(iterations):
+    with pytest.raises(UserError, match="module.epochs is .*; give one of the two and null for the other"):
+        CountedGAN(epochs=iterations, iterations=iterations)
+
+
 class Poison(lightning.Callback):
     def __init__(self, name):
         self.name = name

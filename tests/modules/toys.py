@@ -22,9 +22,10 @@ class ToyGAN(StagedModule):
     reals_per_iteration = 2
 
     def __init__(
-        self, epochs: int = 2, decay: float = 0.5, condition: Node | None = None, source_checkpoint: str | None = None
-    ) -> None:
-        super().__init__(epochs)
+        self, epochs: int | None = 2, decay: float = 0.5, condition: Node | None = None, source_checkpoint: str | None = None,
+        iterations: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(epochs, 1, iterations and [iterations])
         self.save_hyperparameters()
         self.image_size = (8, 8)
         self.condition = condition and build_node(condition)

@@ -1,0 +1,271 @@
+"""Weights of StyleGAN2 in the layouts of rosinality's `.pt` and NVIDIA's StyleGAN2-ADA / StyleGAN3 `.pkl` files.
+
+All give a state dict with the parts `generator`, `generator_ema` and `discriminator`, as far as the file has them. Every
+tensor of a file is accounted for: UserError names what is missing or left over.
+"""
+
+import hashlib
+import io
+import math
+import pickle
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import UserError
+from modules.ops.fir import TAPS
+from modules.ops.weights import read_hashed
+
+ROSINALITY_PARTS = {"g": "generator", "g_ema": "generator_ema", "d": "discriminator"}
+NVIDIA_PARTS = {"G": "generator", "G_ema": "generator_ema", "D": "discriminator"}
+CONSTANT = ("kernel", "resample_filter")  # last name of buffers that are the same in every file
+
+
+def read_style_checkpoint(path: str | Path) -> tuple[Mapping[str, Any], str]:
+    """The weights in a file of any of the three layouts by the names of this project, and the file's SHA-256."""
+    path = Path(path)
+    if path.suffix.lower() == ".pkl":
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        content = path.read_bytes()
+        return from_nvidia(read_nvidia_pickle(content)), hashlib.sha256(content).hexdigest()
+    checkpoint, digest = read_hashed(path)
+    if isinstance(checkpoint, Mapping) and checkpoint.keys() & {"g", "g_ema"}:
+        checkpoint = from_rosinality(checkpoint)
+    return checkpoint, digest
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def rosinality_names(part: str, layers: int, convs: int) -> dict[str, str]:
+    """Our name → rosinality's name for a generator with so many mapping layers and convolutions, or a discriminator."""
+    if part == "discriminator":
+        blocks = (convs - 1) // 2
+        names = {"from_rgb.weight": "convs.0.0.weight", "from_rgb.bias": "convs.0.1.bias"}
+        for q in range(blocks):
+            names |= {f"blocks.{q}.conv1.weight": f"convs.{q + 1}.conv1.0.weight"}
+            names |= {f"blocks.{q}.conv1.bias": f"convs.{q + 1}.conv1.1.bias"}
+            names |= {f"blocks.{q}.conv2.weight": f"convs.{q + 1}.conv2.1.weight"}
+            names |= {f"blocks.{q}.conv2.bias": f"convs.{q + 1}.conv2.2.bias"}
+            names |= {f"blocks.{q}.skip.weight": f"convs.{q + 1}.skip.1.weight"}
+        names |= {"conv.weight": "final_conv.0.weight", "conv.bias": "final_conv.1.bias"}
+        for ours, theirs in (("linear", "final_linear.0"), ("output", "final_linear.1")):
+            names |= {f"{ours}.weight": f"{theirs}.weight", f"{ours}.bias": f"{theirs}.bias"}
+        return names
+    names = {"const": "input.input", "w_mean": "latent_avg"}
+    for i in range(layers):
+        names |= {f"mapping_layers.{i}.{kind}": f"style.{i + 1}.{kind}" for kind in ("weight", "bias")}
+    for i in range(convs):
+        theirs = f"convs.{i - 1}" if i else "conv1"
+        names |= {f"convs.{i}.conv.weight": f"{theirs}.conv.weight", f"convs.{i}.bias": f"{theirs}.activate.bias"}
+        names |= {f"convs.{i}.noise_strength": f"{theirs}.noise.weight", f"convs.{i}.noise_const": f"noises.noise_{i}"}
+        names |= {f"convs.{i}.conv.affine.{k}": f"{theirs}.conv.modulation.{k}" for k in ("weight", "bias")}
+    for i in range((convs + 1) // 2):
+        theirs = f"to_rgbs.{i - 1}" if i else "to_rgb1"
+        names |= {f"to_rgb.{i}.conv.weight": f"{theirs}.conv.weight", f"to_rgb.{i}.bias": f"{theirs}.bias"}
+        names |= {f"to_rgb.{i}.conv.affine.{k}": f"{theirs}.conv.modulation.{k}" for k in ("weight", "bias")}
+    return names
+
+
+def nvidia_names(part: str, layers: int, convs: int) -> dict[str, str]:
+    """Our name → NVIDIA's name; see `rosinality_names`."""
+    sides = [2 ** (k + 2) for k in range((convs + 1) // 2)]
+    if part == "discriminator":
+        names = {f"from_rgb.{kind}": f"b{sides[-1]}.fromrgb.{kind}" for kind in ("weight", "bias")}
+        for q, side in enumerate(sides[:0:-1]):
+            for ours, theirs in (("conv1", "conv0"), ("conv2", "conv1")):
+                names |= {f"blocks.{q}.{ours}.{kind}": f"b{side}.{theirs}.{kind}" for kind in ("weight", "bias")}
+            names[f"blocks.{q}.skip.weight"] = f"b{side}.skip.weight"
+        for ours, theirs in (("conv", "conv"), ("linear", "fc"), ("output", "out")):
+            names |= {f"{ours}.{kind}": f"b4.{theirs}.{kind}" for kind in ("weight", "bias")}
+        return names
+    names = {"const": "synthesis.b4.const", "w_mean": "mapping.w_avg"}
+    for i in range(layers):
+        names |= {f"mapping_layers.{i}.{kind}": f"mapping.fc{i}.{kind}" for kind in ("weight", "bias")}
+    for i in range(convs):
+        theirs = f"synthesis.b{sides[(i + 1) // 2]}.conv{0 if i % 2 else 1}"
+        names |= {f"convs.{i}.conv.weight": f"{theirs}.weight", f"convs.{i}.bias": f"{theirs}.bias"}
+        names |= {f"convs.{i}.{kind}": f"{theirs}.{kind}" for kind in ("noise_strength", "noise_const")}
+        names |= {f"convs.{i}.conv.affine.{kind}": f"{theirs}.affine.{kind}" for kind in ("weight", "bias")}
+    for i, side in enumerate(sides):
+        theirs = f"synthesis.b{side}.torgb"
+        names |= {f"to_rgb.{i}.conv.weight": f"{theirs}.weight", f"to_rgb.{i}.bias": f"{theirs}.bias"}
+        names |= {f"to_rgb.{i}.conv.affine.{kind}": f"{theirs}.affine.{kind}" for kind in ("weight", "bias")}
+    return names
+
+
+def _shaped(name: str, value: Tensor) -> Tensor:
+    """A tensor of another layout in the shape that it has here."""
+    last = name.rsplit(".", 1)[-1]
+    if last == "const":
+        return value.reshape(1, *value.shape[-3:])
+    if last == "noise_const":
+        return value.reshape(1, 1, *value.shape[-2:])
+    if last in ("bias", "noise_strength", "w_mean"):
+        return value.flatten()
+    return value.squeeze(0) if value.dim() == 5 else value
+
+
+def _renamed(part: str, state: Mapping[str, Tensor], names: Mapping[str, str], optional: Mapping[str, Tensor]) -> dict:
+    """The tensors of a part by our names; what may be missing is taken from `optional`, by our names."""
+    missing = [theirs for ours, theirs in names.items() if theirs not in state and ours not in optional]
+    left = [k for k in state if k not in names.values() and k.rsplit(".", 1)[-1] not in CONSTANT]
+    if missing or left:
+        lists = [f"{kind} {', '.join(keys[:6])}{' …' * (len(keys) > 6)}" for kind, keys in (("missing", missing), ("left over", left)) if keys]
+        raise UserError(f"{part}: {'; '.join(lists)}")
+    values = {ours: state[theirs] if theirs in state else optional[ours] for ours, theirs in names.items()}
+    return {f"{part}.{ours}": _shaped(ours, value).contiguous().float() for ours, value in values.items()}
+
+
+# --- rosinality -------------------------------------------------------------------------------------------------------
+
+
+def from_rosinality(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The networks `g`, `g_ema`, `d` of a checkpoint, each also with the prefix `module.` of data parallelism."""
+    result: dict[str, Tensor] = {}
+    for theirs, part in ROSINALITY_PARTS.items():
+        if theirs not in checkpoint:
+            continue
+        state = {key.removeprefix("module."): value for key, value in checkpoint[theirs].items()}
+        optional: dict[str, Tensor] = {}
+        if part == "discriminator":
+            layers, convs = 0, 2 * sum(key.endswith(".skip.1.weight") for key in state) + 1
+        else:
+            layers = sum(key.startswith("style.") and key.endswith(".weight") for key in state)
+            convs = sum(key.endswith("activate.bias") for key in state)
+            if not layers or not convs:
+                raise UserError(f"{theirs} is no generator of StyleGAN2")
+            state["latent_avg"] = checkpoint.get("latent_avg", torch.zeros(state["style.1.weight"].shape[0]))
+            generator = torch.Generator().manual_seed(0)
+            for i in range(convs):  # old files have no constant noise
+                side = 2 ** ((i + 1) // 2 + 2)
+                optional[f"convs.{i}.noise_const"] = torch.randn(1, 1, side, side, generator=generator)
+        result |= _renamed(part, state, rosinality_names(part, layers, convs), optional)
+    return result
+
+
+def to_rosinality(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A checkpoint with the networks of a state dict, complete for rosinality's strict loading."""
+    checkpoint: dict[str, Any] = {}
+    kernel = torch.outer(torch.tensor(TAPS), torch.tensor(TAPS)) / 64
+    for theirs, part in ROSINALITY_PARTS.items():
+        own = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
+        if not own:
+            continue
+        layers = sum(key.startswith("mapping_layers.") and key.endswith(".weight") for key in own)
+        convs = sum(key.endswith(".noise_strength") for key in own)
+        if part == "discriminator":
+            convs = 2 * sum(key.endswith(".skip.weight") for key in own) + 1
+        names = rosinality_names(part, layers, convs)
+        if names.keys() != own.keys():
+            raise UserError(f"{part}: {', '.join(sorted(names.keys() ^ own.keys())[:6])} cannot be exported")
+        renamed = {}
+        for ours, value in own.items():
+            if value.dim() == 4 and ours.startswith(("convs.", "to_rgb.")) and ours.endswith(".weight"):
+                value = value[None]
+            elif ours.startswith("to_rgb.") and ours.count(".") == 2:  # its bias
+                value = value.view(1, -1, 1, 1)
+            renamed[names[ours]] = value.clone()
+        for i in range((convs - 1) // 2):
+            if part == "discriminator":
+                renamed |= {f"convs.{i + 1}.{layer}.0.kernel": kernel.clone() for layer in ("conv2", "skip")}
+            else:
+                renamed |= {f"convs.{2 * i}.conv.blur.kernel": 4 * kernel, f"to_rgbs.{i}.upsample.kernel": 4 * kernel}
+        if part != "discriminator":
+            checkpoint["latent_avg"] = renamed.pop("latent_avg")
+        checkpoint[theirs] = renamed
+    return checkpoint
+
+
+# --- NVIDIA -----------------------------------------------------------------------------------------------------------
+
+
+class _Record:
+    """Stands for an object of a class that is not imported: its attributes and nothing else."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state if isinstance(state, dict) else {})
+
+
+class _Dict(dict):
+    """Stands for a class derived from dict."""
+
+
+def _persistent(meta: Mapping[str, Any]) -> _Record:
+    """In place of the function that would execute the source code in the pickle."""
+    record = _Record()
+    record.__setstate__(meta["state"])
+    return record
+
+
+def _storage(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+ALLOWED = {
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
+    ("dnnlib.util", "EasyDict"): _Dict,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("builtins", "set"): set,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch.storage", "_load_from_bytes"): _storage,
+    ("torch", "float32"): torch.float32,
+    ("torch", "float16"): torch.float16,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Rebuilds tensors, containers and attributes only; the source code that NVIDIA's pickles carry stays a string."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in ALLOWED:
+            return ALLOWED[module, name]
+        if module.startswith("torch.nn.modules."):
+            return _Record
+        if module.startswith("dnnlib.tflib"):
+            raise UserError("a pickle of TensorFlow; convert it to PyTorch with NVIDIA's legacy.py first")
+        raise UserError(f"refused, loading it would run code ({module}.{name}); a checkpoint holds tensors and plain values only")
+
+
+def read_nvidia_pickle(content: bytes) -> Mapping[str, Any]:
+    """The content of a `.pkl` file without running any code; UserError for one that needs more than tensors."""
+    try:
+        result = _Unpickler(io.BytesIO(content)).load()
+    except UserError:
+        raise
+    except Exception:  # unpickling raises nearly anything for files that are something else
+        raise UserError("not a checkpoint, or a damaged one") from None
+    if not isinstance(result, Mapping) or not result.keys() & {"G", "G_ema"}:
+        raise UserError("the pickle holds no G or G_ema")
+    return result
+
+
+def _flat(module: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Parameters and buffers of a module's record by dotted names."""
+    values = vars(module) if isinstance(module, _Record | nn.Module) else {}
+    tensors = {**values.get("_parameters", {}), **values.get("_buffers", {})}
+    found = {prefix + name: value.detach() for name, value in tensors.items() if value is not None}
+    for name, child in values.get("_modules", {}).items():
+        found |= _flat(child, f"{prefix}{name}.")
+    return found
+
+
+def from_nvidia(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The networks `G`, `G_ema`, `D` of a pickle that `read_nvidia_pickle` has read."""
+    result: dict[str, Tensor] = {}
+    for theirs, part in NVIDIA_PARTS.items():
+        if checkpoint.get(theirs) is None:
+            continue
+        state = _flat(checkpoint[theirs])
+        if part != "discriminator" and not {"synthesis.b4.const", "mapping.fc0.weight"} <= state.keys():
+            raise UserError(f"{theirs} is no generator of StyleGAN2; StyleGAN3's own networks are not supported")
+        layers = sum(key.startswith("mapping.fc") and key.endswith(".weight") for key in state)
+        sides = {int(key.split(".")[-3][1:]) for key in state if key.endswith(("conv1.weight", "b4.conv.weight"))}
+        result |= _renamed(part, state, nvidia_names(part, layers, 2 * int(math.log2(max(sides, default=4))) - 3), {})
+    return result
