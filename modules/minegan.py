@@ -77,7 +77,7 @@ class MineGAN(TGAN):
         if stage == 1:
             optimizers = self.trainer.optimizers
             for former, optimizer in zip(optimizers[:2], optimizers[2:], strict=True):
-                optimizer.state.update(copy.deepcopy(dict(former.state)))
+                optimizer.state.update({parameter: copy.deepcopy(state) for parameter, state in former.state.items()})
 
     def trained_g(self) -> list[nn.Parameter]:
         return [*super().trained_g(), *self.miner.parameters()]

@@ -237,7 +237,8 @@ class StyleGAN2(StagedModule):
     def decode(self, latents: Tensor, size: Sequence[int] | None = None, truncation: NonNegativeFloat = 1.0) -> Tensor:
         """Images of z [N, z_dim] by the averaged generator, a continuous function of z: noise inputs are constant."""
         self._check_size(size)
-        return self.generator_ema(self.before_mapping(latents), "const" if self.hparams.noise else None, truncation).images.clamp(-1, 1)
+        noise = "const" if self.hparams.noise else None
+        return self.generator_ema(self.before_mapping(latents), noise, truncation).images.clamp(-1, 1)
 
     @torch.no_grad()
     def sample(self, num_images: int, size: Sequence[int] | None = None, truncation: NonNegativeFloat = 1.0) -> Tensor:

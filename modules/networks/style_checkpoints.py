@@ -116,7 +116,11 @@ def _renamed(part: str, state: Mapping[str, Tensor], names: Mapping[str, str], o
     missing = [theirs for ours, theirs in names.items() if theirs not in state and ours not in optional]
     left = [k for k in state if k not in names.values() and k.rsplit(".", 1)[-1] not in CONSTANT]
     if missing or left:
-        lists = [f"{kind} {', '.join(keys[:6])}{' …' * (len(keys) > 6)}" for kind, keys in (("missing", missing), ("left over", left)) if keys]
+        lists = [
+            f"{kind} {', '.join(keys[:6])}{' …' * (len(keys) > 6)}"
+            for kind, keys in (("missing", missing), ("left over", left))
+            if keys
+        ]
         raise UserError(f"{part}: {'; '.join(lists)}")
     values = {ours: state[theirs] if theirs in state else optional[ours] for ours, theirs in names.items()}
     return {f"{part}.{ours}": _shaped(ours, value).contiguous().float() for ours, value in values.items()}
@@ -230,7 +234,9 @@ class _Unpickler(pickle.Unpickler):
             return _Record
         if module.startswith("dnnlib.tflib"):
             raise UserError("a pickle of TensorFlow; convert it to PyTorch with NVIDIA's legacy.py first")
-        raise UserError(f"refused, loading it would run code ({module}.{name}); a checkpoint holds tensors and plain values only")
+        raise UserError(
+            f"refused, loading it would run code ({module}.{name}); a checkpoint holds tensors and plain values only"
+        )
 
 
 def read_nvidia_pickle(content: bytes) -> Mapping[str, Any]:
