@@ -26,7 +26,7 @@ def distance_consistency(source: Sequence[Tensor], target: Sequence[Tensor]) -> 
     for features in (source, target):
         rows = torch.stack([cosine_table(layer[i : i + 1], layer)[0] for i, layer in enumerate(features)])
         logs.append(F.log_softmax(rows[others].view(number, number - 1), dim=1))
-    return F.kl_div(logs[1], logs[0], reduction="mean", log_target=True)
+    return (logs[0].exp() * (logs[0] - logs[1])).mean()
 
 
 def contrastive_loss(anchors: Tensor, positives: Tensor, negatives: Tensor | None = None, temperature: float = 0.07) -> Tensor:
