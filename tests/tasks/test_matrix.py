@@ -19,6 +19,7 @@ from cli.build import build
 from cli.loader import load_config
 from modules.base import sampling_mode
 from modules.ops.images import to_uint8
+from modules.stylegan2 import StyleGAN2
 from tests.contract.tiers import YAMLS, tiny
 from tests.tasks.table import rows
 
@@ -86,8 +87,9 @@ def fit(path: Path, folder: Path, iterations: int = 1):
     return module.eval(), {name: str(folder / f"{name}.png") for name in ("image", "mask", "empty")}
 
 
-def task(name: str, files: dict[str, str], mask: str = "mask", **keys):
-    """A task with the keys that it needs, and which of the files it takes."""
+def task(name: str, files: dict[str, str], mask: str = "mask", module=None, **keys):
+    """A task with the keys that it needs, and which of the files it takes; a `module` of one size is not asked for others."""
+    keys = {"size": None, **keys} if name == "generate" and isinstance(module, StyleGAN2) else keys
     node = OmegaConf.load(ROOT / f"configs/tasks/{name}.yaml").task
     given = {key: file for key, file in {"image": files["image"], "mask": files[mask]}.items() if key in list(node)}
     return build(OmegaConf.merge(node, KEYS.get(name, {}), given, keys))
@@ -124,10 +126,10 @@ def test_it_runs_or_is_refused(path, name, fitted):
         able = re.escape(", ".join(sorted(capable(name))))
         message = rf"^task {name} needs \w+\(\), which {method} does not have; methods that have it: {able}$"
         with pytest.raises(ValueError, match=message):
-            pictures(task(name, files)(module))
+            pictures(task(name, files, module=module)(module))
         return
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    made = pictures(task(name, files)(module))
+    made = pictures(task(name, files, module=module)(module))
     assert len(made) > 1 and list(made) == sorted(made)
     numbers = [stem for stem, values in made.items() if not values.is_floating_point()]
     assert numbers == (["sources"] if (name, method) == ("generate", "GPNN") else [])
@@ -136,7 +138,7 @@ def test_it_runs_or_is_refused(path, name, fitted):
         assert image.dtype == torch.float32 and image.device.type == "cpu" and not image.requires_grad
     assert next(reversed(made.values())).std() > 0
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
-    again = pictures(task(name, files)(module))
+    again = pictures(task(name, files, module=module)(module))
     assert all(torch.equal(image, again[stem]) for stem, image in made.items())
 
 
@@ -152,7 +154,7 @@ def test_an_image_depends_on_its_seed_and_index_alone(path, fitted):
         key = "num_points" if name == "interpolate" else "num_images"
         variants = [{key: 4}, {key: 6}] + [{key: 4, "batch_size": size} for size in (1, 3)] * (name == "generate")
         keys = {"num_frames": 2, "loop": False} if name == "interpolate" else {}
-        results = [pictures(task(name, files, **keys, **variant)(module)) for variant in variants]
+        results = [pictures(task(name, files, module=module, **keys, **variant)(module)) for variant in variants]
         names = [name for name in results[0] if name.startswith(stem)]
         assert len(names) >= 4 and not torch.equal(results[0][names[0]], results[0][names[-1]])
         for other in results[1:]:
@@ -169,7 +171,7 @@ def test_identities(path, fitted):
     for name in able - {"retarget"}:
         made = pictures(task(name, files, "empty")(module))
         assert torch.equal(next(reversed(made.values())), made["00_input"])
-        made = pictures(task(name, files)(module))
+        made = pictures(task(name, files, module=module)(module))
         changed, mask = next(reversed(made.values())) != made["00_input"], made["01_mask"] > -1
         assert changed.any() and not (changed & ~mask).any() and not mask.all()
     if "retarget" not in able:
