@@ -140,9 +140,13 @@ class StageCheckpoint(ModelCheckpoint):
         return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent == Path(self.dirpath).resolve()
 
     def _complete_epoch(self, trainer: Trainer, module: LightningModule) -> None:
-        """Adds the names that are missing after a kill between two of them, and makes up for the stage's upload."""
+        """Does what a kill has prevented: the names of this epoch, the end of the older one, the upload of a stage."""
         atomic_link(trainer.ckpt_path, Path(self.dirpath) / "last.ckpt")
         epoch = trainer.current_epoch - 1
+        if self.monitor is None and self.save_top_k == 1:  # a kill may have come before the older epoch was removed
+            for file in Path(self.dirpath).glob("epoch_*.ckpt"):
+                if file.stem < f"epoch_{epoch:04d}":
+                    file.unlink()
         if self.save_top_k == -1 or not ends_stage(module, epoch):
             return
         stage = module.stage_at(epoch)

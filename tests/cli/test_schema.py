@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Optional
 
 import pytest
 from pydantic import Field
@@ -60,7 +60,7 @@ def test_the_signature_in_the_source_is_that_of_the_class(class_path: str) -> No
 def test_every_default_is_of_the_type_and_in_the_range_of_its_parameter(class_path: str) -> None:
     for name, parameter in signature_of(class_path).items():
         if parameter.default is not parameter.empty:
-            hint = parameter.annotation | None if parameter.default is None else parameter.annotation
+            hint = Optional[parameter.annotation] if parameter.default is None else parameter.annotation  # noqa: UP045
             value = convert(parameter.default, hint)
             default = list(parameter.default) if isinstance(value, list) else parameter.default  # a sequence may be a tuple
             assert value == default and type(value) is type(default), name

@@ -84,11 +84,18 @@ def fit(case: Case, run_dir: Path, *words: str, batches: int | None = None, call
     return trainer, module
 
 
+def shortest(case: Case) -> list[str]:
+    """Overrides for one epoch of each stage, whether the configuration counts epochs or iterations."""
+    if load_config([str(case.path)]).module.get("iterations") is not None:
+        return [f"module.iterations={ITERATIONS}"]
+    return [f"module.{name}=1" for name in case.module_class.duration_settings if name != "iterations"]
+
+
 def fit_all_stages(case: Case, run_dir: Path, precision: str) -> dict[str, float]:
     """Trains one short epoch of each stage, or fills a bank; figures."""
     device, speed = torch.device(case.device), Speed()
     memory = PeakMemory(device)
-    one_epoch = [] if case.is_bank else [f"module.{name}=1" for name in case.module_class.duration_settings]
+    one_epoch = [] if case.is_bank else shortest(case)
     many = [] if case.is_bank else ["datamodule.samples_per_epoch=400"]
     _, module = fit(case, run_dir, *one_epoch, *many, f"trainer.precision={precision}", callbacks=[speed])
     if not case.is_bank:
