@@ -68,9 +68,11 @@ def synchronize(device: torch.device) -> None:
 
 def arguments(case: Case, run_dir: Path, *words: str) -> list[str]:
     quiet = ["metrics=null", "images=null", "progress=null"]
+    counts_iterations = load_config([str(case.path)]).module.get("iterations") is not None
+    enough = ["module.iterations=400", "datamodule.samples_per_epoch=8"] if counts_iterations else []  # for several epochs
     return [
         str(case.path), "datamodule.class_path=datamodules.synthetic.SyntheticDataModule", "datamodule.num_workers=0",
-        *case.sizes, *(f"callbacks.{word}" for word in quiet), "logger.wandb=null", f"run_dir={run_dir}",
+        *case.sizes, *enough, *(f"callbacks.{word}" for word in quiet), "logger.wandb=null", f"run_dir={run_dir}",
         f"trainer.accelerator={'gpu' if case.device == 'cuda' else 'cpu'}", "trainer.devices=1", *words,
     ]  # fmt: skip
 
