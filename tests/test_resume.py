@@ -32,14 +32,15 @@ import experiment.checkpoint
 import train
 from cli.loader import load_config
 from core.nodes import find_class
-from modules.bank import BankModule
+from modules.pyramid import PyramidModule
 from tests.contract.runs import unequal
 from tests.contract.tiers import YAMLS, tiny
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {path.stem: path for path in YAMLS}
 CLASSES = {name: find_class(load_config([str(path)]).module.class_path, ["modules."]) for name, path in CONFIGS.items()}
-TRAINABLE = [name for name in CONFIGS if not issubclass(CLASSES[name], BankModule)]
+# The instants of a kill chain need several stages; tests/contract resumes methods of one stage.
+TRAINABLE = [name for name in CONFIGS if issubclass(CLASSES[name], PyramidModule)]
 SCHEDULE = {"training_step", "stage_optimizers", "stage_modules", "enter_stage"}
 HEADS = {CLASSES[name]: name for name in sorted(TRAINABLE, key=len, reverse=True) if SCHEDULE & vars(CLASSES[name]).keys()}
 HEADS = sorted(HEADS.values())  # of each class that trains or schedules by itself the YAML with the shortest name
