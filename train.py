@@ -101,10 +101,11 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
     module.check_data(datamodule.sets())
     stored = resume_point(config, module, datamodule, dry_run)
     checkpoint = stored and stored.path
+    source = None if stored else module.start_from_source()
     loggers = [build(node) for node in (config.logger or {}).values() if node and not dry_run]  # wandb takes time
     callbacks = [WholeEpochs(), CheckRanksAgree(start_facts(config, datamodule, checkpoint))]
     callbacks += [build(node) for node in (config.callbacks or {}).values() if node]
-    callbacks += [ConfigSnapshot(config), manifest := RunManifest(config, module, stored), TerminateAllRanks()]
+    callbacks += [ConfigSnapshot(config), manifest := RunManifest(config, stored, source), TerminateAllRanks()]
     objects = {"logger": loggers, "callbacks": callbacks, "plugins": [AtomicCheckpointIO(stored), *cluster_plugins()]}
     if "enable_checkpointing" not in config.trainer:  # without a checkpoint callback Lightning would add its own
         objects["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)
@@ -112,7 +113,7 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
     check_port(trainer)
     if hasattr(module, "set_epoch_length"):
         module.set_epoch_length(datamodule, trainer.world_size)
-    check_monitors(trainer, module)
+    check_monitors(trainer, module, datamodule.sets())
     if not dry_run:
         if writes:
             Path(config.run_dir).mkdir(parents=True, exist_ok=True)

@@ -1,30 +1,56 @@
 """Whether the keys that callbacks monitor are logged, before a training begins."""
 
+import ast
+import inspect
 import re
+import sys
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from itertools import takewhile
+from typing import Any
 
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 
 from callbacks.sample_metrics import SampleMetrics
 from core.errors import UserError, nearest_hint
-from metrics.suite import QUICK, metric_key
 
 
-def check_monitors(trainer: Trainer, module: LightningModule) -> None:
-    """UserError for a monitored key that no callback or module can log.
+def check_monitors(trainer: Trainer, module: LightningModule, sets: Mapping[str, Any]) -> None:
+    """UserError for a monitored key that nothing logs, with the names most like it.
 
-    Keys are train/… of the method and val/… of SampleMetrics. Names of losses and diagnostics belong to the method and are
-    not known here; those of distances are.
+    `val/…` are the metrics that SampleMetrics can measure with these image sets, and the method's diagnostics, `train/…` the
+    method's losses. What a method logs is not known before it runs, but a name that is nowhere in its code is wrong. As this
+    is all that `EarlyStopping.strict` would find, it is switched off: keys that not every epoch has are waited for.
     """
     metrics = next((callback for callback in trainer.callbacks if isinstance(callback, SampleMetrics)), None)
-    for callback in trainer.callbacks:
-        key, name = getattr(callback, "monitor", None), type(callback).__name__
-        if key is None or key.startswith("train/"):
-            continue
-        if metrics is None or not key.startswith("val/"):
-            needed = "callbacks.metrics, which is null" if key.startswith("val/") else "a key such as val/kd_mobilenet_v2"
-            raise UserError(f"{name}: monitor={key} is not logged; it needs {needed}.")
-        if re.match(r"val/(fd|kd|fid|kid)(_|$)", key):
-            metrics.setup(trainer, module, "fit")  # loads the backbone, which the keys are named after
-            known = [f"val/{metric_key(metric, metrics.backbone)}" for metric in metrics.quick or QUICK]
-            if key not in known:
-                raise UserError(f"{name}: monitor={key} is not logged.{nearest_hint(key, known)}")
+    for callback in (callback for callback in trainer.callbacks if getattr(callback, "monitor", None)):
+        phase, _, name = callback.monitor.rpartition("/")
+        problem = f"{type(callback).__name__}: monitor={callback.monitor} is not logged"
+        if phase not in ("train", "val") or (phase == "val" and metrics is None):
+            needed = "callbacks.metrics, which is null" if phase == "val" else "a key such as val/kd_mobilenet_v2"
+            raise UserError(f"{problem}; it needs {needed}.")
+        known = ["stage"] if phase == "train" else metrics.keys_in_training(trainer, module, sets)
+        known += names_in_code(type(module))
+        if not any(fnmatch(name, pattern) for pattern in known):
+            raise UserError(f"{problem}.{nearest_hint(callback.monitor, (f'{phase}/{pattern}' for pattern in known))}")
+        if isinstance(callback, EarlyStopping):
+            callback.strict = False
+
+
+def names_in_code(kind: type) -> list[str]:
+    """The strings in the files of a class and its bases that can be logged names, with * for what an f-string inserts."""
+    classes = takewhile(lambda base: base is not LightningModule, kind.__mro__)
+    trees = [ast.parse(inspect.getsource(sys.modules[name])) for name in dict.fromkeys(base.__module__ for base in classes)]
+    names = [string.removeprefix("train/") for tree in trees for string in _strings(tree)]
+    return [name for name in dict.fromkeys(names) if re.fullmatch(r"(?=.*\w\w)[\w*]+", name)]
+
+
+def _strings(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.JoinedStr):
+        yield "".join(part.value if isinstance(part, ast.Constant) else "*" for part in node.values)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from _strings(child)

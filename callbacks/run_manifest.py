@@ -16,7 +16,6 @@ from experiment.checkpoint import StoredCheckpoint
 from experiment.manifest import git_state, lineage_entry, now, read_manifest, write_manifest
 from experiment.resume import has_finished
 from metrics.results import versions
-from modules.ops.weights import read_hashed
 
 PROJECT = Path(__file__).resolve().parents[1]
 INTERRUPTIONS = (KeyboardInterrupt, SIGTERMException, SystemExit)
@@ -29,21 +28,23 @@ class RunManifest(Callback):
     `status` is running, finished (nothing is left to train), interrupted (Ctrl-C, a signal, a limit of the trainer) or failed.
     A process that is killed leaves "running" behind: `host`, `pid` and `started` tell whether it still is. `wandb_id` is made
     at the first start in a folder and used again by every resume there. `lineage` lists the checkpoints that the run was
-    begun from or resumed from (kind "resume"), and those that hyper-parameters named *_checkpoint give (kind "source").
+    resumed from (kind "resume"), and the file of source weights that it was begun from (kind "source").
 
     Args:
         config: the resolved configuration.
-        module: the module to be trained.
         stored: the checkpoint that the training resumes from.
-    Raises UserError or OSError if a source checkpoint or an earlier manifest cannot be read.
+        source: path, content and SHA-256 of the file of source weights.
+    Raises UserError if an earlier manifest cannot be read.
     """
 
-    def __init__(self, config: Mapping[str, Any], module: LightningModule, stored: StoredCheckpoint | None = None) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], stored: StoredCheckpoint | None = None, source: tuple[str, Any, str] | None = None
+    ) -> None:
         self.run_name: str = config["run_name"]
         self.folder = Path(config["run_dir"])
         self.wandb_id: str | None = None
         self._earlier = {} if config["resume"] is None else read_manifest(self.folder)
-        self._lineage = self._ancestry(module, stored)
+        self._lineage = self._ancestry(stored, source)
 
     def begin(self, trainer: Trainer, module: LightningModule, datamodule: LightningDataModule | None) -> None:
         """Writes the manifest and gives the loggers their id. To be called before `fit`, which begins the W&B run first."""
@@ -117,12 +118,11 @@ class RunManifest(Callback):
         if stage == "fit":
             self._update(trainer, pl_module, status="finished" if has_finished(trainer, pl_module) else "interrupted")
 
-    def _ancestry(self, module: LightningModule, stored: StoredCheckpoint | None) -> list[dict[str, Any]]:
+    def _ancestry(self, stored: StoredCheckpoint | None, source: tuple[str, Any, str] | None) -> list[dict[str, Any]]:
         earlier = self._earlier.get("lineage")
         if stored:
             return [*(earlier or (stored.checkpoint.get("run") or {}).get("lineage", [])), lineage_entry("resume", *stored)]
-        sources = [path for key, path in module.hparams.items() if key.endswith("_checkpoint") and isinstance(path, str)]
-        return earlier or [lineage_entry("source", path, *read_hashed(path)) for path in sources]
+        return earlier or ([lineage_entry("source", *source)] if source else [])
 
     def _set_logger_ids(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:

@@ -23,7 +23,7 @@ from metrics.perceptual_distance import PerceptualDistance, load_perceptual
 from metrics.protocol import measurement_protocol
 from metrics.reference_points import reference_points
 from metrics.results import finite
-from metrics.suite import FEATURE_METRICS, FULL, METRICS, QUICK, Suite, select_metrics
+from metrics.suite import FEATURE_METRICS, FULL, METRICS, QUICK, Suite, possible_keys, select_metrics
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import Reconstructs
 from modules.ops.images import from_uint8, rmse_by_image, to_uint8
@@ -113,6 +113,16 @@ class SampleMetrics(Callback):
         self.drawn: Tensor | None = None
         self._reference: ImageSet | None = None
 
+    def keys_in_training(self, trainer: Trainer, module: GenerativeModule, sets: Mapping[str, Any]) -> list[str]:
+        """The keys, with * for a number, that a measurement in training may give beside the module's diagnostics."""
+        self.setup(trainer, module, "fit")  # loads the networks, which keys are named after
+        number, keys = len(_reference_set(sets)), list(LOGGED_VERDICTS)
+        for name in self.quick or QUICK:
+            rows = self.sample_crops if name == "kd_crops" else 1, self.crops if name == "kd_crops" else 1
+            if not METRICS[name].missing_samples(self.num_images * rows[0], number * rows[1]):
+                keys += possible_keys(name, self.backbone, self.perceptual)
+        return keys
+
     # --- hooks -------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: GenerativeModule, stage: str) -> None:
@@ -128,9 +138,13 @@ class SampleMetrics(Callback):
             self.perceptual = load_perceptual(self.backbone, None)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
-        due = trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due and not trainer.sanity_checking:
+        if trainer.sanity_checking:
+            return
+        if trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._measure(trainer, pl_module, "val")
+            return
+        for key in [key for key in trainer.callback_metrics if key.startswith("val/")]:
+            del trainer.callback_metrics[key]  # else monitors compare it again, but not after a resume
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         self._measure(trainer, pl_module, "test")

@@ -73,7 +73,7 @@ def estimate_cost(
         with warnings.catch_warnings(), torch.random.fork_rng(range(torch.cuda.device_count())):
             warnings.simplefilter("ignore")  # that a stage of three iterations has not learned much
             trial = type(module)(**module.hparams | _short_duration(module))
-            trial.hparams.pop("source_checkpoint", None)
+            trial.source_sha256 = ""  # as if they had been read
             Trainer(
                 accelerator=trainer.accelerator, devices=1, precision=trainer.precision, max_epochs=-1, min_epochs=0,
                 limit_train_batches=ITERATIONS, limit_val_batches=0, log_every_n_steps=ITERATIONS, logger=False,

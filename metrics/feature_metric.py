@@ -13,9 +13,13 @@ Intervals = dict[str, list[float] | str]  # [low, high] by key, or the reason wh
 
 
 class SampleSetMetric(Metric):
-    """A metric of all ranks' samples that needs a minimum number of them; `compute` raises UserError below it."""
+    """A metric of all ranks' samples that needs a minimum number of them; `compute` raises UserError below it.
+
+    `value_names` are the names of its values, with * for a number, or where they begin with a key their ends.
+    """
 
     full_state_update = False
+    value_names: tuple[str, ...] = ("",)
     min_samples = 1
     min_reference, max_reference = 0, None  # images or feature rows
 

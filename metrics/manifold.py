@@ -59,6 +59,7 @@ class ManifoldScores(FeatureMetric):
     """`balanced_scores` of all ranks' samples; refused below 50 rows a side."""
 
     higher_is_better = True
+    value_names = ("precision", "recall", "density", "coverage")
     min_samples = min_reference = MIN_ROWS
 
     def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:

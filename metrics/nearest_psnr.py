@@ -52,6 +52,7 @@ class NearestPSNR(SampleSetMetric):
     A highest value above about 30 dB means that a sample repeats a training image.
     """
 
+    value_names = ("nearest_psnr_max", "nearest_psnr_mean")
     values: list[Tensor]
 
     def __init__(self, reals: Tensor, flip: bool = True) -> None:

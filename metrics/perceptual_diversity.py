@@ -161,6 +161,7 @@ class PerceptualDiversity(SampleSetMetric):
     """
 
     higher_is_better = True
+    value_names = ("_pairs", "_ratio", "_intra", "_intra_all", "_clusters", "_cluster_*")
     min_samples = 2
     indices: list[Tensor]
     samples: list[Tensor]

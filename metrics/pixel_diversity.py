@@ -36,6 +36,7 @@ class PixelDiversity(SampleSetMetric):
     """`pixel_diversity` of all ranks' samples, from integer sums; they have the size of the training images `reals`."""
 
     higher_is_better = True
+    value_names = ("pixel_diversity", "pixel_diversity_pooled", "pixel_diversity_raw")
     min_samples = 2
 
     def __init__(self, reals: Tensor) -> None:

@@ -45,6 +45,7 @@ class SingleImageFrechet(SampleSetMetric):
     """
 
     higher_is_better = False
+    value_names = ("", "_median")
     max_reference = 1
     values: list[Tensor]
 

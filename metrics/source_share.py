@@ -44,6 +44,7 @@ class SourceShare(SampleSetMetric):
     1 / m; near 0 means that an image was forgotten.
     """
 
+    value_names = ("source_share_min", "source_share_*")
     min_reference, max_reference = 2, 100  # the search takes time in proportion
     counts: list[Tensor]
 

@@ -215,10 +215,25 @@ class GenerativeModule(LightningModule):
             module.eval().requires_grad_(False)
         return self
 
+    def start_from_source(self) -> tuple[str, Any, str] | None:
+        """Loads `source_checkpoint` for a training that is not resumed: its path, content and SHA-256, or None without one.
+
+        `train.py` calls it before anything is written, a fit where nobody has. UserError names the key.
+        """
+        path = self.hparams.get("source_checkpoint")
+        if not path:
+            return None
+        try:
+            source, self.source_sha256 = self.read_source(path)
+            self.load_source(source)
+        except (UserError, OSError) as error:
+            raise UserError(f"module.source_checkpoint={path}: {str(error).removeprefix(f'{path}: ')}") from None
+        return path, source, self.source_sha256
+
     def load_source(self, checkpoint: Mapping[str, Any]) -> None:
         """Loads the weights of a source model; `checkpoint` is what the file `source_checkpoint` contains.
 
-        Called once, at a fresh start, never on resume. By default everything that `convert` returns is loaded, and has to
+        Called by `start_from_source`. By default everything that `convert` returns is loaded, and has to
         fill this module completely. UserError lists missing and unexpected keys.
         """
         state, expected = self.convert(checkpoint), self.state_dict()
@@ -247,13 +262,8 @@ class GenerativeModule(LightningModule):
     # --- hooks --------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        path = self.hparams.get("source_checkpoint")
-        if path and self._stored_optimizers is None:  # not resumed; Lightning's setup() comes before it loads a checkpoint
-            try:
-                source, self.source_sha256 = self.read_source(path)
-                self.load_source(source)
-            except UserError as error:
-                raise UserError(f"module.source_checkpoint={path}: {error}") from None
+        if self._stored_optimizers is None and self.source_sha256 is None:  # neither resumed nor loaded by train.py
+            self.start_from_source()
         if self._stored_optimizers not in (None, len(self.trainer.optimizers)):
             raise UserError(
                 f"the checkpoint holds {self._stored_optimizers} optimizers, {type(self).__name__} as configured has "

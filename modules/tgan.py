@@ -28,11 +28,10 @@ class TGAN(StyleGAN2):
 
     needs_discriminator = False
 
-    def on_fit_start(self) -> None:
-        missing = "source_checkpoint" in self.hparams and not self.hparams.source_checkpoint
-        if missing and self._stored_optimizers is None:
+    def start_from_source(self) -> tuple[str, Any, str] | None:
+        if not self.hparams.source_checkpoint:
             raise UserError(f"module.source_checkpoint: {type(self).__name__} adapts a source model; give its checkpoint")
-        super().on_fit_start()
+        return super().start_from_source()
 
     def convert(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
         """The networks of a source file, the generator as its average; everything else keeps its initial value."""

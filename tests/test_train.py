@@ -21,6 +21,7 @@ from cli.environment import protect_output
 from cli.loader import load_config
 from core.errors import UserError
 from experiment.ranks import check_port
+from tests.modules.style_source import TINY, source_file
 
 ROOT = Path(__file__).parent.parent
 STARTER = ["datamodule.image_size=[48,64]", "datamodule.samples_per_epoch=4", "datamodule.batch_size=2",
@@ -196,6 +197,31 @@ MISTAKES = {
 def test_a_mistake_is_reported_before_anything_is_written(case, tmp_path, capsys):
     mistake, parts = MISTAKES[case]
     message = fails(capsys, words(tmp_path / "run", mistake(tmp_path / "data")))
+    assert all(part in message for part in parts), message
+    assert not (tmp_path / "run").exists()
+
+
+def source_of_another_class(folder: Path) -> Path:
+    torch.save({"state_dict": {"vq.encoder.weight": torch.zeros(3)}, "class_path": "modules.fewgan.FewGAN"}, folder / "other.ckpt")
+    return folder / "other.ckpt"
+
+
+SOURCES = {
+    "missing file": (lambda folder: folder / "gone.pt", [], ["gone.pt: no such file"]),
+    "another class": (source_of_another_class, [], ["other.ckpt: ", "no generator of StyleGAN2"]),
+    "another size": (lambda _: source_file(), ["module.z_dim=9"], ["module.z_dim is 9, the source's 8"]),
+    "none": (lambda _: "null", [], ["give its checkpoint"]),
+}
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("case", SOURCES)
+def test_a_wrong_source_is_reported_before_anything_is_written(case, dry_run, tmp_path, capsys):
+    path, more, parts = SOURCES[case]
+    path = path(tmp_path)
+    message = fails(capsys, ["configs/tgan.yaml", *TINY, DRAWN, *QUIET, f"run_dir={tmp_path / 'run'}", *more,
+                             f"module.source_checkpoint={path}", *(["--dry-run"] if dry_run else [])])  # fmt: skip
+    assert message.startswith("error: module.source_checkpoint") and message.count("\n") == 1
     assert all(part in message for part in parts), message
     assert not (tmp_path / "run").exists()
 

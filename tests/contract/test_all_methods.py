@@ -1,10 +1,12 @@
 """What every method promises that is trained or stored here at all: see `tests.contract.tiers`."""
 
 import math
+from fnmatch import fnmatch
 
 import pytest
 import torch
 
+from callbacks.monitors import names_in_code
 from cli.build import build
 from cli.loader import load_config
 from experiment.config_changes import Finished
@@ -27,6 +29,9 @@ def test_fit_ends_with_finite_logs_and_weights(path):
     trainer, module, run_dir = straight(path)
     assert trainer.logged_metrics and all(math.isfinite(v) for v in trainer.logged_metrics.values())
     assert all(tensor.isfinite().all() for tensor in module.state_dict().values())
+    names = [*names_in_code(type(module)), "stage"]  # what can be monitored
+    logged = [key.removeprefix("train/") for key in trainer.logged_metrics if key.startswith("train/")]
+    assert logged and all(any(fnmatch(key, name) for name in names) for key in logged)
     assert (run_dir / "metrics.csv").read_text().count("\n") >= 2 and (run_dir / "config.yaml").exists()
 
 

@@ -47,7 +47,7 @@ def fit(folder, module, stop, stored=None):
     config = {"run_name": "toy", "run_dir": str(folder), "resume": None}
     saver = StageCheckpoint(str(folder), save_top_k=0)
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=9, callbacks=[stop, RunManifest(config, module), saver], logger=False,
+        accelerator="cpu", max_epochs=9, callbacks=[stop, RunManifest(config), saver], logger=False,
         default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False,
         plugins=[AtomicCheckpointIO(stored)],
     )  # fmt: skip

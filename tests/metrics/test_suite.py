@@ -1,15 +1,18 @@
 """Which metrics a measurement has, and their intervals."""
 
+from fnmatch import fnmatch
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from metrics import perceptual_diversity
+from metrics.backbones.random_cnn import RandomCNN
 from metrics.features import ImageSet
 from metrics.intervals import mean_interval
 from metrics.nearest_psnr import nearest_psnr
-from metrics.suite import FULL, QUICK, Suite, select_metrics
+from metrics.suite import FULL, QUICK, Suite, possible_keys, select_metrics
 
 TRIALS = 400  # with fewer the upper bound of the coverage says nothing
 
@@ -130,3 +133,21 @@ def test_metrics_are_selected_by_the_reference(number: int, included: str, exclu
     assert {*included.split(), "pixel_diversity", "nearest_psnr", "perceptual"} <= {*names}
     assert not {*excluded.split()} & {*names}
     assert select_metrics(QUICK, reference, None) == [name for name in QUICK if name in names]
+
+
+def test_the_possible_keys_are_those_that_are_computed() -> None:
+    computed, possible = set(), set()
+    for number in (1, 60):
+        images = pictures(number, 0).repeat(1, 1, 3, 3)
+        names = [name for name in FULL if name not in ("fd_infinity", "inception_score")]
+        suite = Suite(names, featured(images, 0), RandomCNN(), Pixels(), 60, 2)
+        suite.update(featured(pictures(60, 1).repeat(1, 1, 3, 3), 1), 0)
+        computed |= suite.compute().keys()
+        possible |= {key for name in suite.metrics for key in possible_keys(name, RandomCNN(), Pixels())}
+    assert all(any(fnmatch(key, pattern) for pattern in possible) for key in computed)
+    assert all(any(fnmatch(key, pattern) for key in computed) for pattern in possible - {"source_share_*", "pd_pixels_cluster_*"})
+
+
+def featured(images: Tensor, seed: int) -> ImageSet:
+    rows = torch.randn(len(images), 8, generator=torch.Generator().manual_seed(seed))
+    return ImageSet(rows, images, rows[:, None].repeat(1, 2, 1), torch.arange(len(images)))

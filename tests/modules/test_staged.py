@@ -317,7 +317,7 @@ def test_the_cost_estimate_reads_no_source_weights(tmp_path):
     data.setup()
     module = ToyGAN(source_checkpoint=str(tmp_path / "nowhere.ckpt"))
     assert estimate_cost(module, data, lightning.Trainer(accelerator="cpu", logger=False)).measured == 1
-    with pytest.raises(FileNotFoundError, match="nowhere.ckpt: no such file"):
+    with pytest.raises(UserError, match="module.source_checkpoint=.*nowhere.ckpt: no such file"):
         fit(module)
 
 
