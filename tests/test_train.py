@@ -202,7 +202,7 @@ def test_a_mistake_is_reported_before_anything_is_written(case, tmp_path, capsys
 
 
 def source_of_another_class(folder: Path) -> Path:
-    torch.save({"state_dict": {"vq.encoder.weight": torch.zeros(3)}, "class_path": "modules.fewgan.FewGAN"}, folder / "other.ckpt")
+    torch.save({"state_dict": {"vq.encoder.weight": torch.zeros(3)}}, folder / "other.ckpt")
     return folder / "other.ckpt"
 
 

@@ -145,7 +145,8 @@ def test_the_possible_keys_are_those_that_are_computed() -> None:
         computed |= suite.compute().keys()
         possible |= {key for name in suite.metrics for key in possible_keys(name, RandomCNN(), Pixels())}
     assert all(any(fnmatch(key, pattern) for pattern in possible) for key in computed)
-    assert all(any(fnmatch(key, pattern) for key in computed) for pattern in possible - {"source_share_*", "pd_pixels_cluster_*"})
+    numbered = {"source_share_*", "pd_pixels_cluster_*"}  # of fewer training images
+    assert all(any(fnmatch(key, pattern) for key in computed) for pattern in possible - numbered)
 
 
 def featured(images: Tensor, seed: int) -> ImageSet:
