@@ -197,7 +197,7 @@ class SampleMetrics(Callback):
         """Metrics and intervals, over `sampling_seeds` sets of samples if there are several, and reference points."""
         metrics = {key: value for values in suite.values.values() for key, value in values.items()}
         if self.sampling_seeds == 1:
-            intervals = suite.intervals(samples.images)
+            intervals = suite.intervals(len(samples.images))
         else:
             rows = [metrics]
             for number in range(1, self.sampling_seeds):

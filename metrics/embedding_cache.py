@@ -21,7 +21,7 @@ class EmbeddingCache:
         self.chunk = max(1, fit // 6)
         self.max_rows = fit if len(images) > fit else self.chunk
         if len(images) <= fit:
-            rows = self._empty(len(images))
+            rows = self.first.new_empty(len(images), self.first.shape[1])
             rows[:1] = self.first
             self._fill(rows[1:], torch.arange(1, len(images), device=images.device))
             self.cached = rows
@@ -31,10 +31,9 @@ class EmbeddingCache:
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         indices = indices.to(self.images.device)
-        return self._fill(self._empty(len(indices)), indices) if self.cached is None else self.cached[indices]
-
-    def _empty(self, number: int) -> Tensor:
-        return self.first.new_empty(number, self.first.shape[1])
+        if self.cached is not None:
+            return self.cached[indices]
+        return self._fill(self.first.new_empty(len(indices), self.first.shape[1]), indices)
 
     def _fill(self, rows: Tensor, indices: Tensor) -> Tensor:
         for start in range(0, len(rows), self.chunk):  # into given memory: joining the parts would need twice as much

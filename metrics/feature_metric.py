@@ -1,6 +1,6 @@
 """Base classes of all metrics: sets of samples that the ranks hold parts of, against a reference that every rank has."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -8,12 +8,14 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from core.errors import UserError
+from metrics.intervals import subsample_interval
 
+MAX_ROWS = 1000  # of either side, for the interval of a distance
 Intervals = dict[str, list[float] | str]  # [low, high] by key, or the reason why there is none
 
 
 class SampleSetMetric(Metric):
-    """A metric of all ranks' samples that needs a minimum number of them; `compute` raises UserError below it.
+    """`value` of the reference `reals` and all ranks' samples, in an order that does not depend on the ranks.
 
     `value_names` are the names of its values, with * for a number, or where they begin with a key their ends.
     """
@@ -22,6 +24,34 @@ class SampleSetMetric(Metric):
     value_names: tuple[str, ...] = ("",)
     min_samples = 1
     min_reference, max_reference = 0, None  # images or feature rows
+    indices: list[Tensor]
+    fakes: list[Tensor]
+
+    def __init__(self, reals: Tensor) -> None:
+        super().__init__()
+        self.reals = reals
+        self.add_state("indices", default=[], dist_reduce_fx="cat")
+        self.add_state("fakes", default=[], dist_reduce_fx="cat")
+
+    def measure(self, samples: Tensor) -> Tensor:
+        """What is kept of samples [N, …], one row each; N may be 0."""
+        return samples
+
+    def value(self, reals: Tensor, fakes: Tensor) -> Tensor | dict[str, Tensor]:
+        """The metric, or several by key, of the reference and the kept rows, both on the CPU."""
+        raise NotImplementedError
+
+    def update(self, samples: Tensor, first: int = 0) -> None:
+        """Adds samples number `first` and following; there may be none. Every rank has to update before `compute`."""
+        self.indices.append(torch.arange(first, first + len(samples), device=samples.device))
+        self.fakes.append(self.measure(samples).to(samples.device))
+
+    def compute(self) -> Tensor | dict[str, Tensor]:
+        order = dim_zero_cat(self.indices).argsort(stable=True)
+        if reason := self.missing_samples(len(order), len(self.reals)):
+            raise UserError(f"{type(self).__name__} {reason}")
+        self.rows = dim_zero_cat(self.fakes)[order].cpu()  # kept for the intervals
+        return self.value(self.reals.cpu(), self.rows)
 
     @classmethod
     def missing_samples(cls, samples: int, reference: int = 0) -> str:
@@ -33,42 +63,31 @@ class SampleSetMetric(Metric):
             needed, found = f"{needed} and {cls.min_reference} of the reference", f"{found} and {reference}"
         return f"needs at least {needed}, got {found}" if samples < cls.min_samples or reference < cls.min_reference else ""
 
-    def check(self, samples: int, reference: int = 0) -> None:
-        """UserError if these are too few."""
-        if reason := self.missing_samples(samples, reference):
-            raise UserError(f"{type(self).__name__} {reason}")
-
-    def intervals(self, values: Mapping[str, float], images: Tensor) -> Intervals:
-        """95 % intervals of `values`, those of the last `compute`, for another draw of as many samples; `images` are all
-        samples, bytes [N, 3, H, W]. Extremes, and scores that change with the number of samples, have none."""
+    def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
+        """95 % intervals of `values`, those of the last `compute`, for another draw of as many samples (`number`). Extremes,
+        and scores that change with the number of samples, have none."""
         return {}
 
 
 class FeatureMetric(SampleSetMetric):
-    """`value` of the reference rows `reals` [m, d] and all ranks' rows, in an order that does not depend on the ranks."""
+    """A metric of feature rows, `reals` [m, d] and those of the samples; crops have several of each image."""
 
     min_samples, min_reference = 2, 2
     key = "value"  # of a metric with a single value
-    indices: list[Tensor]
-    fakes: list[Tensor]
 
-    def __init__(self, reals: Tensor) -> None:
-        super().__init__()
-        self.reals = reals
-        self.add_state("indices", default=[], dist_reduce_fx="cat")
-        self.add_state("fakes", default=[], dist_reduce_fx="cat")
 
-    def value(self, reals: Tensor, fakes: Tensor) -> Tensor | dict[str, Tensor]:
-        """Of rows [m, d] and [n, d] on the CPU."""
-        raise NotImplementedError
+class FeatureDistance(FeatureMetric):
+    """A distance to the reference rows, with intervals."""
 
-    def update(self, fakes: Tensor, first: int = 0) -> None:
-        """Adds rows [N, d], numbers `first` and following; N may be 0. Every rank has to update before `compute`."""
-        self.indices.append(torch.arange(first, first + len(fakes), device=fakes.device))
-        self.fakes.append(fakes)
+    higher_is_better = False
 
-    def compute(self) -> Tensor | dict[str, Tensor]:
-        order = dim_zero_cat(self.indices).argsort(stable=True)
-        self.check(len(order), len(self.reals))
-        self.rows = dim_zero_cat(self.fakes)[order].cpu()  # kept for the intervals
-        return self.value(self.reals.cpu(), self.rows)
+    def of_subsets(self) -> Callable[[Tensor], Tensor]:
+        """The distance of any subset of the rows, by their indices [k]."""
+        reals = self.reals.cpu()
+        return lambda picks: self.value(reals, self.rows[picks])
+
+    def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
+        if max(len(self.reals), len(self.rows)) > MAX_ROWS:
+            return {self.key: f"above {MAX_ROWS} rows use sampling_seeds"}
+        distance, rows = self.of_subsets(), torch.arange(len(self.rows)).view(number, -1)
+        return {self.key: subsample_interval(lambda picks: distance(rows[picks].flatten()), number, values[self.key])}

@@ -26,12 +26,11 @@ class ImageSet(NamedTuple):
     indices: Tensor
 
     def rows(self, metric: str) -> Tensor:
-        """The rows [n, d] that a metric compares."""
+        """The rows [n, d] that a metric of features compares."""
         return self.crops.flatten(0, 1) if metric == "kd_crops" else self.whole
 
     @staticmethod
     def concatenate(parts: Sequence["ImageSet"]) -> "ImageSet":
-        """The images of all parts, in this order."""
         starts = accumulate([len(part.whole) for part in parts], initial=0)
         indices = [part.indices + start for part, start in zip(parts, starts, strict=False)]
         whole, images, crops = (torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[:3])
@@ -52,9 +51,8 @@ class ImageSet(NamedTuple):
 
 def gather_rows(tensor: Tensor) -> Tensor:
     """Rows of all ranks, one rank after the other."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return tensor
-    return torch.cat(gather_all_tensors(tensor))
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.cat(gather_all_tensors(tensor)) if distributed else tensor
 
 
 def crop_size(height: int, width: int) -> tuple[int, int]:
@@ -63,10 +61,8 @@ def crop_size(height: int, width: int) -> tuple[int, int]:
 
 
 def random_crops(images: Tensor, indices: Sequence[int], count: int, seed: int) -> Tensor:
-    """`count` crops of each image [N, 3, H, W] at uniformly random positions: [N, count, 3, H // 2, W // 2].
-
-    The positions are a function of (seed, index) alone, so they depend neither on batches nor on ranks.
-    """
+    """`count` crops of each image [N, 3, H, W] at uniformly random positions, a function of (seed, index) alone:
+    [N, count, 3, H // 2, W // 2]."""
     height, width = crop_size(*images.shape[-2:])
     crops = []
     for image, index in zip(images, indices, strict=True):
@@ -84,10 +80,6 @@ def crop_features(backbone: Backbone, images: Tensor, indices: Sequence[int], co
 
 
 def distances(reals: ImageSet, fakes: ImageSet, metrics: Sequence[str]) -> dict[str, float]:
-    """Those of "fd", "kd", "kd_crops" for which both sides have enough rows."""
-    values = {}
-    for name in [name for name in DISTANCES if name in metrics]:
-        rows = reals.rows(name).cpu(), fakes.rows(name).cpu()
-        if min(map(len, rows)) >= MIN_ROWS:
-            values[name] = float(DISTANCES[name](*rows))
-    return values
+    """Those of `metrics` that are in DISTANCES and for which both sides have enough rows."""
+    rows = {name: (reals.rows(name).cpu(), fakes.rows(name).cpu()) for name in DISTANCES if name in metrics}
+    return {name: float(DISTANCES[name](*both)) for name, both in rows.items() if min(map(len, both)) >= MIN_ROWS}

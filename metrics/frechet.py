@@ -1,24 +1,19 @@
 """Fréchet distance between feature sets (Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017)."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from core.errors import UserError
-from metrics.feature_metric import FeatureMetric, Intervals
-from metrics.intervals import subsample_interval
+from metrics.feature_metric import FeatureDistance, FeatureMetric
 
 MIN_REFERENCE, MIN_SAMPLES = 2000, 1000  # rows that the extrapolation needs
-MAX_ROWS = 1000  # of either side, for an interval
 
 
 def frechet_distance(reals: Tensor, fakes: Tensor) -> Tensor:
     """|mu_r - mu_f|^2 + Tr(S_r) + Tr(S_f) - 2 Tr((S_r S_f)^(1/2)) of feature rows [m, d] and [n, d], float64 scalar.
 
-    Covariances divide by N - 1. The trace of the root is the nuclear norm of X_r X_f^T / sqrt((m - 1)(n - 1)) with
-    centered rows X: exact for any rank, so a few images against many features need no constant on the diagonal. The
-    value is biased upwards by about c / N: compare only at equal m and n. UserError below two rows of either side.
+    Covariances divide by N - 1. The trace of the root is the nuclear norm of X_r X_f^T with rows X centered and scaled:
+    exact for any rank, without a constant on the diagonal. Biased upwards by about c / N: compare only at equal m and n.
     """
     if min(len(reals), len(fakes)) < 2:
         raise UserError(f"the Fréchet distance needs two rows of either side, got {len(reals)} and {len(fakes)}")
@@ -43,9 +38,8 @@ def extrapolated_frechet(reals: Tensor, fakes: Tensor, points: int = 15) -> tupl
     """Fréchet distance for infinitely many samples, and the standard error of the fit: float64 scalars (Chong and Forsyth,
     "Effectively Unbiased FID and Inception Score and Where to Find Them", 2020).
 
-    A line is fitted to the distances of random subsets of n samples over 1 / n, with n at 15 values from a tenth of them, at
-    least 500, up to all; its intercept is the value. The bias of the reference, [m, d], stays. The subsets are the same on
-    every call. UserError below 1000 samples.
+    The intercept of a line fitted to the distances of random subsets of n samples over 1 / n, n from a tenth of them, at
+    least 500, up to all. The subsets are the same on every call. The bias of the reference [m, d] stays.
     """
     if len(fakes) < MIN_SAMPLES:
         raise UserError(f"the extrapolation needs {MIN_SAMPLES} samples, got {len(fakes)}")
@@ -60,24 +54,13 @@ def extrapolated_frechet(reals: Tensor, fakes: Tensor, points: int = 15) -> tupl
     return line[0], error
 
 
-class FrechetDistance(FeatureMetric):
-    """`frechet_distance` of all ranks' samples to the reference rows `reals` [m, d], which every rank has."""
-
-    higher_is_better = False
-
+class FrechetDistance(FeatureDistance):
     def value(self, reals: Tensor, fakes: Tensor) -> Tensor:
         return frechet_distance(reals, fakes)
 
-    def intervals(self, values: Mapping[str, float], images: Tensor) -> Intervals:
-        if max(len(self.reals), len(self.rows)) > MAX_ROWS:
-            return {self.key: f"above {MAX_ROWS} rows use sampling_seeds"}
-        reals, value = self.reals.cpu(), values[self.key]
-        return {self.key: subsample_interval(lambda picks: self.value(reals, self.rows[picks]), len(images), value)}
-
 
 class ExtrapolatedFrechet(FeatureMetric):
-    """`extrapolated_frechet` as `fd_infinity`, its standard error as `fd_infinity_error`; refused below 2000 reference rows,
-    whose bias would remain, and 1000 samples."""
+    """`extrapolated_frechet`; needs a reference so large that its bias is small."""
 
     higher_is_better = False
     min_samples, min_reference = MIN_SAMPLES, MIN_REFERENCE

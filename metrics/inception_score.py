@@ -8,7 +8,6 @@ from torch import Tensor
 from metrics.feature_metric import FeatureMetric
 
 SPLITS = 10
-MIN_SAMPLES = 5000  # samples; the score of fewer is biased low
 
 
 def inception_score(logits: Tensor, splits: int = SPLITS) -> Tensor:
@@ -23,11 +22,11 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> Tensor:
 
 
 class InceptionScore(FeatureMetric):
-    """`inception_score` of all ranks' samples by the classifier `weights` [classes, d], without its bias as in the code of
-    published numbers, on feature rows; the reference has no influence. Refused below 5000 samples."""
+    """By the classifier `weights` [classes, d], without its bias as in the code of published numbers; the reference has no
+    influence."""
 
     higher_is_better = True
-    min_samples, min_reference = MIN_SAMPLES, 0
+    min_samples, min_reference = 5000, 0  # the score of fewer is biased low
 
     def __init__(self, reals: Tensor, weights: Tensor) -> None:
         super().__init__(reals)

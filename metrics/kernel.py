@@ -1,25 +1,22 @@
 """Kernel distance between feature sets (Bińkowski et al., "Demystifying MMD GANs", 2018)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from core.errors import UserError
-from metrics.feature_metric import FeatureMetric, Intervals
-from metrics.intervals import subsample_interval
+from metrics.feature_metric import FeatureDistance
 
 FULL_SAMPLE = 1000  # up to this many rows on either side all pairs are used once
 SUBSETS = 100  # of FULL_SAMPLE rows each, above it: the published protocol
-MAX_ROWS = 1000  # of either side, for an interval
 MAX_KERNELS = 2**24  # computed at once: 128 MB
 
 
 def kernel_distance(reals: Tensor, fakes: Tensor, at_once: int = MAX_KERNELS) -> Tensor:
     """Unbiased squared MMD of feature rows [m, d] and [n, d] under k(a, b) = (a.b / d + 1)^3, float64 scalar.
 
-    One U-statistic over all pairs, the unbiased estimate of least variance; m and n may differ. Its mean is 0 for equal
-    distributions, so about half of such values are negative: they are never clipped. UserError below two rows of either side.
+    One U-statistic over all pairs; m and n may differ. Its mean is 0 for equal distributions, so it may be negative.
     """
     m, n = len(reals), len(fakes)
     if min(m, n) < 2:
@@ -42,10 +39,8 @@ def kernel_distance_of_subsets(reals: Tensor, fakes: Tensor) -> Callable[[Tensor
 
 
 def subset_kernel_distance(reals: Tensor, fakes: Tensor, subsets: int = SUBSETS, size: int = FULL_SAMPLE) -> Tensor:
-    """Mean of `kernel_distance` over random subsets of `size` rows of each side, as published for large sets.
-
-    The subsets are the same on every call. Same expectation as the full sample, more variance, less work.
-    """
+    """Mean of `kernel_distance` over random subsets of `size` rows of each side, the same on every call: as published for
+    large sets."""
     generator = torch.Generator().manual_seed(0)
     values = []
     for _ in range(subsets):
@@ -68,21 +63,12 @@ def _mean_within(rows: Tensor, at_once: int) -> Tensor:
     return (_kernel_sum(rows, rows, at_once) - diagonal) / (len(rows) * (len(rows) - 1))
 
 
-class KernelDistance(FeatureMetric):
-    """Kernel distance of all ranks' samples to the reference rows `reals` [m, d], which every rank has.
-
-    `kernel_distance` where a side has at most 1000 rows, else `subset_kernel_distance`.
-    """
-
-    higher_is_better = False
+class KernelDistance(FeatureDistance):
+    """`kernel_distance` where a side has at most 1000 rows, else `subset_kernel_distance`."""
 
     def value(self, reals: Tensor, fakes: Tensor) -> Tensor:
         small = min(len(reals), len(fakes)) <= FULL_SAMPLE
         return kernel_distance(reals, fakes) if small else subset_kernel_distance(reals, fakes)
 
-    def intervals(self, values: Mapping[str, float], images: Tensor) -> Intervals:
-        if max(len(self.reals), len(self.rows)) > MAX_ROWS:
-            return {self.key: f"above {MAX_ROWS} rows use sampling_seeds"}
-        distance = kernel_distance_of_subsets(self.reals.cpu(), self.rows)
-        rows = torch.arange(len(self.rows)).view(len(images), -1)  # several crops of each image
-        return {self.key: subsample_interval(lambda picks: distance(rows[picks].flatten()), len(images), values[self.key])}
+    def of_subsets(self) -> Callable[[Tensor], Tensor]:
+        return kernel_distance_of_subsets(self.reals.cpu(), self.rows)

@@ -9,7 +9,7 @@ from metrics.feature_metric import FeatureMetric
 from metrics.nearest_psnr import exact_distances
 
 NEIGHBORS = 3
-MAX_ROWS = 10_000  # of either side
+MAX_ROWS = 10_000  # of either side: 2.4 GB
 MIN_ROWS = 50  # of either side: with fewer the spheres are so large that everything is precise
 
 
@@ -19,8 +19,7 @@ def manifold_scores(reals: Tensor, fakes: Tensor, neighbors: int = NEIGHBORS) ->
     The sphere of a row reaches to its k-th nearest other row of the same side. `precision`: samples in a sphere of a
     reference row, `recall`: the reverse, both with equality (<=). `density`: number of reference spheres around a sample over
     k, may exceed 1; `coverage`: reference rows with a sample in their sphere, both strictly (<), as their authors compare.
-    Two sets of one distribution do not reach 1: precision and recall about 0.85 with 100 rows a side. Compare only at equal
-    m, n and k. UserError unless both sides have more than k rows.
+    Two sets of one distribution do not reach 1. Compare only at equal m, n and k.
     """
     if min(len(reals), len(fakes)) <= neighbors:
         raise UserError(f"{neighbors} neighbors need more rows of either side, got {len(reals)} and {len(fakes)}")
@@ -37,10 +36,8 @@ def manifold_scores(reals: Tensor, fakes: Tensor, neighbors: int = NEIGHBORS) ->
 
 
 def balanced_scores(reals: Tensor, fakes: Tensor, neighbors: int = NEIGHBORS, repeats: int = 20) -> dict[str, Tensor]:
-    """`manifold_scores` at equal numbers: the mean over 20 random choices from the larger side, the same on every call.
-
-    Against many more samples coverage is trivially 1. At most 10,000 rows a side, 2.4 GB; of 1000 and more one choice does.
-    """
+    """`manifold_scores` at equal numbers, since against many more samples coverage is trivially 1: the mean over 20 random
+    choices from the larger side, the same on every call; of 1000 and more one choice does."""
     number = min(len(reals), len(fakes), MAX_ROWS)
     if len(reals) == len(fakes) == number:
         return manifold_scores(reals, fakes, neighbors)
@@ -56,7 +53,7 @@ def _radii(rows: Tensor, neighbors: int) -> Tensor:
 
 
 class ManifoldScores(FeatureMetric):
-    """`balanced_scores` of all ranks' samples; refused below 50 rows a side."""
+    """`balanced_scores`."""
 
     higher_is_better = True
     value_names = ("precision", "recall", "density", "coverage")

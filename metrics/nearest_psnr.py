@@ -1,10 +1,9 @@
-"""Are samples copies of training images?"""
+"""PSNR of samples to the training images nearest to them: are they copies?"""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
 from core.errors import UserError
 from metrics.backbones.backbone import check_bytes
@@ -17,15 +16,15 @@ MAX_PSNR = 100.0  # dB, stands for equal images: one level in one value of a 256
 def nearest_psnr(fakes: Tensor, reals: Tensor, flip: bool = True, chunk: int = 64) -> Tensor:
     """PSNR in dB [n] of each sample to the training image nearest to it, bytes [n, 3, H, W] and [m, 3, H, W].
 
-    With `flip` mirrored training images count too. Float64; equal images give 100. UserError if the sizes differ, TypeError
-    for other than bytes. Memory: floats of `chunk` images of either side.
+    With `flip` mirrored training images count too. Float64; equal images give 100. Memory: floats of `chunk` images of
+    either side.
     """
     check_bytes(fakes)
     check_bytes(reals)
     if fakes.shape[1:] != reals.shape[1:]:
         raise UserError(f"samples are {tuple(fakes.shape[1:])} and training images {tuple(reals.shape[1:])}")
     smallest = [_smallest_distances(part, reals, flip, chunk) for part in fakes.split(chunk)]
-    mean_square = torch.cat(smallest).square().cpu().double() / fakes[0].numel()
+    mean_square = torch.cat(smallest).square().cpu().double() / fakes.shape[1:].numel()
     return (-10 * mean_square.log10()).clamp(max=MAX_PSNR)
 
 
@@ -47,28 +46,18 @@ def exact_distances(left: Tensor, right: Tensor) -> Tensor:
 
 
 class NearestPSNR(SampleSetMetric):
-    """Highest and mean `nearest_psnr` of all ranks' samples to the training images `reals`, bytes [m, 3, H, W].
+    """Highest and mean `nearest_psnr` to the training images `reals`, bytes [m, 3, H, W].
 
     A highest value above about 30 dB means that a sample repeats a training image.
     """
 
     value_names = ("nearest_psnr_max", "nearest_psnr_mean")
-    values: list[Tensor]
 
-    def __init__(self, reals: Tensor, flip: bool = True) -> None:
-        super().__init__()
-        self.training_images, self.flip = reals, flip
-        self.add_state("values", default=[], dist_reduce_fx="cat")
+    def measure(self, samples: Tensor) -> Tensor:
+        return nearest_psnr(samples, self.reals).float()
 
-    def update(self, fakes: Tensor) -> None:
-        """Adds bytes [N, 3, H, W], N may be 0."""
-        values = nearest_psnr(fakes, self.training_images, self.flip) if len(fakes) else torch.zeros(0)
-        self.values.append(values.float().to(fakes.device))
+    def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
+        return {"nearest_psnr_max": fakes.double().max(), "nearest_psnr_mean": fakes.double().mean()}
 
-    def compute(self) -> dict[str, Tensor]:
-        self.psnr = dim_zero_cat(self.values).cpu().double()
-        self.check(len(self.psnr))
-        return {"nearest_psnr_max": self.psnr.max(), "nearest_psnr_mean": self.psnr.mean()}
-
-    def intervals(self, values: Mapping[str, float], images: Tensor) -> Intervals:
-        return {"nearest_psnr_mean": mean_interval(self.psnr)}
+    def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
+        return {"nearest_psnr_mean": mean_interval(self.rows)}

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import depth_first_order
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
 from metrics.embedding_cache import MAX_VALUES, EmbeddingCache
 from metrics.feature_metric import Intervals, SampleSetMetric
@@ -36,11 +37,9 @@ class Pairs(NamedTuple):
         return (sums / member.bincount(minlength=len(names))).mean()
 
     def interval(self) -> list[float]:
-        """95 % interval [low, high] of `mean`, for other images in groups of these sizes; all pairs of three and more each.
-
-        The delete-one jackknife of each group (Arvesen, "Jackknifing U-statistics", 1969), and Student's quantile at the
-        degrees of freedom of Welch and Satterthwaite for their sum.
-        """
+        """95 % interval [low, high] of `mean`, for other images in groups of these sizes, of three and more each: the
+        delete-one jackknife of each group (Arvesen, "Jackknifing U-statistics", 1969), and Student's quantile at the degrees
+        of freedom of Welch and Satterthwaite for their sum."""
         variances, freedom = [], []
         for name in self.group.unique():
             mine = self.group == name
@@ -57,39 +56,24 @@ class Pairs(NamedTuple):
 
 def random_pairs(number: int, count: int = PAIRS, seed: int = 0) -> Tensor:
     """`count` distinct pairs [P, 2] of `number` images, left < right; all pairs where there are no more."""
-    total = number * (number - 1) // 2
+    pairs = torch.tril_indices(number, number, -1).flip(0).T
     generator = torch.Generator().manual_seed(seed)
-    picks = torch.arange(total) if total <= count else torch.randperm(total, generator=generator)[:count]
-    row = (((8 * picks.double() + 1).sqrt() - 1) / 2).floor().long()  # pair k is in row r of a triangle: r (r + 1) / 2 <= k
-    row -= (row * (row + 1) // 2 > picks).long()
-    row += ((row + 1) * (row + 2) // 2 <= picks).long()
-    return torch.stack([picks - row * (row + 1) // 2, row + 1], 1)
+    return pairs if len(pairs) <= count else pairs[torch.randperm(len(pairs), generator=generator)[:count]]
 
 
 def walk(pairs: Tensor, number: int) -> Tensor:
     """All images [number] in an order in which most of the two of a pair follow closely: depth first along the pairs."""
-    partners: list[list[int]] = [[] for _ in range(number)]
-    for left, right in pairs.tolist():
-        partners[left].append(right)
-        partners[right].append(left)
+    graph = csr_array((torch.ones(len(pairs)), tuple(pairs.T)), shape=(number, number))
     order: dict[int, None] = {}
     for start in range(number):
-        stack = [start]
-        while stack:
-            image = stack.pop()
-            if image not in order:
-                order[image] = None
-                stack += partners[image]
+        if start not in order:
+            order |= dict.fromkeys(depth_first_order(graph, start, directed=False, return_predecessors=False).tolist())
     return torch.tensor(list(order))
 
 
 def sweep(images: EmbeddingCache, pairs: Tensor, targets: EmbeddingCache | None = None) -> tuple[Pairs, Tensor]:
     """Squared distances of the rows of `pairs` [P, 2], in one group, and the nearest target [n] of each image, the first of
-    equals; zeros without targets.
-
-    Goes through the images once. Where the rows are not cached, only those pairs cost more whose images lie far apart on the
-    `walk`.
-    """
+    equals; zeros without targets. Where rows are not cached, only pairs far apart on the `walk` compute one again."""
     order, nearest = walk(pairs, len(images)), torch.zeros(len(images), dtype=torch.long)
     positions = order.argsort()[pairs].sort(1).values
     distances = torch.zeros(len(pairs), dtype=torch.float64)
@@ -113,14 +97,11 @@ def _nearest(rows: Tensor, targets: EmbeddingCache) -> Tensor:
     return torch.cat([exact_distances(rows, targets[part]).cpu() for part in parts], 1).argmin(1)
 
 
-def intra_distances(samples: EmbeddingCache, nearest: Tensor, max_members: int = CLUSTER, seed: int = 0) -> Pairs:
+def intra_distances(samples: EmbeddingCache, nearest: Tensor, max_members: int = CLUSTER) -> Pairs:
     """All pairs of samples that have the same `nearest` target [n] (Ojha et al., "Few-shot Image Generation via Cross-domain
-    Correspondence", 2021; pairs as in the authors' code).
-
-    Of more than `max_members` a random choice is compared. A cluster with fewer than two members has no pairs: it is left
-    out of `Pairs.mean`.
-    """
-    generator, clusters = torch.Generator().manual_seed(seed), []
+    Correspondence", 2021; pairs as in the authors' code). Of more than `max_members` a random choice is compared; a cluster
+    with fewer than two members has no pairs and is left out of `Pairs.mean`."""
+    generator, clusters = torch.Generator().manual_seed(0), []
     for target in range(int(nearest.max()) + 1):
         members = (nearest == target).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=generator)[:max_members]].sort().values
@@ -145,7 +126,7 @@ def _among(samples: EmbeddingCache, members: Tensor) -> Tensor:
 
 
 class PerceptualDiversity(SampleSetMetric):
-    """Diversity of all ranks' samples by the perceptual distance, beside that of the training images, bytes [m, 3, H, W].
+    """Diversity of the samples by the perceptual distance, beside that of the training images, bytes [m, 3, H, W].
 
     With K the key of the distance: `K_pairs` the mean distance of 700 random pairs of samples; `K_ratio` that over the same
     of the training images, undefined for equal ones (LatentPatch); and of `intra_distances` around several training images
@@ -153,42 +134,23 @@ class PerceptualDiversity(SampleSetMetric):
     `K_cluster_<i>` the samples around each of up to 16 training images.
 
     The published protocol (Ojha et al.) is this with LPIPS on torchvision's file of VGG-16, at 256 x 256 pixels, of 1000
-    samples and 10 training images: `perceptual_weights`, the datamodule's `image_size` and `num_images` of the callback. At
-    another size or on another network the distances have another scale and are comparable among themselves only.
-
-    Memory: the bytes of all samples, at most 2 GB of rows on either side, and what the network takes for a block of images.
-    The values do not depend on order and ranks.
+    samples and 10 training images. At another size or on another network the distances have another scale.
     """
 
     higher_is_better = True
     value_names = ("_pairs", "_ratio", "_intra", "_intra_all", "_clusters", "_cluster_*")
     min_samples = 2
-    indices: list[Tensor]
-    samples: list[Tensor]
 
-    def __init__(
-        self, reals: Tensor, distance: PerceptualDistance, pairs: int = PAIRS, cluster: int = CLUSTER,
-        max_values: int = MAX_VALUES,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.distance, self.num_pairs, self.cluster, self.max_values = distance, pairs, cluster, max_values
+    def __init__(self, reals: Tensor, distance: PerceptualDistance, pairs: int = PAIRS, max_values: int = MAX_VALUES) -> None:
+        super().__init__(reals)
+        self.distance, self.num_pairs, self.max_values = distance, pairs, max_values
         self.targets = EmbeddingCache(reals, distance, max_values)
-        self.nearest = torch.zeros(0, dtype=torch.long)  # target of each sample, at the last compute
-        self.intra: Pairs | None = None  # those behind K_intra, at the last compute
-        self.table: Tensor | None = None  # all distances [N, N] of up to 256 samples, at the last compute
-        self.add_state("indices", default=[], dist_reduce_fx="cat")
-        self.add_state("samples", default=[], dist_reduce_fx="cat")
 
-    def update(self, fakes: Tensor, first: int) -> None:
-        """Adds bytes [N, 3, H, W], samples number `first` and following; N may be 0."""
-        self.indices.append(torch.arange(first, first + len(fakes), device=fakes.device))
-        self.samples.append(fakes)
-
-    def compute(self) -> dict[str, Tensor]:
-        key, number = self.distance.key, len(self.targets)
-        order = dim_zero_cat(self.indices).argsort()
-        self.check(len(order))
-        samples = EmbeddingCache(dim_zero_cat(self.samples)[order], self.distance, self.max_values)
+    def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
+        """Keeps `nearest`, the target of each sample, `intra`, the pairs behind K_intra, and of up to 256 samples `table`, all
+        distances [N, N]."""
+        key, number = self.distance.key, len(reals)
+        samples = EmbeddingCache(fakes.to(self.reals.device), self.distance, self.max_values)
         pairs, self.nearest = sweep(samples, random_pairs(len(samples), self.num_pairs), self.targets)
         fits = len(samples) <= MAX_IN_TABLE and samples.cached is not None
         self.table = _among(samples, torch.arange(len(samples))) if fits else None
@@ -198,7 +160,7 @@ class PerceptualDiversity(SampleSetMetric):
         among = sweep(self.targets, random_pairs(number, self.num_pairs))[0].mean()
         if among > 0:
             values[f"{key}_ratio"] = values[f"{key}_pairs"] / among
-        self.intra = intra_distances(samples, self.nearest, self.cluster)
+        self.intra = intra_distances(samples, self.nearest)
         valid, mean = self.intra.group.unique().numel(), self.intra.mean()
         values |= {f"{key}_intra": mean, f"{key}_intra_all": mean.nan_to_num(0) * valid / number}
         sizes = self.nearest.bincount(minlength=number).double() if number <= MAX_NAMED else ()
@@ -210,7 +172,7 @@ class PerceptualDiversity(SampleSetMetric):
         left, right = picks[pairs].sort(1).values.T
         return float(self.table[left, right].mean())
 
-    def intervals(self, values: Mapping[str, float], images: Tensor) -> Intervals:
+    def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
         """That of `K_intra` leaves empty clusters empty, and there is none where another has fewer than four members: those
         that have pairs would be others in another draw."""
         key = self.distance.key

@@ -15,26 +15,10 @@ from metrics.results import versions
 
 CODE_VERSION = 3  # of the definitions in this folder; rises when the same model and images would give another number
 DECISIVE = (
-    "backbone",
-    "backbone_fingerprint",
-    "weights_sha256",
-    "input_size",
-    "resize",
-    "lowpass",
-    "perceptual",
-    "image_size",
-    "num_real",
-    "num_generated",
-    "reference",
-    "seed",
-    "sampling_seeds",
-    "max_reference",
-    "crops",
-    "kernel_distance",
-    "neighbors",
-    "pairs",
-    "code_version",
-)
+    "backbone", "backbone_fingerprint", "weights_sha256", "input_size", "resize", "lowpass", "perceptual", "image_size",
+    "num_real", "num_generated", "reference", "seed", "sampling_seeds", "max_reference", "crops", "kernel_distance",
+    "neighbors", "pairs", "code_version",
+)  # fmt: skip
 
 
 def protocol_hash(protocol: Mapping[str, Any]) -> str:

@@ -15,18 +15,19 @@ def reference_points(
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Distances to the reference by name and key: of one half of it to the other, of `num_images` copies of it, and of the
     `baselines`, bytes [N, 3, H, W]. `image_set` extracts features as for samples; those of whole images may be known."""
-    points, names = {}, [name for name in ("fd", "kd", "kd_crops") if name in suite.metrics]
+
+    def measure(reals: ImageSet, fakes: ImageSet) -> dict[str, float]:
+        return {metric_key(name, suite.backbone): value for name, value in distances(reals, fakes, [*suite.metrics]).items()}
+
+    points = {}
     if len(reference.whole) > 1:
         halves = [reference.every_second(start) for start in (0, 1)]
         suite.notes.append(f"split_half compares {len(halves[0].whole)} with {len(halves[1].whole)} reference images")
-        points["split_half"] = distances(*halves, names)
+        points["split_half"] = measure(*halves)
     copied = torch.arange(num_images, device=reference.images.device) % len(reference.images)
-    images = {"copies": reference.images[copied], **baselines}
-    for name, baseline in images.items():
-        whole = reference.whole[reference.indices[copied]] if name == "copies" else None
-        points[name] = distances(reference, image_set(baseline, whole), names)
-    points = {name: {metric_key(metric, suite.backbone): value for metric, value in p.items()} for name, p in points.items()}
+    points["copies"] = measure(reference, image_set(reference.images[copied], reference.whole[reference.indices[copied]]))
+    points |= {name: measure(reference, image_set(images, None)) for name, images in baselines.items()}
     if sifid := suite.metrics.get("sifid"):
-        images |= {"copies": reference.images, "mirrored": reference.images.flip(-1)}
+        images = {"copies": reference.images, **baselines, "mirrored": reference.images.flip(-1)}
         points = {name: points.get(name, {}) | sifid.mean(baseline) for name, baseline in images.items()}
     return points

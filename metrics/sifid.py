@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
 from core.errors import UserError
 from metrics.feature_metric import Intervals, SampleSetMetric
@@ -15,71 +14,55 @@ from metrics.intervals import mean_interval
 def single_image_frechet(real_maps: Tensor, fake_maps: Tensor) -> Tensor:
     """Fréchet distance of each fake image's feature map [n, C, h, w] to that of the one real image [1, C, h', w'].
 
-    Each position is one observation of C features, covariances divide by positions - 1: how a texture is spread over the
-    image has no influence. Float64 [n], on the CPU. With fewer positions than channels the covariances are singular, which
-    does no harm here. UserError unless there is one real map, as many channels in both, and two positions in each.
+    Each position is one observation of C features, covariances divide by positions - 1. Float64 [n], on the CPU. With fewer
+    positions than channels the covariances are singular, which does no harm here.
     """
     if len(real_maps) != 1 or real_maps.shape[1] != fake_maps.shape[1]:
         raise UserError(
             f"one real map and fake maps of as many channels are compared, got {tuple(real_maps.shape)} and "
             f"{tuple(fake_maps.shape)}"
         )
-    reals = _rows(real_maps[0])
-    values = [frechet_distance(reals, _rows(fake)).item() for fake in fake_maps]
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def _rows(maps: Tensor) -> Tensor:
-    """[C, h, w] -> [h * w, C]."""
-    return maps.flatten(1).T.cpu().double()
+    reals, *fakes = (maps.flatten(1).T.cpu().double() for maps in (real_maps[0], *fake_maps))
+    return torch.tensor([frechet_distance(reals, rows).item() for rows in fakes], dtype=torch.float64)
 
 
 class SingleImageFrechet(SampleSetMetric):
-    """`single_image_frechet` between the training image and all ranks' samples, for every layer of `maps`.
+    """`single_image_frechet` between the training image and the samples, for every layer of `maps`.
 
     Mean over the samples under the layer's key, and the median under `<key>_median`: one blurred sample can move the mean.
 
     Args:
-        real: the training image, bytes [1, 3, H, W].
+        reals: the training image, bytes [1, 3, H, W].
         maps: bytes [N, 3, H, W] -> {key: feature maps [N, C, h, w]}, as `Backbone.maps`.
     """
 
     higher_is_better = False
     value_names = ("", "_median")
     max_reference = 1
-    values: list[Tensor]
 
-    def __init__(self, real: Tensor, maps: Callable[[Tensor], Mapping[str, Tensor]]) -> None:
-        super().__init__()
-        self.maps, self.real_maps = maps, dict(maps(real))
-        self.add_state("values", default=[], dist_reduce_fx="cat")
+    def __init__(self, reals: Tensor, maps: Callable[[Tensor], Mapping[str, Tensor]]) -> None:
+        super().__init__(reals)
+        self.maps, self.real_maps = maps, dict(maps(reals))
 
-    def distances(self, fakes: Tensor) -> Tensor:
-        """Of bytes [N, 3, H, W], N may be 0, to the training image: float32 [N, layers]."""
-        rows = []
-        for image in fakes.split(1) if len(fakes) else ():  # one at a time: the maps of a large image are large
+    def measure(self, samples: Tensor) -> Tensor:
+        """Distances of bytes [N, 3, H, W] to the training image: float32 [N, layers]."""
+        table = torch.zeros(len(samples), len(self.real_maps))
+        for row, image in zip(table, samples.split(1), strict=False):  # one at a time: the maps of a large image are large
             maps = self.maps(image)
-            rows.append(torch.cat([single_image_frechet(real, maps[key]) for key, real in self.real_maps.items()]))
-        table = torch.stack(rows) if rows else torch.zeros(0, len(self.real_maps))
-        return table.float().to(fakes.device)
+            row.copy_(torch.cat([single_image_frechet(real, maps[key]) for key, real in self.real_maps.items()]))
+        return table
 
     def mean(self, fakes: Tensor) -> dict[str, float]:
         """Mean over these images by key, on this rank alone."""
-        return dict(zip(self.real_maps, self.distances(fakes).cpu().double().mean(0).tolist(), strict=True))
+        return dict(zip(self.real_maps, self.measure(fakes).double().mean(0).tolist(), strict=True))
 
-    def update(self, fakes: Tensor) -> None:
-        """Adds bytes [N, 3, H, W], N may be 0; every rank has to update before `compute`."""
-        self.values.append(self.distances(fakes))
-
-    def compute(self) -> dict[str, Tensor]:
-        table = dim_zero_cat(self.values).cpu().double()
-        self.check(len(table))
-        self.table = table  # kept for the intervals
+    def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
+        table = fakes.double()
         values = dict(zip(self.real_maps, table.mean(0), strict=True))
         return values | {f"{key}_median": column.quantile(0.5) for key, column in zip(values, table.T, strict=True)}
 
-    def intervals(self, values: Mapping[str, float], images: Tensor) -> Intervals:
-        return {key: mean_interval(column) for key, column in zip(self.real_maps, self.table.T, strict=True)}
+    def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
+        return {key: mean_interval(column) for key, column in zip(self.real_maps, self.rows.T, strict=True)}
 
     def remarks(self, keys: Sequence[str]) -> list[str]:
         """Notes on the values: positions and channels, and which of all `keys` have no map."""

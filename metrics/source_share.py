@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
 from core.errors import UserError
 from metrics.backbones.backbone import check_bytes
@@ -21,8 +21,7 @@ def source_counts(fakes: Tensor, reals: Tensor, patch: int = 7, stride: int = 7)
     """How many patches of each sample have their nearest training patch in each training image: int64 [n, m].
 
     Bytes [n, 3, H, W] and [m, 3, H', W']. Samples are cut every `stride` pixels, by default into tiles, and compared by
-    squared distance with the patches around every pixel of the training images. UserError if an image is smaller than
-    `patch`, TypeError for other than bytes.
+    squared distance with the patches around every pixel of the training images.
     """
     check_bytes(fakes)
     check_bytes(reals)
@@ -34,7 +33,7 @@ def source_counts(fakes: Tensor, reals: Tensor, patch: int = 7, stride: int = 7)
         keys = extract(from_uint8(real), patch)[0]
         columns.append(nearest(queries.flatten(0, 1), keys, chunk=max(1, MAX_DISTANCES // len(keys)))[0])
     nearest_source = torch.stack(columns, 1).argmin(1).view(queries.shape[:2])  # the first of equals
-    return torch.nn.functional.one_hot(nearest_source, len(reals)).sum(1)
+    return F.one_hot(nearest_source, len(reals)).sum(1)
 
 
 class SourceShare(SampleSetMetric):
@@ -46,26 +45,16 @@ class SourceShare(SampleSetMetric):
 
     value_names = ("source_share_min", "source_share_*")
     min_reference, max_reference = 2, 100  # the search takes time in proportion
-    counts: list[Tensor]
 
-    def __init__(self, reals: Tensor, patch: int = 7, stride: int = 7) -> None:
-        super().__init__()
-        self.training_images, self.patch, self.stride = reals, patch, stride
-        self.shares = torch.zeros(0, len(reals), dtype=torch.float64)  # of each sample of all ranks, at the last compute
-        self.add_state("counts", default=[], dist_reduce_fx="cat")
+    def measure(self, samples: Tensor) -> Tensor:
+        return source_counts(samples, self.reals)
 
-    def update(self, fakes: Tensor) -> None:
-        """Adds bytes [N, 3, H, W], N may be 0."""
-        self.counts.append(source_counts(fakes, self.training_images, self.patch, self.stride))
-
-    def compute(self) -> dict[str, Tensor]:
-        counts = dim_zero_cat(self.counts).cpu().double()
-        self.check(len(counts), len(self.training_images))
-        self.shares = counts / counts.sum(1, keepdim=True)
+    def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
+        self.shares = fakes.double() / fakes.double().sum(1, keepdim=True)  # of each sample
         shares = self.shares.mean(0)
         named = {f"source_share_{i}": share for i, share in enumerate(shares)} if len(shares) <= MAX_NAMED else {}
         return {"source_share_min": shares.min()} | named
 
-    def intervals(self, values: Mapping[str, float], images: Tensor) -> Intervals:
+    def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
         keys = [key for key in values if key != "source_share_min"]
         return {key: mean_interval(column) for key, column in zip(keys, self.shares.T, strict=False)}

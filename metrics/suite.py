@@ -61,12 +61,8 @@ def select_metrics(names: Sequence[str], reference: ImageSet, backbone: Backbone
     """Those of `names` that are meaningful for this reference, with any number of samples."""
     if backbone is None or backbone.class_weights is None:
         names = [name for name in names if name != "inception_score"]
-    return [name for name in names if not METRICS[name].missing_samples(METRICS[name].min_samples, rows_of(name, reference))]
-
-
-def rows_of(name: str, reference: ImageSet) -> int:
-    """The number of reference rows, or images, that a metric uses."""
-    return len(reference.rows(name)) if name in FEATURE_METRICS else len(reference.whole)
+    kinds = {name: METRICS[name] for name in names}
+    return [name for name, kind in kinds.items() if not kind.missing_samples(kind.min_samples, len(reference.rows(name)))]
 
 
 class Suite:
@@ -84,30 +80,28 @@ class Suite:
         networks |= {"sifid": backbone.maps, "inception_score": backbone.class_weights} if backbone else {}
         for name in names:
             kind, key = METRICS[name], perceptual.key if name == "perceptual" else metric_key(name, backbone)
-            reason = kind.missing_samples(num_samples * (sample_crops if name == "kd_crops" else 1), rows_of(name, reference))
+            rows = num_samples * (sample_crops if name == "kd_crops" else 1)
+            reason = kind.missing_samples(rows, len(reference.rows(name)))
             if name == "inception_score" and backbone.class_weights is None:
                 reason = "needs the classifier of an Inception-v3 (weights)"
             if reason:
                 self.notes.append(f"no {key}: {reason}")
                 continue
-            data = reference.rows(name) if name in FEATURE_METRICS else reference.images
-            metric = kind(data, *([networks[name]] if name in networks else [])).to(data.device)
+            metric = kind(self._data(name, reference), *([networks[name]] if name in networks else []))
             metric.key = key
             if name == "sifid":
                 self.notes += metric.remarks(backbone.map_keys)
             if name != "sifid" or metric.real_maps:  # none on images of a few pixels
-                self.metrics[name] = metric
+                self.metrics[name] = metric.to(metric.reals.device)
+
+    @staticmethod
+    def _data(name: str, images: ImageSet) -> Tensor:
+        return images.rows(name) if name in FEATURE_METRICS else images.images
 
     def update(self, samples: ImageSet, first: int) -> None:
         """Adds samples number `first` and following; there may be none."""
         for name, metric in self.metrics.items():
-            if name in FEATURE_METRICS:
-                rows = samples.rows(name)
-                metric.update(rows, first * (samples.crops.shape[1] if name == "kd_crops" else 1))
-            elif name == "perceptual":
-                metric.update(samples.images, first)
-            else:
-                metric.update(samples.images)
+            metric.update(self._data(name, samples), first * (samples.crops.shape[1] if name == "kd_crops" else 1))
 
     def compute(self) -> dict[str, float | None]:
         """Values by key; those that are not finite are None, with a note."""
@@ -120,16 +114,16 @@ class Suite:
             self.values[name] = finite(computed, self.notes)
         return {key: value for values in self.values.values() for key, value in values.items()}
 
-    def intervals(self, samples: Tensor) -> dict[str, list[float]]:
+    def intervals(self, number: int) -> dict[str, list[float]]:
         """95 % intervals [low, high] by key of the values of the last `compute`, for another draw of as many samples
-        against the same reference; `samples` are all of them, bytes [N, 3, H, W]."""
-        if len(samples) < MIN_SAMPLES:
-            self.notes.append(f"no intervals: they need {MIN_SAMPLES} samples, got {len(samples)}")
+        (`number`) against the same reference."""
+        if number < MIN_SAMPLES:
+            self.notes.append(f"no intervals: they need {MIN_SAMPLES} samples, got {number}")
             return {}
         intervals: dict[str, list[float]] = {}
         for name, metric in self.metrics.items():
             known = {key: value for key, value in self.values[name].items() if value is not None}
-            for key, interval in (metric.intervals(known, samples) if known else {}).items():
+            for key, interval in (metric.intervals(known, number) if known else {}).items():
                 if isinstance(interval, str):
                     self.notes.append(f"no interval of {key}: {interval}")
                 elif key in known and None not in finite(dict(zip(("low", "high"), interval, strict=True)), []).values():

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -45,9 +45,7 @@ class Backbone(nn.Module):
 
     def resize(self, images: Tensor, size: int) -> Tensor:
         """Images in 0…255 at `size` x `size` pixels."""
-        if tuple(images.shape[-2:]) == (size, size):
-            return images
-        return F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
+        return bicubic(images, (size, size))
 
     def embed(self, images: Tensor) -> Tensor:
         """Features [N, num_features] of normalized float images."""
@@ -57,17 +55,11 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor, size: int | None = None) -> Tensor:
         """`size` is the network's input in pixels, default `input_size`; crops enter at the scale of the whole image."""
         check_bytes(images)
-        if len(images) == 0:
-            return torch.zeros(0, self.num_features, device=images.device)
+        rows = [torch.zeros(0, self.num_features, device=images.device)]
         with full_precision(images.device):
-            return torch.cat([self._prepare_and_embed(part, size or self.input_size) for part in images.split(BATCH)])
-
-    def _prepare_and_embed(self, images: Tensor, size: int) -> Tensor:
-        return self.embed(self.normalize(self.resize(self._low_passed(images), size)))
-
-    def _low_passed(self, images: Tensor) -> Tensor:
-        images = images.float()
-        return F.interpolate(images, (self.lowpass, self.lowpass), mode="area") if self.lowpass else images
+            for part in images.split(BATCH) if len(images) else ():
+                rows.append(self.embed(self.normalize(self.resize(low_passed(part, self.lowpass), size or self.input_size))))
+        return torch.cat(rows)
 
     @property
     def map_keys(self) -> tuple[str, ...]:
@@ -84,7 +76,7 @@ class Backbone(nn.Module):
         that their last bits depend on the image alone. A layer with fewer than two positions is left out."""
         check_bytes(images)
         with full_precision(images.device):
-            parts = [self.layers(self.normalize(self._low_passed(image))) for image in images.split(1)]
+            parts = [self.layers(self.normalize(low_passed(image, self.lowpass))) for image in images.split(1)]
         maps = dict(zip(self.map_keys, map(torch.cat, zip(*parts, strict=True)), strict=False))
         return {key: layer for key, layer in maps.items() if layer.shape[-2:].numel() > 1}
 
@@ -121,25 +113,32 @@ class Backbone(nn.Module):
         return digest.hexdigest()
 
 
+def low_passed(images: Tensor, side: int | None) -> Tensor:
+    """Bytes as floats in 0…255, averaged down to `side` x `side` pixels if given."""
+    return F.interpolate(images.float(), (side, side), mode="area") if side else images.float()
+
+
+def bicubic(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Floats in 0…255 at another size (height, width)."""
+    same = tuple(images.shape[-2:]) == size
+    return images if same else F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 255)
+
+
 def outputs_of(layers: list[nn.Module], network: nn.Module, images: Tensor) -> list[Tensor]:
     """Outputs of some `layers` of `network` in a forward pass."""
     outputs: list[Tensor] = []
-    hooks = [layer.register_forward_hook(lambda _, __, output: outputs.append(output)) for layer in layers]
-    try:
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(layer.register_forward_hook(lambda _, __, output: outputs.append(output)))
         network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return outputs
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """No autocast and, on a GPU, deterministic convolutions without TF32."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        if device.type == "cuda":
-            stack.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
+    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    with torch.autocast(device.type, enabled=False), exact if device.type == "cuda" else nullcontext():
         yield
 
 

@@ -103,7 +103,7 @@ def measured() -> dict[str, float]:
     suite = Suite(names, sides[0], backbone, load_perceptual(backbone, None), len(fakes), 2)
     suite.update(sides[1], 0)
     values = suite.compute()
-    intervals = suite.intervals(fakes)
+    intervals = suite.intervals(len(fakes))
     ends = {f"{key}_{end}": value for key, pair in intervals.items() for end, value in zip(("low", "high"), pair, strict=True)}
     verdict, _ = memorization(sides[1], sides[0], backbone)
     verdicts = {key: value for key, value in verdict.items() if isinstance(value, float | bool)}

@@ -193,7 +193,7 @@ def measured(reals: Tensor, samples: Tensor) -> tuple[float, list[float] | None]
     metric.update(samples, 0)
     intra = {"pd_pixels_intra": metric.compute()["pd_pixels_intra"].item()}
     metric.table = None  # of the other intervals, which need more than one pair
-    interval = metric.intervals(intra, samples)["pd_pixels_intra"]
+    interval = metric.intervals(intra, len(samples))["pd_pixels_intra"]
     return intra["pd_pixels_intra"], interval if isinstance(interval, list) else None
 
 

@@ -209,14 +209,14 @@ def test_copy_is_zero_mirror_is_little_and_blur_grows() -> None:
     real = picture(48, 57)
     blurred = [F.avg_pool2d(real.float(), 2 * r + 1, 1, r, count_include_pad=False).to(torch.uint8) for r in (1, 2, 4)]
     fakes = torch.cat([real, real.flip(-1), noise(1, 3, 48, 57), *blurred])
-    copy, mirror, other, *blur = SingleImageFrechet(real, RandomCNN().maps).distances(fakes)[:, 0].tolist()
+    copy, mirror, other, *blur = SingleImageFrechet(real, RandomCNN().maps).measure(fakes)[:, 0].tolist()
     assert abs(copy) < 1e-6 < mirror < other / 4
     assert 0 < blur[0] < blur[1] < blur[2]
 
 
 def test_same_values_every_time() -> None:
     real, fakes = picture(25, 33), noise(3, 3, 25, 33)
-    first, second = (SingleImageFrechet(real, RandomCNN().maps).distances(fakes) for _ in range(2))
+    first, second = (SingleImageFrechet(real, RandomCNN().maps).measure(fakes) for _ in range(2))
     assert torch.equal(first, second) and first.dtype == torch.float32
 
 

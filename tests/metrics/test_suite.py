@@ -33,7 +33,7 @@ def measured(metrics: list[str], reals: Tensor, samples: Tensor) -> tuple[dict[s
     """Values, intervals and notes."""
     suite = Suite(metrics, without_features(reals), None, Pixels(), len(samples), 0)
     suite.update(without_features(samples), 0)
-    return suite.compute(), suite.intervals(samples), suite.notes
+    return suite.compute(), suite.intervals(len(samples)), suite.notes
 
 
 def smooth(number: int) -> Tensor:
