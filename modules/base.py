@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Self
 
@@ -75,12 +75,14 @@ class GenerativeModule(LightningModule):
         duration_settings: hyper-parameters that say how long training takes; they may change when a run is resumed.
         reals_per_iteration: batches of fresh training images that one iteration needs, such as one for each critic step.
             The data module delivers them as one batch, `split_reals` takes it apart.
+        fixed_size: whether all images are of the training size, and square.
         averages: by name of a submodule what it is the average of; `add_average` makes one.
     """
 
     image_size: tuple[int, int]
     duration_settings: tuple[str, ...] = ()
     reals_per_iteration = 1
+    fixed_size = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,6 +170,11 @@ class GenerativeModule(LightningModule):
         Draws by `modules.ops.noise`; the caller seeds and isolates the random state by `sampling_mode`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define sample()")
+
+    def check_size(self, size: Sequence[int] | None) -> None:
+        """UserError for another size than the training's, where it is fixed."""
+        if size is not None and tuple(size) != self.image_size:
+            raise UserError(f"size is {list(size)}; {type(self).__name__} makes images of {list(self.image_size)} only")
 
     @property
     def samples_ready(self) -> bool:

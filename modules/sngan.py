@@ -59,6 +59,7 @@ class SNGAN(StagedModule):
     """
 
     duration_settings = ("epochs", "iterations")
+    fixed_size = True
     collapse_advice = "another seed, module.augment=diffaugment, a smaller module.lr_d, more training images"
     joined_batches = False  # whether reals and fakes pass the discriminator as one batch
 
@@ -275,14 +276,14 @@ class SNGAN(StagedModule):
     @torch.no_grad()
     def sample_latents(self, num_images: int, size: Sequence[int] | None = None) -> Tensor:
         """z with the condition's code behind it [N, z_dim + code dim]."""
-        self._check_size(size)
+        self.check_size(size)
         z, codes = noise.randn(num_images, self.hparams.z_dim, device=self.device), self._codes(num_images)
         return z if codes is None else torch.cat([z, codes], 1)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Images of latents as `sample_latents` gives them."""
-        self._check_size(size)
+        self.check_size(size)
         z, codes = latents.split([self.hparams.z_dim, latents.shape[1] - self.hparams.z_dim], 1)
         return self.generator_ema(z, None if self.condition is None else codes)
 
@@ -291,13 +292,9 @@ class SNGAN(StagedModule):
         self, num_images: int, size: Sequence[int] | None = None, labels: list[NonNegativeInt] | None = None
     ) -> Tensor:
         """New images; with `labels` each is of one of these classes, at random."""
-        self._check_size(size)
+        self.check_size(size)
         z = noise.randn(num_images, self.hparams.z_dim, device=self.device)
         return self.generator_ema(z, self._codes(num_images, labels))
-
-    def _check_size(self, size: Sequence[int] | None) -> None:
-        if size is not None and tuple(size) != self.image_size:
-            raise UserError(f"size is {list(size)}; {type(self).__name__} makes images of {list(self.image_size)} only")
 
     # --- source -------------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ class StyleGAN2(StagedModule):
     """
 
     duration_settings = ("epochs", "iterations")
+    fixed_size = True
     collapse_advice = "another seed, a larger module.r1_gamma, module.augment=ada or diffaugment, more training images"
 
     def __init__(
@@ -230,13 +231,13 @@ class StyleGAN2(StagedModule):
     @torch.no_grad()
     def sample_latents(self, num_images: int, size: Sequence[int] | None = None) -> Tensor:
         """z [N, z_dim]."""
-        self._check_size(size)
+        self.check_size(size)
         return image_noise.randn(num_images, self.generator.z_dim, device=self.device)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, size: Sequence[int] | None = None, truncation: NonNegativeFloat = 1.0) -> Tensor:
         """Images of z [N, z_dim] by the averaged generator, a continuous function of z: noise inputs are constant."""
-        self._check_size(size)
+        self.check_size(size)
         noise = "const" if self.hparams.noise else None
         return self.generator_ema(self.before_mapping(latents), noise, truncation).images.clamp(-1, 1)
 
@@ -245,10 +246,6 @@ class StyleGAN2(StagedModule):
         """New images; `truncation` psi below 1 trades diversity for quality."""
         z = self.sample_latents(num_images, size)
         return self.generator_ema(self.before_mapping(z), self.layer_noise, truncation).images.clamp(-1, 1)
-
-    def _check_size(self, size: Sequence[int] | None) -> None:
-        if size is not None and tuple(size) != self.image_size:
-            raise UserError(f"size is {list(size)}; {type(self).__name__} makes images of {list(self.image_size)} only")
 
     def read_source(self, path: str) -> tuple[Any, str]:
         return read_style_checkpoint(path)

@@ -19,7 +19,6 @@ from cli.build import build
 from cli.loader import load_config
 from modules.base import sampling_mode
 from modules.ops.images import to_uint8
-from modules.stylegan2 import StyleGAN2
 from tests.contract.tiers import YAMLS, tiny
 from tests.tasks.table import rows
 
@@ -89,7 +88,7 @@ def fit(path: Path, folder: Path, iterations: int = 1):
 
 def task(name: str, files: dict[str, str], mask: str = "mask", module=None, **keys):
     """A task with the keys that it needs, and which of the files it takes; a `module` of one size is not asked for others."""
-    keys = {"size": None, **keys} if name == "generate" and isinstance(module, StyleGAN2) else keys
+    keys = {"size": None, **keys} if name == "generate" and getattr(module, "fixed_size", False) else keys
     node = OmegaConf.load(ROOT / f"configs/tasks/{name}.yaml").task
     given = {key: file for key, file in {"image": files["image"], "mask": files[mask]}.items() if key in list(node)}
     return build(OmegaConf.merge(node, KEYS.get(name, {}), given, keys))
