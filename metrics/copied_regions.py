@@ -1,4 +1,4 @@
-"""How large a region of a picture is copied from another picture, moved by one constant offset?"""
+"""The largest region of a picture that is copied from another picture, moved by one constant offset."""
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,9 @@ MAX_DISTANCES = 2**24  # computed at once, 64 MB
 def copied_shares(images: Tensor, sources: Tensor, flip: bool = True, tolerance: float = TOLERANCE) -> Tensor:
     """Size of the largest region of each image that is in each source, as a share of the image: float64 [n, m] in 0…1.
 
-    Floats [n, 3, H, W] and [m, 3, H, W] in 0…1, small ones: the work grows with the square of the pixels. Around every
-    second pixel of an image the nearest patch of 5 x 5 pixels of the source is searched; 4-neighbors whose matches are
-    equal within `tolerance` and lie at the same offset are one region. With `flip` the mirrored source counts as well.
-    ValueError if an image is smaller than a patch.
+    Floats [n, 3, H, W] and [m, 3, H, W] in 0…1. Around every second pixel of an image the nearest patch of the source is
+    searched; 4-neighbors whose matches are equal within `tolerance` and lie at the same offset are one region. With `flip`
+    the mirrored source counts as well. The work grows with the square of the pixels.
     """
     if min(*images.shape[-2:], *sources.shape[-2:]) < PATCH:
         raise UserError(f"images of {tuple(images.shape[-2:])} pixels contain no patch of {PATCH}")
@@ -59,8 +58,6 @@ def largest_region(labels: Tensor) -> Tensor:
 
 def shrink(images: Tensor, side: int = 32) -> Tensor:
     """Bytes [N, 3, H, W] -> floats in 0…1, area-averaged so that the shorter side has at most `side` pixels."""
-    images = images.float() / 255
-    factor = side / min(images.shape[-2:])
-    if factor >= 1:
-        return images
-    return F.interpolate(images, [max(side, round(factor * length)) for length in images.shape[-2:]], mode="area")
+    images, factor = images.float() / 255, side / min(images.shape[-2:])
+    size = [max(side, round(factor * length)) for length in images.shape[-2:]]
+    return F.interpolate(images, size, mode="area") if factor < 1 else images

@@ -16,10 +16,9 @@ MIN_SAMPLES = 10  # with fewer the spread is not known well enough
 def subsample_interval(statistic: Callable[[Tensor], float], number: int, value: float, seed: int = 0) -> list[float]:
     """95 % interval [low, high] around `value` = `statistic` of all samples, for another draw of as many samples.
 
-    `statistic` takes the indices [n] of some samples. It is evaluated on 200 random halves without replacement; for n out
-    of N samples the variance over subsets times n / (N - n) is that of the whole (Politis and Romano, "Large sample
-    confidence regions based on subsamples under minimal assumptions", 1994; delete-d jackknife). Drawing with replacement
-    would repeat samples, which biases distances. The reference images are considered fixed. UserError below 10 samples.
+    `statistic` takes the indices [n] of some samples: 200 random halves, since samples that are drawn twice bias distances.
+    For n out of N samples the variance over subsets times n / (N - n) is that of the whole (Politis and Romano, "Large sample
+    confidence regions based on subsamples under minimal assumptions", 1994; delete-d jackknife).
     """
     if number < MIN_SAMPLES:
         raise UserError(f"an interval needs {MIN_SAMPLES} samples, got {number}")
@@ -30,10 +29,7 @@ def subsample_interval(statistic: Callable[[Tensor], float], number: int, value:
 
 
 def mean_interval(values: Tensor) -> list[float]:
-    """Student's 95 % interval [low, high] of the mean of independent values [n], n at least 2.
-
-    They belong to samples, to sampling seeds or to training seeds: the interval says how far the mean is known over these.
-    """
+    """Student's 95 % interval [low, high] of the mean of independent values [n]."""
     values = torch.as_tensor(values, dtype=torch.float64).flatten()
     if len(values) < 2:
         raise UserError(f"the interval of a mean needs two values, got {len(values)}")
@@ -41,7 +37,7 @@ def mean_interval(values: Tensor) -> list[float]:
 
 
 def student_interval(value: float, error: float, freedom: float) -> list[float]:
-    """[low, high] around `value` with the standard error `error`, by Student's 97.5 % quantile at these degrees of freedom."""
+    """[low, high] around `value` with the standard error `error`."""
     half_width = float(stdtrit(freedom, 0.975)) * error
     return [value - half_width, value + half_width]
 

@@ -22,8 +22,8 @@ COMPARISONS = ("pixel", "perceptual", "patch")  # as small pictures, by features
 
 
 class DistanceSet(NamedTuple):
-    """Distances of samples to training images [n, m], among training images [m, m], and those of each training image to
-    itself flipped upside down [m], which stands in where there is no other; and how many numbers describe a sample."""
+    """Distances of samples to training images [n, m], among these [m, m], and of each to itself flipped upside down [m], which
+    stands in where there is no other; and how many numbers describe a sample."""
 
     samples: Tensor
     training: Tensor
@@ -33,24 +33,17 @@ class DistanceSet(NamedTuple):
 
 def relative_distances(distances: DistanceSet) -> tuple[Tensor, Tensor]:
     """Distance of each sample [n], and of each training image [m], to the nearest (other) training image, in parts of
-    the distance from that one to its own nearest neighbour: float64.
+    the distance from that one to its own nearest neighbor: float64.
 
     The latter is the leave-one-out baseline; it needs three training images and is empty below.
     """
-    number = len(distances.training)
     among = distances.training.double().clone().fill_diagonal_(torch.inf)
-    among = among.where(among > 0, torch.inf)  # a set that holds an image twice is no scale
-    scale = among.amin(1) if number > 1 else distances.flipped.double()
+    unequal = among.where(among > 0, torch.inf)  # a set that holds an image twice is no scale
+    scale = unequal.amin(1) if len(among) > 1 else distances.flipped.double()
     near = distances.samples.double().min(1)
-    ratios = _parts(near.values, scale[near.indices])
-    baseline = []
-    for i in range(number if number > 2 else 0):
-        row = distances.training[i].double().clone()
-        row[i] = torch.inf
-        other = among[row.argmin()].clone()
-        other[i] = torch.inf
-        baseline.append(_parts(row.min(), other.min()))
-    return ratios, torch.tensor(baseline, dtype=torch.float64)
+    without = unequal[among.argmin(1)].fill_diagonal_(torch.inf)  # distances of its neighbor to all but each image
+    baseline = _parts(among.amin(1), without.amin(1)) if len(among) > 2 else torch.zeros(0, dtype=torch.float64)
+    return _parts(near.values, scale[near.indices]), baseline
 
 
 def _parts(distances: Tensor, scales: Tensor) -> Tensor:
@@ -61,9 +54,8 @@ def _parts(distances: Tensor, scales: Tensor) -> Tensor:
 def intrinsic_dimension(distances: Tensor) -> float:
     """How many numbers describe the samples, from their distances [n, n] among themselves; 1 if that is unknown.
 
-    Levina and Bickel, "Maximum Likelihood Estimation of Intrinsic Dimension", 2004, eq. 8, over the nearest fifth of all
-    samples, averaged as logarithms (MacKay and Ghahramani, 2005). So many neighbors bias it downwards for rich images, which
-    is the careful side, and keep noise in the pixels from raising it.
+    Levina and Bickel, "Maximum Likelihood Estimation of Intrinsic Dimension", 2004, eq. 8, averaged as logarithms (MacKay and
+    Ghahramani, 2005). Over the nearest fifth of all samples: biased downwards for rich images, unmoved by noise in the pixels.
     """
     number = len(distances)
     if number < MIN_SAMPLES:
@@ -75,7 +67,7 @@ def intrinsic_dimension(distances: Tensor) -> float:
 
 
 def near_share(ratios: Tensor) -> float:
-    """The share of relative distances [n] below a third."""
+    """The share of relative distances [n] below a third of the usual one."""
     return float((ratios < LEVELS[0]).double().mean()) if len(ratios) else 0.0
 
 
@@ -84,13 +76,10 @@ def is_copying(ratios: Tensor, baseline: Tensor, num_training: int, intrinsic_di
 
     Chance is bounded from the training images: how many of them are near-duplicates of the others, at a third of their
     usual distance. Nearer ones become rarer at least like the distance to the power of two thirds of `intrinsic_dim`, and at
-    least in proportion to it. The share of small ratios is bounded, too: at each level the bound is wrong in at most 1 % of all
-    cases, that of chance in 1.5 %, or 5 % where there is no `baseline`, whose distances depend on each other. In simulations
-    (`test_memorization.py`: 1 to 12 training images of 1 to 4 and of many dimensions, with and without noise) at most 5 %
-    of independent samplers were flagged.
+    least in proportion to it. In simulations (`test_memorization.py`) at most 5 % of independent samplers were flagged.
     """
     number = len(baseline) or max(num_training, 2)  # one image and itself upside down are two
-    alpha = 0.015 if len(baseline) else 0.05
+    alpha = 0.015 if len(baseline) else 0.05  # that the bound of chance is wrong
     chance = share_bounds(int((baseline < LEVELS[0]).sum()), number, alpha)[1]
     power = max(1.0, CAUTION * intrinsic_dim)
     for level in LEVELS if power > 1 else LEVELS[:3]:  # bytes of images that one number describes are equal by chance
@@ -116,11 +105,8 @@ def feature_distances(samples: Tensor, training: Tensor, mirrored: Tensor, flipp
 
 
 def patch_distances(samples: Tensor, training: Tensor, near: Tensor) -> DistanceSet | None:
-    """One minus the largest share of a picture that is copied from another with a constant offset, as a distance.
-
-    Of more than 16 training images only those that are nearest (`near` [n], indices) to most samples are compared, and of
-    more than 200 samples the first. None if the images are too small to have patches.
-    """
+    """One minus the largest share of a picture that is copied from another with a constant offset; None for images smaller than
+    a patch. Of many training images those that are nearest (`near` [n], indices) to most samples are compared."""
     picks = torch.bincount(near, minlength=len(training)).argsort(descending=True, stable=True)[:MAX_COMPARED].sort().values
     small, sources = shrink(samples[:MAX_SAMPLES]).cpu(), shrink(training[picks.to(training.device)]).cpu()
     if min(small.shape[-2:]) < PATCH:
@@ -134,10 +120,7 @@ def memorization(
     reconstruction: Mapping[str, Any] | None = None, reference_name: str = "training images",
 ) -> tuple[dict[str, Any], Tensor]:  # fmt: skip
     """The verdict (see `memorization_verdict`) with its `line`, and the picture [3, H, W] of the nearest pairs: by features,
-    or by what shows copies, or most near-duplicates, in their place.
-
-    `reconstruction` is a result of `reconstruction_test`. "perceptual" needs features. The reference images with bytes count.
-    """
+    or by what shows copies, or most near-duplicates, in their place. `reconstruction` is a result of `reconstruction_test`."""
     sets, images = {"pixel": pixel_distances(samples.images, reference.images)}, reference.images
     if "perceptual" in comparisons and backbone is not None and samples.whole.shape[1]:
         mirrored, flipped = (backbone(images.flip(side)) for side in (-1, -2))
@@ -160,28 +143,24 @@ def memorization_verdict(sets: Mapping[str, DistanceSet], num_training: int) -> 
     """The verdict from the distances "pixel", "perceptual", "patch", whichever there are.
 
     `copies` is True if any shows it, `undecided` if none does although a larger share of samples than of training images
-    is near to one, so few that it may be chance; `duplicate_share` the largest share of samples nearer than a third of the
-    usual distance; `<name>_ratio` the median of the relative distances, near 1 for new images and 0 for copies;
-    `authentic_share` the share of samples that are farther from their nearest training image than that is from the others
-    (Alaa et al., "How Faithful is your Synthetic Data?", 2022), by features, or by pixels where there are none;
-    `patch_copy_share` the mean share of a sample that one region with a constant offset covers, `patch_copy_baseline` the same
-    among training images.
+    is near to one, so few that it may be chance; `duplicate_share` the largest `near_share`; `<name>_ratio` the median of
+    the relative distances, near 1 for new images and 0 for copies; `authentic_share` the share of samples farther from their
+    nearest training image than that is from the others (Alaa et al., "How Faithful is your Synthetic Data?", 2022);
+    `patch_copy_share` the mean largest copied region of a sample, `patch_copy_baseline` of a training image.
     """
-    verdict: dict[str, Any] = {"copies": False, "copies_in": [], "undecided": False, "duplicate_share": 0.0}
-    verdict["num_training"] = num_training
+    verdict: dict[str, Any] = {"copies_in": [], "undecided": False, "duplicate_share": 0.0, "num_training": num_training}
     for name, distances in sets.items():
         ratios, baseline = relative_distances(distances)
-        if is_copying(ratios, baseline, num_training, distances.intrinsic_dim):
-            verdict["copies"] = True
-            verdict["copies_in"] += [name]
+        verdict["copies_in"] += [name] * is_copying(ratios, baseline, num_training, distances.intrinsic_dim)
         share = near_share(ratios)
         verdict["undecided"] |= share > near_share(baseline)
         verdict["duplicate_share"] = max(verdict["duplicate_share"], share)
-        verdict[f"{name}_ratio"] = _finite(ratios.median())
-        verdict[f"{name}_ratio_baseline"] = _finite(baseline.median()) if len(baseline) else None
+        for key, values in ((f"{name}_ratio", ratios), (f"{name}_ratio_baseline", baseline)):
+            verdict[key] = float(values.median()) if len(values) and values.median().isfinite() else None
         if name != "patch":
             verdict["authentic_share"] = float((ratios > 1).double().mean())
             verdict["num_samples"] = len(ratios)
+    verdict["copies"] = bool(verdict["copies_in"])
     verdict["undecided"] &= not verdict["copies"]
     if "patch" in sets:
         among = sets["patch"].training.clone().fill_diagonal_(torch.inf)
@@ -190,12 +169,8 @@ def memorization_verdict(sets: Mapping[str, DistanceSet], num_training: int) -> 
     return verdict
 
 
-def _finite(value: Tensor) -> float | None:
-    return float(value) if value.isfinite() else None
-
-
 def verdict_line(verdict: Mapping[str, Any], reference_name: str = "training images") -> str:
-    """The verdict in a sentence for people; `reference_name` is what the images compared with are called."""
+    """The verdict in a sentence; `reference_name` is what the images compared with are called."""
     near = f"{round(verdict['duplicate_share'] * verdict['num_samples'])} of {verdict['num_samples']} samples"
     near += f" are near-duplicates of the {verdict['num_training']} {reference_name} (distance below 1/3 of the typical one)"
     if verdict["copies"]:
@@ -216,8 +191,8 @@ def verdict_line(verdict: Mapping[str, Any], reference_name: str = "training ima
 
 
 def reconstruction_test(training: Tensor, heldout: Tensor, permutations: int = 2000) -> dict[str, float]:
-    """Are reconstruction errors [a] of training images smaller than those [b] of held-out ones? Means, and the one-sided
-    p-value of a permutation test of their difference."""
+    """Means of the reconstruction errors [a] of training images and [b] of held-out ones, and the one-sided p-value of a
+    permutation test that the former are smaller."""
     errors, number = torch.cat([training, heldout]).double().cpu(), len(training)
     generator = torch.Generator().manual_seed(0)
     picks = [torch.arange(number), *(torch.randperm(len(errors), generator=generator)[:number] for _ in range(permutations))]
@@ -228,8 +203,8 @@ def reconstruction_test(training: Tensor, heldout: Tensor, permutations: int = 2
 
 
 def nearest_pairs(samples: Tensor, training: Tensor, distances: DistanceSet, columns: int = 10) -> Tensor:
-    """The samples nearest to training images, most suspicious first, each above the training image: one picture [3, H, W]
-    in [-1, 1] of at most 20 pairs. Bytes [n, 3, H, W] and [m, 3, H, W]."""
+    """The samples nearest to training images, each above the training image: one picture [3, H, W] in [-1, 1] of at most 20
+    pairs. Bytes [n, 3, H, W] and [m, 3, H, W]."""
     order = relative_distances(distances)[0].argsort(stable=True)[:PAIRS]
     rows = []
     for part in order.split(columns):

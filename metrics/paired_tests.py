@@ -15,9 +15,8 @@ DRAWS = 20_000  # of random signs above that
 def paired_permutation(differences: Tensor) -> float:
     """Two-sided p-value of the mean of `differences` [n] under the hypothesis that the signs are random.
 
-    All 2^n signs up to 16 pairs, so the smallest possible value is 2 / 2^n; above, 20,000 random ones, the same on every call,
-    with the observed signs counted in (Phipson & Smyth 2010, arXiv 1603.05766, eq. 2). 1 if all are zero. UserError without
-    a pair.
+    All 2^n signs up to 16 pairs; above, 20,000 random ones, the same on every call, with the observed signs counted in
+    (Phipson & Smyth 2010, arXiv 1603.05766, eq. 2).
     """
     values = differences.double().cpu().numpy()
     if len(values) == 0:
@@ -35,8 +34,7 @@ def paired_permutation(differences: Tensor) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for several tests at once, in the given order (Holm 1979): the probability of any false alarm stays
-    at the level."""
+    """p-values adjusted for several tests at once, in the given order (Holm 1979)."""
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))

@@ -15,8 +15,7 @@ REPEATED = 30.0  # dB of the nearest training image, above which samples without
 
 
 class Candidate(NamedTuple):
-    """A measured checkpoint: `quality` is a distance, lower is better; of `diversity` higher is better. `copies` and
-    `undecided` are its memorization verdict."""
+    """A measured checkpoint with its memorization verdict. Of `quality`, a distance, lower is better, of `diversity` higher."""
 
     name: str
     quality: float
@@ -34,16 +33,13 @@ class Choice(NamedTuple):
 
 
 def dominates(one: Candidate, other: Candidate) -> bool:
-    """Whether `one` is no worse in both and better in at least one."""
     no_worse = one.quality <= other.quality and one.diversity >= other.diversity
     return no_worse and (one.quality, one.diversity) != (other.quality, other.diversity)
 
 
 def pareto_front(candidates: Sequence[Candidate]) -> list[int]:
-    """Indices, from the best quality to the best diversity, of the candidates that no other dominates.
-
-    Copies and values that are not finite are left out. Of equal candidates the first counts.
-    """
+    """Indices, from the best quality to the best diversity, of the candidates that no other dominates; of equal ones the first.
+    Copies and values that are not finite are left out."""
     eligible = [i for i, c in enumerate(candidates) if not c.copies and math.isfinite(c.quality + c.diversity)]
     seen, front = set(), []
     for i in sorted(eligible, key=lambda i: (candidates[i].quality, -candidates[i].diversity, i)):
@@ -55,12 +51,8 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[int]:
 
 
 def choose(candidates: Sequence[Candidate], quality: str = "quality", diversity: str = "diversity") -> Choice:
-    """The candidate of the front with the smallest sum of losses in quality and in diversity; see `losses`.
-
-    A few per cent of diversity are a small loss, even where the whole front lies within a few per cent. On a front with a
-    knee this is the knee. Ties go to the more even losses, then to the better quality. Undecided candidates take part; the
-    reason counts them. `quality` and `diversity` are the names of the metrics in the reason.
-    """
+    """The candidate of the front with the smallest sum of `losses`: on a front with a knee the knee. Ties go to the more even
+    losses, then to the better quality. `quality` and `diversity` are the names of the metrics in the reason."""
     front, total = pareto_front(candidates), len(candidates)
     copies = sum(candidate.copies for candidate in candidates)
     undecided = sum(candidate.undecided and not candidate.copies for candidate in candidates)
@@ -89,8 +81,8 @@ def choose(candidates: Sequence[Candidate], quality: str = "quality", diversity:
 
 
 def losses(candidate: Candidate, front: Sequence[Candidate]) -> tuple[float, float]:
-    """Losses in quality and in diversity against the best values of the front, as shares of the front's largest absolute
-    value, or of its range if that is larger, as for distances below zero."""
+    """Losses in quality and in diversity against the best of the front, in parts of its largest absolute value, or of its
+    range if that is larger, as for distances below zero."""
     qualities, diversities = ([c.quality for c in front], [c.diversity for c in front])
     spans = [max(max(values) - min(values), *map(abs, values)) or 1.0 for values in (qualities, diversities)]
     return (candidate.quality - min(qualities)) / spans[0], (max(diversities) - candidate.diversity) / spans[1]
@@ -103,8 +95,7 @@ def first_key(patterns: Iterable[str], keys: Iterable[str]) -> str | None:
 
 
 def direction(key: str) -> int:
-    """-1 if lower is better, 1 if higher is better, 0 for metrics that rank nothing alone, such as standard errors and
-    diversity, which is highest for noise."""
+    """-1 if lower is better, 1 if higher is better, 0 for metrics that rank nothing alone, such as diversity."""
     if re.fullmatch(HIGHER, key):
         return 1
     return -1 if re.match(r"(kid|fid|kd|fd|sifid|sifd)(?!_infinity_error)(_|$)", key) else 0
@@ -119,5 +110,4 @@ def repeats_training_images(results: Mapping[str, Any]) -> bool:
 
 
 def is_undecided(results: Mapping[str, Any]) -> bool:
-    """Whether the memorization verdict is UNDECIDED."""
     return bool((results.get("verdict") or {}).get("undecided")) and not repeats_training_images(results)

@@ -16,7 +16,6 @@ REQUIRED = ("backbone", "num_real", "num_generated", "resize")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that take part in a measurement."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
@@ -38,7 +37,7 @@ def write_measurement(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def format_measurement(results: Mapping[str, Any]) -> str:
-    """A table for people: the metrics, the reference points next to the distances, the diagnostics, the notes."""
+    """Table of the metrics, with the reference points next to the distances, the diagnostics, the notes."""
     points, intervals = results["reference_points"], results.get("intervals", {})
     rows = {"samples": results["metrics"], **points}
     shared = sorted({key for values in points.values() for key in values})

@@ -104,18 +104,13 @@ class FIDInception(Inception):
 def fid_inception() -> nn.Module:
     """Untrained network [N, 3, H, W] -> logits [N, 1008], input in [-1, 1], at least 75 pixels high and wide.
 
-    torchvision's network with the blocks of torch_fidelity, which pool as the network of 2015: means without the zero
-    padding, and a maximum in the last block. torch_fidelity's extractor itself is not used: it unpickles weight files.
+    torchvision's network with the blocks of torch_fidelity, which pool as the network of 2015. The extractor of
+    torch_fidelity itself unpickles weight files.
     """
     blocks = [
-        inception.BasicConv2d,
-        fidelity.InceptionA,
-        inception.InceptionB,
-        fidelity.InceptionC,
-        inception.InceptionD,
-        fidelity.InceptionE_1,
-        inception.InceptionAux,
-    ]
+        inception.BasicConv2d, fidelity.InceptionA, inception.InceptionB, fidelity.InceptionC, inception.InceptionD,
+        fidelity.InceptionE_1, inception.InceptionAux,
+    ]  # fmt: skip
     network = inception.Inception3(FID_CLASSES, aux_logits=False, inception_blocks=blocks, init_weights=False)
     network.Mixed_7c = fidelity.InceptionE_2(2048)
     return network

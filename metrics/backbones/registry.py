@@ -22,8 +22,7 @@ def load_backbone(name: str = "auto", weights: str | None = None, lowpass: int |
 
     `weights` is a state dict with torchvision's names of MobileNetV2, of the Inception-v3 for ImageNet (published SIFID) or of
     the one with 1008 classes (published FID, KID). Without it the optional package's MobileNetV2 is used. "auto": the
-    file's network, else the package's, else `rand_cnn`. UserError or FileNotFoundError for an unknown name, or a file that
-    is missing, of another network or not readable safely.
+    file's network, else the package's, else `rand_cnn`. UserError or FileNotFoundError for what cannot be loaded.
     """
     if name not in CHOICES:
         raise UserError(f"backbone must be one of {', '.join(CHOICES)}, but is {name!r}.{nearest_hint(name, CHOICES)}")
