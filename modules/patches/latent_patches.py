@@ -113,9 +113,8 @@ class SourceScale:
             unit = torch.eye(sources.codes.shape[1], dtype=sources.book.dtype, device=sources.book.device).unsqueeze(0)
             matrix = interpolate(unit, sources.size, size)[0]  # [m, h w], at most four entries in a row
             self.weights, self.taps = matrix.topk(min(4, matrix.shape[1]), 1)
-            everywhere = torch.arange(len(matrix), device=matrix.device)
-            images = torch.arange(len(sources), device=matrix.device).split(1024)
-            self.norms = torch.cat([self.features(part[:, None], everywhere).square().sum(2) for part in images])
+            maps = (interpolate(sources.book[part.long()], sources.size, size) for part in sources.codes.split(1024))
+            self.norms = torch.cat([features.square().sum(2) for features in maps])
 
     def features(self, images: Tensor, cells: Tensor) -> Tensor:
         """Features [..., r] at cells of sources; the indices are broadcast."""
