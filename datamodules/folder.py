@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.utils import make_grid
 
-from datamodules.archive import read_content
+from datamodules.archive import locate, read_content
 from datamodules.decode import Treatment, decode, probe
 from datamodules.fingerprints import file_digests, fingerprint_of, sha256
+from datamodules.labels import read_attributes
 from datamodules.listing import printable, shorten
 from modules.ops.images import from_uint8
 
@@ -35,6 +36,7 @@ class ImageFolder(Dataset):
         in_memory: decode now and keep bytes, N·3·H·W of them; else only the headers are read now (and a few images
             decoded), and every access decodes its file.
         pixels: uint8 [N, 3, H, W] of images that are in no files; `files` are their names.
+        table: CSV file of `attributes`, relative to `folder` or absolute.
     Attributes: `pixels`, None for a set that is not in memory; `treatments`, how each file is decoded.
     Raises UserError that names the first unreadable file. One warning lists the images that had to be enlarged.
     """
@@ -46,6 +48,7 @@ class ImageFolder(Dataset):
     labels: Sequence[int] | Tensor | None = None
     in_memory: bool = True
     pixels: Tensor | None = None
+    table: str | None = None
 
     def __post_init__(self) -> None:
         self.files, self.image_size = list(self.files), tuple(self.image_size)
@@ -107,6 +110,13 @@ class ImageFolder(Dataset):
         """A printable name for each entry."""
         names = [printable(name) for name in self.files]
         return names + [f"{name} (mirrored)" for name in names] * self.flip
+
+    @cached_property
+    def attributes(self) -> dict[str, list[str]]:
+        """Columns of the table, by name, with a value for each file; empty without such a file. See `read_attributes`."""
+        if self.table is None or not locate(self.folder / self.table).is_file():
+            return {}
+        return read_attributes(self.table, self.folder, self.files)
 
     @property
     def enlargement(self) -> list[float]:

@@ -66,6 +66,8 @@ class ImageDataModule(LightningDataModule):
         heldout_root: images of the kind that is learned, subfolders included, which training never sees: the set
             `image_heldout`. A measurement shows whether an encoder reconstructs the training images better than these.
         max_memory_gib: for decoded images, see above.
+        attributes: CSV file in `root` with a row for each image, of which there need be none; read by methods that select
+            images by attributes (LatentPatch).
     Files are first read in `setup`, which raises UserError. Files with equal content in two sets are a warning.
     """
 
@@ -85,6 +87,7 @@ class ImageDataModule(LightningDataModule):
     source_root: PathStr | None = None
     heldout_root: PathStr | None = None
     max_memory_gib: NonNegativeFloat = 1.0
+    attributes: PathStr = "attributes.csv"
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -144,6 +147,7 @@ class ImageDataModule(LightningDataModule):
             else:
                 rank_zero_info(f"{folder}: {len(files)} images take {needed / 2**30:.1f} GiB, so each access decodes its file")
             sets[key] = ImageFolder(folder, files, self.image_size, *more, in_memory=in_memory)
+        sets["image"].table = self.attributes
         return sets
 
     def sets(self) -> dict[str, ImageFolder]:

@@ -317,6 +317,20 @@ def test_labels_from_a_table(tmp_path: Path, table: str, labels: str, message: s
         assert message in str(error.value)
 
 
+def test_attributes_are_read_when_they_are_used(tmp_path: Path) -> None:
+    """Rows of further images are allowed, as a folder may be a part of a set."""
+    root = save(tmp_path / "photos", 2)
+    assert ready(root).sets()["image"].attributes == {}
+    (root / "attributes.csv").write_text("file,hat,kind\n001.png,0,b\n000.png,1,a\n007.png,1,\n")
+    images = ready(root, flip=True).sets()["image"]
+    assert images.attributes == {"hat": ["1", "0"], "kind": ["a", "b"]}
+    (root / "other.csv").write_text("file,hat\n001.png,0\n001.png,1\n")
+    with pytest.raises(UserError, match="without a row: 000.png; images with several rows: 001.png"):
+        _ = ready(root, attributes="other.csv").sets()["image"].attributes
+    faces = ready("datamodules/starter/faces64_heldout.zip", (8, 8)).sets()["image"].attributes
+    assert {len(values) for values in faces.values()} == {200} and set(faces["male"]) == {"0", "1"}
+
+
 @pytest.mark.parametrize("name", ["image_datamodule.ImageDataModule", "synthetic.SyntheticDataModule"])
 @pytest.mark.parametrize("labels", ["kind", "table.txt:kind", "folders", "table.csv:"])
 def test_labels_of_another_form_are_refused(name: str, labels: str) -> None:
