@@ -30,7 +30,7 @@ def check_monitors(trainer: Trainer, module: LightningModule, sets: Mapping[str,
         if phase not in ("train", "val") or (phase == "val" and metrics is None):
             needed = "callbacks.metrics, which is null" if phase == "val" else "a key such as val/kd_mobilenet_v2"
             raise UserError(f"{problem}; it needs {needed}.")
-        known = ["stage"] if phase == "train" else metrics.keys_in_training(trainer, module, sets)
+        known = ["stage"] if phase == "train" else metrics.keys_in_training(sets)
         known += names_in_code(type(module))
         if not any(fnmatch(name, pattern) for pattern in known):
             raise UserError(f"{problem}.{nearest_hint(callback.monitor, (f'{phase}/{pattern}' for pattern in known))}")

@@ -1,8 +1,7 @@
 """SampleMetrics: draws samples with fixed seeds and measures them against the reference images."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from metrics.backbones.registry import load_backbone
 from metrics.features import ImageSet, crop_features
 from metrics.intervals import mean_interval
 from metrics.memorization import COMPARISONS, memorization, reconstruction_test
-from metrics.perceptual_distance import PerceptualDistance, load_perceptual
+from metrics.perceptual_distance import load_perceptual
 from metrics.protocol import measurement_protocol
 from metrics.reference_points import reference_points
 from metrics.results import finite
@@ -36,18 +35,12 @@ LOGGED_VERDICTS = ("copies", "undecided", "duplicate_share")
 
 
 class SampleMetrics(Callback):
-    """Quality, diversity and novelty of `module.sample`, logged as `val/<key>` in training and as `test/<key>` in a
-    test.
+    """Quality, diversity and novelty of `module.sample`, logged as `val/<key>` in training and as `test/<key>` in a test.
 
-    Image i depends on (seed, i) alone, so the samples depend neither on `chunk` nor on the ranks, which share the work, and
-    fewer samples are the first of more. The reference is the data module's set `tile` if there is one, else `image`. While
-    `module.samples_ready` is False only `module.diagnostics` is logged. Afterwards `results` holds "metrics",
-    "reference_points", "diagnostics", "intervals", "verdict" and "protocol", `nearest` the picture [3, H, W] of the samples
-    nearest to reference images, and `drawn` the bytes [num_images, 3, H, W] of the first set of samples, on the CPU; both are
-    None without samples. A test measures reference points too, sets of known quality next to which a few-shot number has to be
-    read: one half of the reference against the other, copies of it, the side images, and `module.baselines`. In training the
-    verdict compares small pictures only, there are no intervals, and the picture of the last measurement goes to the loggers,
-    with the verdict below it.
+    Image i depends on (seed, i) alone: neither on `chunk` nor on the ranks, which share the work. The reference is the data
+    module's set `tile` if there is one, else `image`. While `module.samples_ready` is False only `module.diagnostics` is
+    logged. A test measures intervals, reference points and the whole verdict too; in training the verdict compares small
+    pictures only. The keys are explained in docs/evaluation.md.
 
     Memory on every rank: bytes and features of all samples; features of all reference images and bytes of up to 1000 of
     them, evenly chosen, which the crops, the pixel metrics and the verdict use; for `perceptual` at most 2 GB of rows of
@@ -56,16 +49,8 @@ class SampleMetrics(Callback):
     Args:
         num_images: samples; values are comparable at equal numbers only.
         metrics: the same for `quick` and `full`.
-        quick: metrics in training; null: fd, kd, kd_crops, pixel_diversity, nearest_psnr, source_share and sifid, as far as
-            the reference allows.
-        full: metrics in a test; null: all that the reference allows. The keys of fd (Fréchet distance), kd (kernel distance)
-            and kd_crops (of crops of half the size) carry the backbone, as kd_mobilenet_v2, and are fid, kid and kid_crops for
-            the Inception-v3 of published numbers alone. fd, kd and source_share (at most 100) need several reference images,
-            sifid one; manifold (precision, recall, density, coverage) 50 images of either side, fd_infinity 2000 reference
-            images and 1000 samples, inception_score 5000 samples and an Inception-v3. perceptual: distances of pairs, over all
-            and around each training image. A requested metric that does not apply becomes a note in the protocol. The keys of
-            sifid are sifid_pool1 (64 features, the published code) and sifid_pool2 (192, the paper) for torchvision's
-            Inception-v3 alone, the backbone `inception_v3`, and else as sifd_mobilenet_v2.
+        quick: metrics in training; null: those of `metrics.suite.QUICK` that the reference allows.
+        full: metrics in a test; null: all that the reference allows. A requested metric that does not apply becomes a note.
         backbone, weights, lowpass: see `load_backbone`.
         perceptual_weights: torchvision's file of AlexNet or VGG-16 for LPIPS; null: a distance on the backbone, pd_<backbone>.
         every_n_epochs: of training; a test always measures.
@@ -73,6 +58,11 @@ class SampleMetrics(Callback):
         crops, sample_crops: number for each reference image, and for each sample.
         sampling_seeds: in a test so many sets of samples are drawn; values are means over them, intervals come from them.
         max_reference: of more reference images so many are chosen, by `seed`; null: all.
+
+    Attributes:
+        results: "metrics", "reference_points", "diagnostics", "intervals", "verdict" and "protocol" of the last measurement.
+        nearest: the picture [3, H, W] of the samples nearest to reference images; None without samples.
+        drawn: the bytes [num_images, 3, H, W] of the first set of samples, on the CPU; None without samples.
     """
 
     def __init__(
@@ -101,25 +91,27 @@ class SampleMetrics(Callback):
         for name in sorted(used - METRICS.keys()):
             hint = nearest_hint(name, METRICS)
             raise UserError(f"SampleMetrics: unknown metric {name!r}.{hint} Metrics: {', '.join(METRICS)}")
-        self.backbone_choice = {"name": backbone, "weights": weights, "lowpass": lowpass}
-        self._needs_features = bool(used & {*FEATURE_METRICS})
-        self._needs_backbone = self._needs_features or bool(used & {"sifid", "perceptual"})
-        explicit = self._needs_backbone and (backbone, weights) != ("auto", None)
-        self.backbone: Backbone | None = load_backbone(**self.backbone_choice) if explicit else None  # now: errors come early
-        self.perceptual: PerceptualDistance | None = load_perceptual(None, perceptual_weights) if perceptual_weights else None
-        self._uses_perceptual, self._uses_crops = "perceptual" in used, "kd_crops" in used
+        self._uses_features, self._uses_crops = bool(used & {*FEATURE_METRICS}), "kd_crops" in used
+        needs_backbone = self._uses_features or used & {"sifid", "perceptual"}
+        self.backbone: Backbone | None = load_backbone(backbone, weights, lowpass) if needs_backbone else None
+        if isinstance(self.backbone, RandomCNN) and backbone == "auto":
+            rank_zero_info(
+                f"SampleMetrics: neither the package {PACKAGE} nor a `weights` file is available; distances are computed "
+                f"on a random network ({self.backbone.key('kd')})"
+            )
+        needs_perceptual = "perceptual" in used or perceptual_weights
+        self.perceptual = load_perceptual(self.backbone, perceptual_weights) if needs_perceptual else None
         self.results: dict[str, Any] = {}
         self.nearest: Tensor | None = None
         self.drawn: Tensor | None = None
         self._reference: ImageSet | None = None
 
-    def keys_in_training(self, trainer: Trainer, module: GenerativeModule, sets: Mapping[str, Any]) -> list[str]:
+    def keys_in_training(self, sets: Mapping[str, Any]) -> list[str]:
         """The keys, with * for a number, that a measurement in training may give beside the module's diagnostics."""
-        self.setup(trainer, module, "fit")  # loads the networks, which keys are named after
-        number, keys = len(_reference_set(sets)), list(LOGGED_VERDICTS)
+        number, keys = len(reference_set(sets)[1].originals()), list(LOGGED_VERDICTS)
         for name in self.quick or QUICK:
-            rows = self.sample_crops if name == "kd_crops" else 1, self.crops if name == "kd_crops" else 1
-            if not METRICS[name].missing_samples(self.num_images * rows[0], number * rows[1]):
+            crops, sample_crops = (self.crops, self.sample_crops) if name == "kd_crops" else (1, 1)
+            if not METRICS[name].missing_samples(self.num_images * sample_crops, number * crops):
                 keys += possible_keys(name, self.backbone, self.perceptual)
         return keys
 
@@ -127,15 +119,6 @@ class SampleMetrics(Callback):
 
     def setup(self, trainer: Trainer, pl_module: GenerativeModule, stage: str) -> None:
         self._reference = None
-        if self.backbone is None and self._needs_backbone:
-            self.backbone = load_backbone(**self.backbone_choice)
-            if isinstance(self.backbone, RandomCNN) and self.backbone_choice["name"] == "auto":
-                rank_zero_info(
-                    f"SampleMetrics: neither the package {PACKAGE} nor a `weights` file is available; distances are computed "
-                    f"on a random network ({self.backbone.key('kd')})"
-                )
-        if self.perceptual is None and self._uses_perceptual:
-            self.perceptual = load_perceptual(self.backbone, None)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.sanity_checking:
@@ -164,22 +147,23 @@ class SampleMetrics(Callback):
         requested, default = (self.full, FULL) if evaluated else (self.quick, QUICK)
         results: dict[str, Any] = {key: {} for key in ("metrics", "reference_points", "intervals", "verdict")}
         self.nearest = self.drawn = None
+        images = reference_set(sets)[1].originals()
         with sampling_mode(module, self.seed):
-            for network in (self.backbone, self.perceptual):
-                if network is not None:
-                    network.to(module.device)
-            self._reference = reference = self._reference or self._read_reference(trainer, module, _reference_set(sets))
+            for network in filter(None, (self.backbone, self.perceptual)):
+                network.to(module.device)
+            self._reference = reference = self._reference or self._read_reference(trainer, module, images)
             results["diagnostics"] = finite(module.diagnostics(sets), notes)
             if module.samples_ready:
                 names = select_metrics(default, reference, self.backbone) if requested is None else requested
-                suite, samples = self._draw_set(trainer, module, names, 0)
+                suite, samples = self._draw_set(trainer, module, names, self.seed)
                 results["metrics"] = suite.compute()
                 verdict: dict[str, Any] = {"comparisons": COMPARISONS[:1]}
-                if unlike := _unlike_training(trainer):
+                unlike = trainer.datamodule.unlike_training
+                if unlike := unlike.get("tile", unlike.get("image")):
                     notes.append(f"the reference is not what was trained on: {unlike}")
                     verdict["reference_name"] = "reference images"
                 if evaluated:
-                    results |= self._evaluate(trainer, module, suite, samples, sets)
+                    results |= self._evaluate(trainer, module, suite, results["metrics"], sets)
                     verdict |= {"comparisons": COMPARISONS, "reconstruction": compare_reconstructions(module, sets)}
                 results["verdict"], self.nearest = memorization(samples, reference, self.backbone, **verdict)
                 self.drawn = samples.images.cpu()
@@ -189,19 +173,17 @@ class SampleMetrics(Callback):
         logged = {key: value for key, value in (results["metrics"] | results["diagnostics"]).items() if value is not None}
         logged |= {key: float(results["verdict"][key]) for key in LOGGED_VERDICTS if results["verdict"]}
         self.log_dict({f"{phase}/{key}": value for key, value in logged.items()}, sync_dist=True)
-        self.results = results | {"protocol": self._protocol(module, _reference_set(sets), notes)}
+        self.results = results | {"protocol": self._protocol(module, images, notes)}
 
     def _evaluate(
-        self, trainer: Trainer, module: GenerativeModule, suite: Suite, samples: ImageSet, sets: Mapping[str, Any]
+        self, trainer: Trainer, module: GenerativeModule, suite: Suite, metrics: dict[str, Any], sets: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Metrics and intervals, over `sampling_seeds` sets of samples if there are several, and reference points."""
-        metrics = {key: value for values in suite.values.values() for key, value in values.items()}
         if self.sampling_seeds == 1:
-            intervals = suite.intervals(len(samples.images))
+            intervals = suite.intervals(self.num_images)
         else:
-            rows = [metrics]
-            for number in range(1, self.sampling_seeds):
-                rows.append(self._draw_set(trainer, module, list(suite.metrics), number)[0].compute())
+            seeds = range(self.seed + 1, self.seed + self.sampling_seeds)
+            rows = [metrics, *(self._draw_set(trainer, module, list(suite.metrics), seed)[0].compute() for seed in seeds)]
             columns = {key: [row.get(key) for row in rows] for key in metrics}
             columns = {key: torch.tensor(values) for key, values in columns.items() if None not in values}
             metrics = {key: float(columns[key].mean()) if key in columns else None for key in metrics}
@@ -231,49 +213,44 @@ class SampleMetrics(Callback):
             pixels = torch.zeros(len(numbers), 3, *size, dtype=torch.uint8, device=module.device)
             for row, index in zip(pixels, chosen[numbers].tolist(), strict=True):
                 row.copy_(to_uint8(images[index]))
-            positions = [i for i, number in enumerate(numbers.tolist()) if number in kept]
-            whole, some = self._features(pixels), pixels[positions]
-            crops = self._crops(some, chosen[numbers[positions]].tolist(), self.crops, 2 * self.seed)
-            parts.append(ImageSet(whole, some, crops, torch.tensor(positions, dtype=torch.long, device=pixels.device)))
+            picks = torch.tensor([i for i, number in enumerate(numbers.tolist()) if number in kept], dtype=torch.long)
+            parts.append(self._image_set(pixels, picks, chosen[numbers[picks]].tolist(), self.crops, 2 * self.seed))
         return ImageSet.concatenate(parts).gather(mine.to(module.device))
 
-    def _draw_set(self, trainer: Trainer, module: GenerativeModule, names: list[str], number: int) -> tuple[Suite, ImageSet]:
-        """The metrics, updated by this rank's part of set `number`, and the samples of all ranks."""
+    def _draw_set(self, trainer: Trainer, module: GenerativeModule, names: list[str], seed: int) -> tuple[Suite, ImageSet]:
+        """The metrics, updated by this rank's part of the set of samples with that seed, and the samples of all ranks."""
         suite = Suite(names, self._reference, self.backbone, self.perceptual, self.num_images, self.sample_crops)
-        empty = self._reference.images[:0]  # a rank that draws nothing takes part in the gathering all the same (P 9.6)
-        parts, numbers = [], []
-        for first, images in chain([(0, empty)], self._draw(trainer, module, self.seed + number)):
-            parts.append(self._sample_set(images, first=first, seed=self.seed + number))
-            numbers.append(torch.arange(first, first + len(images), device=images.device))
-            suite.update(parts[-1], first)
-        return suite, ImageSet.concatenate(parts).gather(torch.cat(numbers))
-
-    def _draw(self, trainer: Trainer, module: GenerativeModule, seed: int) -> Iterator[tuple[int, Tensor]]:
-        """Number of the first sample, and bytes, of each of this rank's chunks."""
         starts = range(trainer.global_rank * self.chunk, self.num_images, trainer.world_size * self.chunk)
-        begin = time.monotonic()
+        empty = self._sample_set(self._reference.images[:0])  # a rank that draws nothing takes part in the gathering (P 9.6)
+        suite.update(empty, 0)
+        parts, numbers, begin = [empty], [torch.arange(0, device=module.device)], time.monotonic()
         for first in starts:
             images = range(first, min(first + self.chunk, self.num_images))
             with sampling_mode(module, seed, images):
                 samples = to_uint8(module.sample(len(images)))
-            yield first, samples
+            parts.append(self._sample_set(samples, first=first, seed=seed))
+            numbers.append(torch.arange(first, images.stop, device=samples.device))
+            suite.update(parts[-1], first)
             if first == 0 and (seconds := (time.monotonic() - begin) * len(starts)) > PATIENCE:
                 rank_zero_info(f"SampleMetrics: drawing and measuring {self.num_images} samples takes about {seconds:.0f} s")
+        return suite, ImageSet.concatenate(parts).gather(torch.cat(numbers))
 
     def _sample_set(self, images: Tensor, whole: Tensor | None = None, first: int = 0, seed: int | None = None) -> ImageSet:
         """Samples number `first` and following, or images in their place; `whole` are their features if known."""
         seed = 2 * (self.seed if seed is None else seed) + 1  # other positions of crops than in the reference
-        crops = self._crops(images, range(first, first + len(images)), self.sample_crops, seed)
-        indices = torch.arange(len(images), device=images.device)
-        return ImageSet(self._features(images) if whole is None else whole, images, crops, indices)
+        numbers = range(first, first + len(images))
+        return self._image_set(images, torch.arange(len(images)), numbers, self.sample_crops, seed, whole)
 
-    def _features(self, images: Tensor) -> Tensor:
-        return self.backbone(images) if self._needs_features else torch.zeros(len(images), 0, device=images.device)
-
-    def _crops(self, images: Tensor, numbers: Sequence[int], count: int, seed: int) -> Tensor:
-        if not self._uses_crops:
-            return torch.zeros(len(images), 0, 0, device=images.device)
-        return crop_features(self.backbone, images, numbers, count, seed)
+    def _image_set(
+        self, images: Tensor, picks: Tensor, numbers: Sequence[int], count: int, seed: int, whole: Tensor | None = None
+    ) -> ImageSet:
+        """Features of bytes [N, 3, H, W], and those at `picks` with their `numbers` as bytes and with `count` crops each."""
+        picks = picks.to(images.device)
+        some, nothing = images[picks], images.new_zeros(len(images), 0, dtype=torch.float32)
+        if whole is None:
+            whole = self.backbone(images) if self._uses_features else nothing
+        crops = crop_features(self.backbone, some, numbers, count, seed) if self._uses_crops else nothing[picks, :, None]
+        return ImageSet(whole, some, crops, picks)
 
     def _protocol(self, module: GenerativeModule, images: Any, notes: list[str]) -> dict[str, Any]:
         number, with_bytes = len(self._reference.whole), len(self._reference.images)
@@ -306,14 +283,9 @@ def compare_reconstructions(module: GenerativeModule, sets: Mapping[str, Any]) -
     return reconstruction_test(*errors) | {"of": names[0]}
 
 
-def _reference_set(sets: Mapping[str, Any]) -> Any:
-    return sets.get("tile", sets["image"]).originals()  # of a tiling its parts are the reference
-
-
-def _unlike_training(trainer: Trainer) -> str | None:
-    """How the reference differs from the images of the training, by the data module's comparison; None if it does not."""
-    unlike = getattr(trainer.datamodule, "unlike_training", {})
-    return unlike.get("tile", unlike.get("image"))
+def reference_set(sets: Mapping[str, Any]) -> tuple[str, Any]:
+    """Name and images of the set that samples are measured against: of a tiling its parts."""
+    return next((key, sets[key]) for key in ("tile", "image") if key in sets)
 
 
 def _some(images: Any, number: int) -> Tensor:
