@@ -17,13 +17,7 @@ CHUNK = 16  # images that are stored at once
 
 
 class Bank(nn.Module):
-    """Rows of one shape and type, up to a fixed capacity, in buffers: part of checkpoints, whose size is always the same.
-
-    Args:
-        capacity: largest number of rows.
-        shape: of a row.
-        dtype: of the values.
-    """
+    """Rows of one shape and type, up to a fixed capacity, in buffers: part of checkpoints, whose size is always the same."""
 
     def __init__(self, capacity: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -35,7 +29,6 @@ class Bank(nn.Module):
 
     @property
     def capacity(self) -> int:
-        """Largest number of rows."""
         return len(self.values)
 
     @property
@@ -52,27 +45,25 @@ class Bank(nn.Module):
         self.count.fill_(end)
 
     def clear(self) -> None:
-        """Forgets all rows."""
         self.count.zero_()
 
 
 class BankModule(GenerativeModule):
     """Base of methods that store something of each training image and compute every output from it.
 
-    `fit` is one epoch that fills `bank`, so that checkpoints, evaluation and tasks work as for a trained method. No optimizer
-    steps, so that Lightning writes `last.ckpt` only, at the end (P 6.11), and processes would have nothing to share:
-    `devices: 1` (P 3.6). A method sets `bank`, and writes `bank_rows`, `sample` and its capabilities.
+    `fit` is one epoch that fills `bank`. No optimizer steps, so that Lightning writes `last.ckpt` only, at the end (P 6.11).
+    A method sets `bank`, and writes `bank_rows`, `sample` and its capabilities.
     """
 
     bank: Bank
     cost_setting: tuple[str, int]  # a setting that the time of a sample depends on linearly, and a small value of it
 
     def bank_rows(self, images: Tensor) -> Tensor:
-        """What is stored of images [n, 3, H, W] in [-1, 1]: one row each. By default their bytes."""
+        """What is stored of images [n, 3, H, W]: one row each. By default their bytes."""
         return to_uint8(images)
 
     def store(self, images: Tensor) -> None:
-        """Fills the bank with images [n, 3, H, W] in [-1, 1] in place of its rows."""
+        """Fills the bank with images [n, 3, H, W] in place of its rows."""
         self.bank.clear()
         self.bank.append(self.bank_rows(images.to(self.device)))
 
@@ -81,7 +72,6 @@ class BankModule(GenerativeModule):
         return len(self.bank) > 0
 
     def finished(self, epochs: int) -> bool:
-        """See `GenerativeModule.finished`."""
         return self.samples_ready
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -95,8 +85,8 @@ class BankModule(GenerativeModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit" and self.trainer.world_size > 1:
-            name = type(self).__name__
-            raise UserError(f"{name} trains nothing that processes could share; set trainer.devices=1 trainer.num_nodes=1")
+            method = f"{type(self).__name__} trains nothing that processes could share"  # P 3.6
+            raise UserError(f"{method}; set trainer.devices=1 trainer.num_nodes=1")
 
     @torch.no_grad()
     def on_train_start(self) -> None:
@@ -112,7 +102,6 @@ class BankModule(GenerativeModule):
                 self.bank.append(self.bank_rows(chunk.to(self.device)))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Nothing to learn; logs how many images are stored."""
         self.log("train/images", float(len(self.bank)), prog_bar=True, batch_size=len(batch["image"]))
 
     def on_train_epoch_end(self) -> None:
@@ -123,9 +112,10 @@ class PatchBankModule(BankModule):
     """A bank of the training images, from whose patches outputs are made coarse to fine (GPNN, GPDM).
 
     Args:
-        image_size: height and width of the training images.
-        max_images: capacity of the bank, so that any checkpoint of a configuration fits it.
-        min_size, scale_factor: see `scale_sizes`; `sizes` are the scales, 0 = coarsest.
+        image_size: height and width of the training images; any output size can be asked for.
+        max_images: most training images that fit, mirrored ones included.
+        min_size: shorter side of the coarsest scale.
+        scale_factor: nominal ratio of neighboring scales, see `scale_sizes`.
         patch: side of a patch in pixels.
     """
 

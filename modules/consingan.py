@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice, repeat
 from typing import Literal
 
@@ -17,7 +18,7 @@ from core.errors import UserError
 from core.types import Betas, ImageSize, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
-from modules.networks.growing import INPUT_AUGMENTATIONS, GrowingGenerator, ValidCritic, random_walk
+from modules.networks.growing import INPUT_AUGMENTATIONS, GrowingGenerator, ValidCritic
 from modules.ops import noise
 from modules.ops.images import resize
 from modules.ops.scales import MAX_SCALES, ROUNDING, check_scale, proportional_size
@@ -259,7 +260,8 @@ class ConSinGAN(PyramidModule):
         check_scale(self.num_scales, start_scale=start_scale)
         sizes = self._sizes(self.image_size)
         rest = self.fixed_inputs(sizes)
-        walks = [random_walk(z, alpha, beta) if n >= start_scale else repeat(z) for n, z in enumerate(rest)]
+        moving = [noise.random_walk(z, partial(torch.randn_like, z), alpha, beta, first_step=0.01) for z in rest[start_scale:]]
+        walks = [*map(repeat, rest[:start_scale]), *moving]
         steps = islice(zip(*walks, strict=False), num_frames)  # lazily: noise of features is larger than the frames
         return resize(torch.cat([self.generator(z, sizes, self.amplitudes) for z in steps]), self.image_size)
 
@@ -271,9 +273,7 @@ class ConSinGAN(PyramidModule):
         return numbers | {f"noise_amplitude_scale{n}": float(a) for n, a in enumerate(self.amplitudes[: stage + 1])}
 
 
-def concurrent_sizes(
-    image_size: tuple[int, int], min_size: int, num_scales: int, even: bool = False
-) -> list[tuple[int, int]]:
+def concurrent_sizes(image_size: tuple[int, int], min_size: int, num_scales: int, even: bool = False) -> list[tuple[int, int]]:
     """Heights and widths from coarsest to finest by the released code's rule; `min_size` is the shorter first side.
 
     Scale i < S = num_scales - 1 has the factor r^e with e = (S - 1) / ln S * ln(S - i) + 1, so that scales crowd at low

@@ -337,4 +337,3 @@ class FewGAN(PyramidModule):
         """Images of uniformly random codes: what the decoder alone gives without a prior."""
         codes = randint(0, self.hparams.num_codes, (num_images, *self.sizes[0]))
         return {"random_codes": self.decode(codes.to(self.device))}
-

@@ -18,18 +18,12 @@ from modules.ops.noise import randn, randn_like
 class GPDM(PatchBankModule):
     """Coarse to fine, the pixels of each output are optimized until its patches are distributed as the training images'.
 
-    Distance: sliced Wasserstein along `projections` directions, new ones in each step. With several training images an output
-    is matched to all of them together.
+    Distance: sliced Wasserstein to all training images together. Defaults: released code.
 
     Args:
-        image_size: height and width of the training images; any output size can be asked for.
-        max_images: most training images that fit, mirrored ones included.
-        min_size: shorter side of the coarsest scale; `scale_factor`: nominal ratio of neighbors, see `scale_sizes`.
-        patch: side of a patch in pixels.
         noise: standard deviation of the noise that sample() begins with, in shares of black to white.
-        projections: directions in a step; few make noise.
-        steps: at each scale, with Adam at learning rate `lr`.
-    Defaults: released code.
+        projections: directions of the distance, new ones in each step; few make noise.
+        steps, lr: of Adam, at each scale.
     """
 
     cost_setting = ("steps", 5)
@@ -50,25 +44,20 @@ class GPDM(PatchBankModule):
         self.save_hyperparameters()
 
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
-        """New images from noise; every image is optimized by itself, all at the same time."""
         size = tuple(size or self.image_size)
         self.check_output(size)
         noise = randn(num_images, 3, *self.size_at(0, size), device=self.device)
         return self.optimize_pixels(2 * self.hparams.noise * noise, size)
 
     def inject(self, images: Tensor, scale: int = 0, noise: NonNegativeFloat = 0.0) -> Tensor:
-        """The images [N, 3, H, W], any size, with the patches of the training images, entering at `scale`.
-
-        A fine scale transfers style; the coarsest with `noise` 0.05 (the released code's 0.1 in [-1, 1]) and a stretched
-        training image retargets.
-        """
+        """The images [N, 3, H, W], any size, with the patches of the training images. A fine scale transfers style; the
+        coarsest with `noise` 0.05 (the released code's 0.1 in [-1, 1]) and a stretched training image retargets."""
         size = tuple(images.shape[-2:])
         self.check_output(size, scale)
         start = resize(images, self.size_at(scale, size))
         return self.optimize_pixels(start + 2 * noise * randn_like(start), size, scale)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """The images through all scales."""
         return self.inject(images)
 
     def optimize_pixels(self, start: Tensor, size: tuple[int, int], scale: int = 0) -> Tensor:
@@ -97,14 +86,13 @@ class GPDM(PatchBankModule):
             bar.update()
         return pixels.detach().clamp(-1, 1)
 
-    def distance(self, images: Tensor) -> float:
-        """Mean sliced Wasserstein distance of images at the finest scale to the training images, 256 directions."""
-        directions = patch_directions(256, self.patch, self.device)
-        return float(sliced_wasserstein(images, self.images, directions).mean())
-
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
         """Distance of two samples to the training images, and of noise with their mean and spread for comparison."""
-        images = self.images
-        noise = images.mean((0, 2, 3), keepdim=True) + images.std((0, 2, 3), keepdim=True) * torch.randn_like(images[:2])
-        return {"patch_distance": self.distance(self.sample(2)), "patch_distance_noise": self.distance(noise)}
+        reals = self.images
+        noise = reals.mean((0, 2, 3), keepdim=True) + reals.std((0, 2, 3), keepdim=True) * torch.randn_like(reals[:2])
+
+        def distance(images: Tensor) -> float:
+            return float(sliced_wasserstein(images, reals, patch_directions(256, self.patch, self.device)).mean())
+
+        return {"patch_distance": distance(self.sample(2)), "patch_distance_noise": distance(noise)}

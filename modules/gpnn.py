@@ -1,7 +1,7 @@
 """GPNN (Granot, Feinstein, Shocher, Bagon & Irani, CVPR 2022, arXiv 2103.15545): new images from nearest patches, untrained."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,40 +21,22 @@ from modules.patches.search import ExactSearch, PatchMatchSearch
 SAME_PHOTOGRAPH = 0.02  # mean difference up to which an image equals a training image, for inpaint()
 
 
-class Level(NamedTuple):
-    """What one scale offers: sharp images [3, h, w] to copy from, the indices of their patches, a search by blurred patches."""
-
-    values: list[Tensor]
-    grid: PatchGrid
-    search: ExactSearch | PatchMatchSearch
-
-
 class GPNN(PatchBankModule):
     """Coarse to fine, every patch of a guess is replaced by its nearest training patch, `iterations` times a scale.
 
     Keys at a scale are patches of the coarser image enlarged, because the guess is as blurred; the values copied are those of
-    the sharp image at the same positions. Several training images are one union of patches. Where patches overlap, the mean
-    with Gaussian weights counts.
-
-    After a call, `provenance` (int64 [N, 3, H, W]: source image, row, column) is the origin of each output pixel in
-    the patch most centered on it; `source_shares()` and `provenance_picture()` summarize it.
+    the sharp image at the same positions. Several training images are one union of patches. Overlapping patches are averaged
+    with Gaussian weights. Defaults: released code.
 
     Args:
-        image_size: height and width of the training images; any output size can be asked for.
-        max_images: most training images that fit, mirrored ones included.
-        min_size: shorter side of the coarsest scale; near `patch` it copies layouts, more varies them. The nine levels of the
-            released code end at 14 x 19 for 180 x 250.
-        scale_factor: nominal ratio of neighboring scales, see `scale_sizes`.
-        patch: side of a patch in pixels.
+        min_size: shorter side of the coarsest scale; near `patch` it copies layouts, more varies them.
         noise: standard deviation at the coarsest scale in sample(), in shares of black to white; 0 gives the images back.
         alpha: completeness, score d / (alpha + least d of the key) with d = squared L2 / dim in [0, 1]; null is infinity.
             Small values use all of the images: 0.001 to 0.005 for retargeting and analogies. With noise they do the
-            opposite, as keys far from all queries become everyone's favourites.
+            opposite, as keys far from all queries become everyone's favorites.
         iterations, iterations_coarsest: at each scale, and at the one where the guess enters (10 for retargeting).
         backend: exact, or patchmatch: approximate, in linear time, for images above some 300 pixels; it refuses alpha.
-        sweeps: of PatchMatch in each iteration. Matches are carried on from iteration to iteration and scale to scale as in
-            PSin (Cherel et al., ICIP 2022); its gradient features and 11-pixel patches are not taken over.
-    Defaults: released code.
+        sweeps: of PatchMatch in each iteration; its matches are carried on as in PSin (Cherel et al., ICIP 2022).
     """
 
     cost_setting = ("iterations", 1)
@@ -80,14 +62,12 @@ class GPNN(PatchBankModule):
         self.matches: Tensor | None = None
 
     def _check_alpha(self, alpha: float | None) -> None:
-        if alpha is not None and alpha <= 0:
-            raise UserError(f"alpha is {alpha}; it has to be above 0, or null for infinity")
         if alpha is not None and self.hparams.backend != "exact":
             raise UserError(f"alpha={alpha} needs the distance of every key to all queries: use backend=exact or alpha=null")
 
     @torch.no_grad()
     def sample(self, num_images: int, size: tuple[int, int] | None = None, noise: NonNegativeFloat | None = None) -> Tensor:
-        """New images: a training image drawn at random, coarse and with `noise`, rendered from patches of all of them."""
+        """New images: random training images, coarse and with `noise`, rendered from patches of all of them."""
         size = tuple(size or self.image_size)
         self.check_output(size)
         layouts = self.images[randint(0, len(self.bank), (num_images,))]
@@ -99,33 +79,28 @@ class GPNN(PatchBankModule):
     def inject(
         self, images: Tensor, scale: int = 0, alpha: PositiveFloat | None = None, iterations_coarsest: PositiveInt | None = None
     ) -> Tensor:
-        """The images [N, 3, H, W], any size, rendered from training patches from `scale` on; finer scales keep more of them.
-
-        Editing, collage and analogy; of a stretched training image, retargeting. None stands for the model's own value.
-        """
+        """The images [N, 3, H, W], any size, rendered from training patches from `scale` on: editing, collage and analogy; of a
+        stretched training image, retargeting. None stands for the model's own value."""
         size = tuple(images.shape[-2:])
         self.check_output(size, scale)
         guess = resize(images, self.size_at(scale, size))
         return self.synthesize(guess, size, scale, alpha=alpha, iterations_coarsest=iterations_coarsest)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """The images through all scales; training images come back nearly unchanged."""
         return self.inject(images)
 
     @torch.no_grad()
     def inpaint(
         self, image: Tensor, mask: Tensor, num_images: int, guided: bool = False, noise: NonNegativeFloat = 0.2
     ) -> Tensor:
-        """`num_images` ways to fill the hole (mask 1) of an image [1, 3, H, W] with patches that touch no hole: of the image
-        itself, and of the training images except one that it equals around the hole.
+        """Fills the hole with patches that touch no hole: of the image itself (image 0 in `provenance`), and of the training
+        images except one that it equals around the hole.
 
         The hole begins with the colors around it and `noise`, or with what is painted there if `guided`, at the finest
-        scale where it is no larger than a patch. The rest of the image is synthesized, too. In `provenance` image 0 is `image`.
+        scale where it is no larger than a patch. The rest of the image is synthesized, too.
         """
         size = tuple(image.shape[-2:])
         self.check_output(size)
-        if tuple(mask.shape[-2:]) != size:
-            raise UserError(f"the mask is {mask.shape[-2]}×{mask.shape[-1]} pixels, the image {size[0]}×{size[1]}")
         start, mask = self._scale_of_hole(mask), mask.to(image)
         outside = surroundings(image, mask)  # else resizing would carry colors of the hole into its neighborhood
         guess = resize(image if guided else outside, self.size_at(start, size)).expand(num_images, -1, -1, -1)
@@ -164,40 +139,39 @@ class GPNN(PatchBankModule):
         weights, coarser = center_weights(self.patch), None
         bar = Tqdm(total=len(guess) * sum(rounds[start:]), desc="GPNN", leave=False, delay=3, disable=None)
         for scale in range(start, self.num_scales):
-            level = self._level(sources, scale, scale == start, hole, alpha)
+            values, grid, search = self._level(sources, scale, scale == start, hole, alpha)
             images = guess if scale == start else resize(guess, self.size_at(scale, size))
             results = []
             for i, image in enumerate(images):
                 shape = tuple(side - self.patch + 1 for side in image.shape[-2:])
-                match = None if coarser is None else carry_over(self.matches[i], coarser, level.grid, shape)
+                match = None if coarser is None else carry_over(self.matches[i], coarser, grid, shape)
                 with single_image(i):
                     for _ in range(rounds[scale]):
-                        match = level.search(image, match)
-                        image = paint(match, level.values, level.grid, weights)
+                        match = search(image, match)
+                        image = paint(match, values, grid, weights)
                         bar.update()
                 results.append((image, match))
             guess, self.matches = (torch.stack(parts) for parts in zip(*results, strict=True))
-            self.grid = coarser = level.grid
+            self.grid = coarser = grid
         bar.close()
         return guess.clamp(-1, 1)
 
-    def _level(self, sources: Sequence[Tensor], scale: int, sharp: bool, hole: Tensor | None, alpha: float | None) -> Level:
-        """Values and the search among keys at a scale; at the one where the guess enters, keys are `sharp` as well."""
-        sizes = [self.size_at(scale, tuple(image.shape[-2:])) for image in sources]
-        values = [resize(image, size) for image, size in zip(sources, sizes, strict=True)]
-        grid = PatchGrid(sizes, self.patch, self.device)
-        keys = values
+    def _level(
+        self, sources: Sequence[Tensor], scale: int, sharp: bool, hole: Tensor | None, alpha: float | None
+    ) -> tuple[list[Tensor], PatchGrid, ExactSearch | PatchMatchSearch]:
+        """Images [3, h, w] to copy from at a scale, the indices of their patches, and the search by blurred patches, or by
+        `sharp` ones at the scale where the guess enters."""
+        sizes = [self.size_at(scale, image.shape[-2:]) for image in sources]
+        # Paper: each scale is resized from its neighbor; here: all from the finest, as in the other pyramids.
+        values = [resize(image, size)[0] for image, size in zip(sources, sizes, strict=True)]
+        grid, keys = PatchGrid(sizes, self.patch, self.device), values
         if not sharp:
-            # Paper: each scale is resized from its neighbor; here: all from the finest, as in the other pyramids.
-            coarse = [resize(image, self.size_at(scale - 1, tuple(image.shape[-2:]))) for image in sources]
-            keys = [resize(image, size) for image, size in zip(coarse, sizes, strict=True)]
+            coarse = [resize(image, self.size_at(scale - 1, image.shape[-2:])) for image in sources]
+            keys = [resize(image, size)[0] for image, size in zip(coarse, sizes, strict=True)]
         allowed = None if hole is None else self._outside(hole, grid, sizes)
-        keys = [key[0] for key in keys]
         if self.hparams.backend == "exact":
-            search = ExactSearch(keys, grid, allowed, alpha)
-        else:
-            search = PatchMatchSearch(keys, grid, allowed, self.hparams.sweeps)
-        return Level([value[0] for value in values], grid, search)
+            return values, grid, ExactSearch(keys, grid, allowed, alpha)
+        return values, grid, PatchMatchSearch(keys, grid, allowed, self.hparams.sweeps)
 
     def _outside(self, hole: Tensor, grid: PatchGrid, sizes: Sequence[tuple[int, int]]) -> Tensor:
         """Numbers of the patches that do not touch the hole of the first image."""
@@ -212,18 +186,16 @@ class GPNN(PatchBankModule):
         return allowed
 
     def provenance(self) -> Tensor:
-        """Source image, row and column [N, 3, H, W] of each pixel of the last images."""
+        """Source image, row and column [N, 3, H, W] of each pixel of the last images, in the patch most centered on it."""
         if self.matches is None:
             raise UserError("provenance: no image has been generated yet")
         return torch.stack([pixel_sources(match, self.grid) for match in self.matches])
 
     def source_shares(self) -> Tensor:
-        """Share [n] of the patches of the last images that each source image contributed; sums to 1."""
         image = self.grid.locate(self.matches)[0]
         return torch.bincount(image.flatten(), minlength=len(self.grid.sizes)) / image.numel()
 
     def provenance_picture(self) -> Tensor:
-        """`provenance` as pictures [N, 3, H, W] in [-1, 1], see `source_picture`."""
         return torch.stack([source_picture(sources, self.grid.sizes) for sources in self.provenance()])
 
     @torch.no_grad()

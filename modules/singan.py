@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -197,9 +198,8 @@ class SinGAN(PyramidModule):
         `alpha` pulls back to the image, `beta` near 1 makes the motion smooth; scales below `start_scale` stay at rest.
         """
         check_scale(self.num_scales, start_scale=start_scale)
-        steps = self.pyramid.random_walk(self._trained, start_scale, alpha, beta)
-        frames = [resize(self.pyramid(next(steps)), self.canvas) for _ in range(num_frames)]
-        return torch.cat(frames).clamp(-1, 1)
+        steps = islice(self.pyramid.random_walks(self._trained, start_scale, alpha, beta), num_frames)
+        return torch.cat([resize(self.pyramid(step), self.canvas) for step in steps]).clamp(-1, 1)
 
     def _training_image(self, size: tuple[int, int]) -> Tensor:
         return resize(self.training_sets["image"][0].unsqueeze(0).to(self.device), size)

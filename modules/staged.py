@@ -40,9 +40,7 @@ class StagedModule(GenerativeModule):
     duration_settings: tuple[str, ...] = ("epochs",)
     collapse_advice = "another seed, smaller learning rates, more training images"  # against stages that end in one color
 
-    def __init__(
-        self, epochs: int | list[int] | None, num_stages: int = 1, iterations: Sequence[int] | None = None
-    ) -> None:
+    def __init__(self, epochs: int | list[int] | None, num_stages: int = 1, iterations: Sequence[int] | None = None) -> None:
         super().__init__()
         if (epochs is None) == (iterations is None):
             values = f"module.epochs is {epochs}, module.iterations is {iterations and sum(iterations)}"

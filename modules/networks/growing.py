@@ -1,12 +1,12 @@
-"""ConSinGAN's networks (Hinz et al. 2021): a generator that grows in feature space, a critic of patches; and the random
-inputs of the generator besides plain noise: walks of noise, and changed images."""
+"""ConSinGAN's networks (Hinz et al. 2021): a generator that grows in feature space, a critic of patches; and changed images as
+inputs of the generator."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.networks.patch_gan import hidden_layers
 from modules.ops import noise
 from modules.ops.images import luma
 
@@ -18,30 +18,25 @@ def conv(inputs: int, outputs: int) -> nn.Conv2d:
     return layer
 
 
+def norm(width: int) -> nn.BatchNorm2d:
+    layer = nn.BatchNorm2d(width)
+    nn.init.normal_(layer.weight, 1.0, 0.02)
+    return layer
+
+
 def conv_layers(inputs: int, width: int, num_layers: int, slope: float, batch_norm: bool = False) -> nn.Sequential:
-    """`num_layers` convolutions, each with LeakyReLU, after batch norm if `batch_norm`; one pixel less on each side."""
-    layers: list[nn.Module] = []
-    for i in range(num_layers):
-        layers.append(conv(width if i else inputs, width))
-        if batch_norm:
-            norm = nn.BatchNorm2d(width)
-            nn.init.normal_(norm.weight, 1.0, 0.02)
-            layers.append(norm)
-        layers.append(nn.LeakyReLU(slope))
-    return nn.Sequential(*layers)
+    """`num_layers` hidden layers; one pixel less on each side for each."""
+    return nn.Sequential(*hidden_layers(inputs, width, num_layers, conv, norm if batch_norm else None, slope))
 
 
 class GrowingGenerator(nn.Module):
     """An input layer, one block of `num_layers` convolutions for each stage, an image layer; any size works.
 
-    Above stage 0 a block adds a residual to upsampled features. With `enlarge` its input is upsampled by the block's
-    margin beyond the stage's size, and noise covers that, too; else it has the stage's size and is zero-padded, which
-    marks positions near the border.
+    Above stage 0 a block adds a residual to upsampled features. With `enlarge` its input is upsampled, and noise added, by the
+    block's margin beyond the stage's size; else it is zero-padded, which marks positions near the border.
     """
 
-    def __init__(
-        self, num_stages: int, width: int, num_layers: int, slope: float, batch_norm: bool, enlarge: bool
-    ) -> None:
+    def __init__(self, num_stages: int, width: int, num_layers: int, slope: float, batch_norm: bool, enlarge: bool) -> None:
         super().__init__()
         self.width, self.margin, self.enlarge = width, num_layers, enlarge
         self.head = conv_layers(3, width, 1, slope)
@@ -54,7 +49,7 @@ class GrowingGenerator(nn.Module):
         return [(3, *sizes[0]), *((self.width, height + around, width + around) for height, width in sizes[1:])]
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features [N, width, H, W] of stage 0 for images [N, 3, H, W] or noise."""
+        """Features of stage 0 for images or noise."""
         return self.blocks[0](pad(self.head(pad(images, 1)), self.margin))
 
     def decode(self, features: Tensor) -> Tensor:
@@ -62,17 +57,13 @@ class GrowingGenerator(nn.Module):
         return self.tail(pad(features, 1))
 
     def forward(
-        self,
-        inputs: Sequence[Tensor],
-        sizes: Sequence[tuple[int, int]],
-        amplitudes: Tensor,
-        detailed: Tensor | None = None,
-        stage: int = 0,
-    ) -> Tensor:
+        self, inputs: Sequence[Tensor], sizes: Sequence[tuple[int, int]], amplitudes: Tensor,
+        detailed: Tensor | None = None, stage: int = 0,
+    ) -> Tensor:  # fmt: skip
         """Images in [-1, 1] of the last size, from the stages' `inputs` [N, *input_shapes[n]], sizes and amplitudes.
 
         `detailed` is the image inputs[0] at the size of `stage` > 0: what that stage's image lacks of it, as the difference
-        of their features of stage 0, is added there. Nothing is where the image has been reconstructed.
+        of their features of stage 0, is added there.
         """
         features = self.encode(inputs[0])
         for n in range(1, len(inputs)):
@@ -105,19 +96,6 @@ def pad(images: Tensor, margin: int) -> Tensor:
 def upsample(features: Tensor, size: tuple[int, int]) -> Tensor:
     """Features at a larger size; not clamped, unlike `modules.ops.images.resize`."""
     return F.interpolate(features, size, mode="bicubic", align_corners=True)
-
-
-def random_walk(anchor: Tensor, alpha: float, beta: float, first_step: float = 0.01) -> Iterator[Tensor]:
-    """Endless z_0 = anchor, z_1, ...: z_{t+1} = alpha anchor + (1 - alpha) (z_t + beta (z_t - z_{t-1}) + (1 - beta) u).
-
-    u is Gaussian (SinGAN's animation, Rott Shaham et al. 2019; the first step is that of ConSinGAN's code).
-    """
-    before, now = anchor, torch.lerp(anchor, torch.randn_like(anchor), first_step)
-    yield before
-    while True:
-        yield now
-        moved = now + beta * (now - before) + (1 - beta) * torch.randn_like(anchor)
-        before, now = now, alpha * anchor + (1 - alpha) * moved
 
 
 def degrade(image: Tensor) -> Tensor:

@@ -1,35 +1,31 @@
 """SinGAN's networks (Rott Shaham et al. 2019): patch stacks without padding, and the chain of generators fed by noise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import repeat
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.errors import UserError
-from modules.networks.patch_gan import SLOPE
+from modules.networks.patch_gan import SLOPE, hidden_layers
 from modules.ops.images import resize
 from modules.ops.nearest import nearest
-from modules.ops.noise import randn
+from modules.ops.noise import randn, random_walk
 from modules.ops.scales import proportional_size
 
 Size = tuple[int, int]
 
 
-def valid_stack(width: int, outputs: int, depth: int, norm: str = "batch") -> nn.Sequential:
-    """`depth` hidden convolutions of `width` channels and a linear one: [N, 3, h, w] to [N, outputs, h - 2m, w - 2m] with
-    m = depth + 1; receptive field 2 * depth + 3.
+def valid_stack(width: int, outputs: int, depth: int, norm: Literal["batch", "none"] = "batch") -> nn.Sequential:
+    """`depth` hidden convolutions and a linear one: [N, 3, h, w] to [N, outputs, h - 2m, w - 2m] with m = depth + 1.
 
-    `norm: batch` starts as the released code does (weights N(0, 0.02), scales N(1, 0.02)); `norm: none` with He weights,
-    because without normalization the small ones would let nothing through.
+    `norm: batch` starts as the released code does (weights N(0, 0.02), scales N(1, 0.02)); `none` with He weights, because
+    without normalization the small ones would let nothing through.
     """
-    if norm not in ("batch", "none"):
-        raise UserError(f"norm is {norm!r}; allowed are 'batch' and 'none'")
-    layers: list[nn.Module] = []
-    for i in range(depth):
-        normalization = [nn.BatchNorm2d(width)] if norm == "batch" else []
-        layers += [nn.Conv2d(width if i else 3, width, 3), *normalization, nn.LeakyReLU(SLOPE, inplace=True)]
-    stack = nn.Sequential(*layers, nn.Conv2d(width, outputs, 3))
+    conv, normalization = partial(nn.Conv2d, kernel_size=3), nn.BatchNorm2d if norm == "batch" else None
+    stack = nn.Sequential(*hidden_layers(3, width, depth, conv, normalization), conv(width, outputs))
     for layer in stack:
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.normal_(layer.weight, 1.0, 0.02)
@@ -41,11 +37,8 @@ def valid_stack(width: int, outputs: int, depth: int, norm: str = "batch") -> nn
 
 
 class NoiseGenerator(nn.Module):
-    """Adds detail to an upsampled image y from noise z: tanh(stack(z + pad(y))) + y.
-
-    y [N, 3, h, w] is padded once, with zeros; z [N, 3, h + 2m, w + 2m] has its amplitude and its margin m = depth + 1
-    already. Any h and w from 1 on; the sum is not clamped.
-    """
+    """Adds detail to an upsampled image y [N, 3, h, w] from noise z [N, 3, h + 2m, w + 2m] with m = depth + 1:
+    tanh(stack(z + pad(y))) + y, not clamped."""
 
     def __init__(self, width: int, depth: int = 4, norm: str = "batch") -> None:
         super().__init__()
@@ -64,7 +57,6 @@ class NoisePyramid(nn.Module):
 
     Args:
         image_size, sizes: an output's size and its sizes at all scales; `canvas`: the training image's size.
-        widths: channels of each scale's generator; `depth`, `norm`: see `valid_stack`.
         noisy_margin: noise in the margin around an image, too, in place of zeros.
     """
 
@@ -106,34 +98,22 @@ class NoisePyramid(nn.Module):
             return self._with_margin(self.zstar)
         return self.zstar.new_zeros(1, 3, *self.padded(self.canvas_sizes[scale]))
 
-    def random_walk(self, num_scales: int, start: int, alpha: float, beta: float) -> Iterator[list[Tensor]]:
-        """Noise maps of the first scales for one frame after the other, without end: a random walk from the resting
-        noise, to which `alpha` pulls back; `beta` is the inertia. Scales below `start` stay at rest."""
-        rest = [self.reconstruction_noise(scale) for scale in range(num_scales)]
-        before, now, moving = rest, list(rest), range(start, num_scales)
-        for scale in moving:
-            now[scale] = 0.95 * rest[scale] + 0.05 * self.draw_noise(scale, 1, self.canvas_sizes[scale])
-        while True:
-            yield before
-            after = list(now)
-            for scale in moving:
-                push = self.draw_noise(scale, 1, self.canvas_sizes[scale])
-                drift = beta * (now[scale] - before[scale]) + (1 - beta) * push
-                after[scale] = alpha * rest[scale] + (1 - alpha) * (now[scale] + drift)
-            before, now = now, after
-
-    def generate(self, scale: int, noise: Tensor, images: Tensor) -> Tensor:
-        """Output of one scale for unit noise and its input."""
-        return self.generators[scale](self.noise_amplitudes[scale] * noise, images)
+    def random_walks(self, num_scales: int, start: int, alpha: float, beta: float) -> Iterable[tuple[Tensor, ...]]:
+        """Noise maps of the first scales for one frame after the other, without end, see `random_walk`; scales below `start`
+        stay at rest."""
+        walks = []
+        for scale, size in enumerate(self.canvas_sizes[:num_scales]):
+            rest, draw = self.reconstruction_noise(scale), partial(self.draw_noise, scale, 1, size)
+            walks.append(repeat(rest) if scale < start else random_walk(rest, draw, alpha, beta, 0.05))
+        return zip(*walks, strict=True)
 
     def forward(self, noises: Sequence[Tensor], start: int = 0, images: Tensor | None = None) -> Tensor | None:
-        """Scales `start`, `start` + 1, ..., one for each noise map, on top of `images` of the scale below `start`.
-
-        An output has the size of its noise without margin; not clamped. Without noise maps `images` comes back.
-        """
+        """Scales `start`, `start` + 1, ..., one for each unit noise map, on top of `images` of the scale below `start`; not
+        clamped. An output has the size of its noise without margin. Without noise maps `images` comes back."""
         for scale, noise in enumerate(noises, start):
             size = [side - 2 * self.margin for side in noise.shape[-2:]]
-            images = self.generate(scale, noise, self.scale_input(scale, images, (len(noise), 3, *size)))
+            below = self.scale_input(scale, images, (len(noise), 3, *size))
+            images = self.generators[scale](self.noise_amplitudes[scale] * noise, below)
         return images
 
     def reconstruction(self, num_scales: int) -> Tensor | None:
@@ -146,10 +126,9 @@ class NoisePyramid(nn.Module):
             return self.zstar.new_zeros(shape)
         # Paper's code: 8-bit resizing, enlarged by 1/r and cropped; here: float, straight to the stored size.
         images = resize(images, tuple(shape[-2:]))
-        return self.quantize(images) if scale == self.paint_scale else images
-
-    def quantize(self, images: Tensor) -> Tensor:
-        """Every pixel gets the nearest color of the palette."""
+        if scale != self.paint_scale:
+            return images
+        # Every pixel gets the nearest color of the palette.
         # Paper's code groups three neighboring values of one channel; here: the three channels of a pixel.
         pixels = images.movedim(1, -1)
         return self.palette[nearest(pixels.reshape(-1, 3), self.palette)[1]].view_as(pixels).movedim(-1, 1)

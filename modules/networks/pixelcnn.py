@@ -1,12 +1,11 @@
-"""Gated PixelCNN over maps of codes: an exact likelihood and an exact, cached ancestral sampler.
+"""Gated PixelCNN over maps of codes (van den Oord et al. 2016, arXiv 1606.05328; Eq. 2, Figure 2): likelihood and sampler.
 
-Conditional Image Generation with PixelCNN Decoders, van den Oord et al. 2016, https://arxiv.org/abs/1606.05328
-(gate: Eq. 2; two stacks without a blind spot: Section 2.2 and Figure 2). Differences: causality comes from one-sided
-padding, not from masked weights; the vertical stack is strictly above from its first layer on; positions can be read.
+Differences: causality comes from one-sided padding, not from masked weights; the vertical stack is strictly above from its
+first layer on; positions can be read.
 """
 
 import math
-import sys
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,8 @@ from core.errors import UserError
 from modules.ops.noise import rand
 from modules.ops.positions import coordinate_map
 
-# Root mean square of tanh(a)·sigmoid(b) for a, b ~ N(0, 1). Weights that read gated features are divided by it, so
-# that every layer starts with pre-activations of variance one and deep gates neither vanish nor saturate.
+# Root mean square of tanh(a)·sigmoid(b) for a, b ~ N(0, 1). Weights that read gated features are divided by it, so that
+# pre-activations start with variance one in every layer.
 GATED_RMS = 0.34
 
 
@@ -27,11 +26,14 @@ def gate(features: Tensor) -> Tensor:
     return torch.tanh(a) * torch.sigmoid(b)
 
 
-def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> Tensor:
-    """Codes [B] from logits [B, K] by inverting the distribution function at `uniform` [B] in [0, 1).
+def at_one_position(convolution: nn.Conv2d, window: Tensor) -> Tensor:
+    """Output [B, C'] of a convolution where its kernel covers `window` [B, C, …]; several times quicker than a call of it."""
+    return F.linear(window.flatten(1), convolution.weight.flatten(1), convolution.bias)
 
-    Exactly `top_k` codes can be drawn (all for None); ties at the border are cut by index.
-    """
+
+def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> Tensor:
+    """Codes [B] from logits [B, K] by inverting the distribution function at `uniform` [B] in [0, 1), of the `top_k` likeliest
+    codes (None: of all)."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     if top_k is not None and top_k < logits.shape[1]:
         values, top = logits.topk(top_k, dim=1)
@@ -58,13 +60,10 @@ class GatedLayer(nn.Module):
         self.position_bias = nn.Conv2d(2, 4 * width, 1, bias=False) if coordinates else None
         self.out = None if last else nn.Conv2d(width, width, 1)  # nothing reads the last horizontal features
         self.dropout = nn.Dropout(dropout)
-        self._initialize()
-
-    def _initialize(self) -> None:
-        above = 1.0 if self.first else 1 / GATED_RMS  # the first layer reads embeddings, the others gated features
+        above = 1.0 if first else 1 / GATED_RMS  # the first layer reads embeddings, the others gated features
         gains = {self.vertical: above, self.horizontal: math.sqrt(0.5), self.link: math.sqrt(0.5)}
         if self.out is not None:
-            gains[self.out] = 1 / GATED_RMS if self.first else 1.0
+            gains[self.out] = 1 / GATED_RMS if first else 1.0
         for convolution, gain in gains.items():
             nn.init.normal_(convolution.weight, std=gain / math.sqrt(convolution.weight[0].numel()))
             nn.init.zeros_(convolution.bias)
@@ -72,10 +71,8 @@ class GatedLayer(nn.Module):
             nn.init.normal_(self.position_bias.weight, std=0.5)
 
     def from_above(self, rows: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor]:
-        """Vertical features [B, C, n, w] and their input to the horizontal stack [B, 2C, n, w], for n output rows.
-
-        `rows` [B, C, n + span - 1, w] starts `half` rows above the first output row; `coordinates` [1, 2, n, w].
-        """
+        """The vertical stack [B, C, h, w] one layer on, and its input to the horizontal stack [B, 2C, h, w]; `rows` begin
+        `half` rows above the output's."""
         features = self.vertical(rows)
         if self.position_bias is None:
             return gate(features), self.link(features)
@@ -84,7 +81,7 @@ class GatedLayer(nn.Module):
         return gate(features), self.link(features) + for_horizontal
 
     def forward(self, v: Tensor, h: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Both stacks [B, C, h, w] → both stacks one layer on (h None after the last) and the gated features."""
+        """Both stacks [B, C, h, w] one layer on (`h` None after the last), and the gated features."""
         crop = -1 if self.first else 0
         v, context = self.from_above(F.pad(v, (0, 0, self.half, crop)), coordinates)
         gated = self.dropout(gate(self.horizontal(F.pad(h, (self.half, crop))) + context))
@@ -97,35 +94,24 @@ class GatedLayer(nn.Module):
 class GatedPixelCNN(nn.Module):
     """p(codes) = Π p(code_t | codes before t in raster order) over int64 maps [B, h, w] of any size.
 
-    A position sees everything before it when first_kernel // 2 + num_layers · (kernel // 2) ≥ max(h, w) - 1; beyond
-    that it sees the nearest neighborhood of this radius and, with `coordinates`, always where it is.
+    A position sees what precedes it within first_kernel // 2 + num_layers · (kernel // 2) cells, and, with `coordinates`,
+    where it is.
 
     Args:
         num_codes: K; codes are 0 … K-1.
         width: channels C of both stacks and of the embedding.
         num_layers: gated layers after the first one.
-        first_kernel: side of the first layer's neighborhood, odd, at least 3.
-        kernel: the same of the other layers.
+        first_kernel, kernel: side of the neighborhood of the first and of the other layers, odd, at least 3.
         head: channels of the hidden 1×1 layer before the logits.
         dropout: probability, on gated features, in training mode only.
         coordinates: condition every position on its (x, y) in [-1, 1]: landscapes have their sky above.
     """
 
     def __init__(
-        self,
-        num_codes: int,
-        width: int = 64,
-        num_layers: int = 8,
-        first_kernel: int = 7,
-        kernel: int = 3,
-        head: int = 128,
-        dropout: float = 0.1,
-        coordinates: bool = True,
-    ):
+        self, num_codes: int, width: int = 64, num_layers: int = 8, first_kernel: int = 7, kernel: int = 3, head: int = 128,
+        dropout: float = 0.1, coordinates: bool = True,
+    ):  # fmt: skip
         super().__init__()
-        for name, value in (("first_kernel", first_kernel), ("kernel", kernel)):
-            if value < 3 or value % 2 == 0:
-                raise UserError(f"{name}={value}: the side of a causal neighborhood is an odd number from 3 on")
         self.num_codes = num_codes
         self.embedding = nn.Embedding(num_codes, width)
         self.layers = nn.ModuleList(
@@ -164,129 +150,54 @@ class GatedPixelCNN(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self,
-        num: int,
-        size: tuple[int, int],
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        known: Tensor | None = None,
-        mask: Tensor | None = None,
-        progress: bool = False,
-    ) -> Tensor:
+        self, num: int, size: tuple[int, int], temperature: float = 1.0, top_k: int | None = None,
+        known: Tensor | None = None, mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Draws code maps int64 [num, h, w] in raster order, without dropout in either mode.
 
-        With `known` (int64 [num or 1, h, w]) and `mask` (bool, the same shape, True = draw this cell) the other cells
-        keep their known codes and are context for the cells after them. One call consumes exactly
-        `torch.rand(num, h, w)` (see `modules.ops.noise`), so a map depends neither on the device nor on `mask`.
-
-        Raises:
-            ValueError: temperature ≤ 0, top_k outside 1 … K, `known` without `mask` or of another shape.
+        With `known` codes and `mask` (bool, True = draw this cell), both [num or 1, h, w], the other cells keep their known
+        codes and are context for the cells after them. Consumes `rand(num, h, w)` whatever the mask.
         """
-        codes, mask = self._canvas(num, size, known, mask)
-        if temperature <= 0:
-            raise UserError(f"temperature={temperature}: must be above 0 (top_k=1 takes the most likely code)")
-        if top_k is not None and not 1 <= top_k <= self.num_codes:
+        if top_k is not None and top_k > self.num_codes:
             raise UserError(f"top_k={top_k}: allowed are 1 to {self.num_codes} (the number of codes) and null")
-        uniform = rand(num, *size).to(codes.device)
-        drawn_columns = mask.any(dim=0).tolist()
-        with torch.autocast(codes.device.type, enabled=False):
-            scan = RasterScan(self, num, size)
-            for row, columns in enumerate(drawn_columns):
-                scan.enter_row()
-                # Horizontal features serve their own row only: nothing is needed after its last drawn column.
-                for column in range(max((j + 1 for j, is_drawn in enumerate(columns) if is_drawn), default=0)):
-                    if columns[column]:
-                        drawn = draw(scan.logits(column), uniform[:, row, column], temperature, top_k)
-                        codes[:, row, column] = torch.where(mask[:, row, column], drawn, codes[:, row, column])
-                    else:
-                        scan.advance(column)
-                    scan.put(column, codes[:, row, column])
-                scan.leave_row(codes[:, row])
-                if progress:
-                    print(f"\rcodes: row {row + 1} of {size[0]}", end="", file=sys.stderr, flush=True)
-        if progress:
-            print(file=sys.stderr)
+        device = self.embedding.weight.device
+        mask = torch.ones(num, *size, dtype=torch.bool, device=device) if mask is None else mask.expand(num, *size)
+        codes = torch.zeros(num, *size, dtype=torch.int64, device=device) if known is None else known.expand(num, *size)
+        codes, uniform = codes.masked_fill(mask, 0), rand(num, *size).to(device)
+        ends = {row: column + 1 for row, column in mask.any(dim=0).nonzero().tolist()}  # of the drawn cells of a row
+        with torch.autocast(device.type, enabled=False):
+            for row, column, logits in self._scan(codes, [ends.get(row, 0) for row in range(size[0])]):
+                drawn = draw(logits, uniform[:, row, column], temperature, top_k)
+                codes[:, row, column] = torch.where(mask[:, row, column], drawn, codes[:, row, column])
         return codes
 
-    def _canvas(self, num: int, size: tuple[int, int], known: Tensor | None, mask: Tensor | None) -> tuple[Tensor, ...]:
-        device = self.embedding.weight.device
-        if (known is None) != (mask is None):
-            raise UserError("known codes and the mask of cells to draw must be given together")
-        if known is None or mask is None:
-            empty = torch.zeros(num, *size, dtype=torch.int64, device=device)
-            return empty, torch.ones_like(empty, dtype=torch.bool)
-        for name, tensor in (("known", known), ("mask", mask)):
-            if tuple(tensor.shape) not in {(num, *size), (1, *size)}:
-                raise UserError(f"{name} has shape {list(tensor.shape)}; expected {[num, *size]} or {[1, *size]}")
-        mask = mask.to(device).bool().expand(num, *size)
-        return known.to(device).expand(num, *size).masked_fill(mask, 0), mask
-
-
-class RasterScan:
-    """Logits of one position after the other, each network feature computed once (the cache behind `sample`).
-
-    Call, row after row: `enter_row`; for every column from the left `logits` (or `advance`, where no prediction is
-    needed) and `put`; then `leave_row`. Equal to the network's forward pass up to rounding, without dropout.
-    """
-
-    def __init__(self, network: GatedPixelCNN, num: int, size: tuple[int, int]):
-        height, width = size
-        weight = network.embedding.weight
-        channels = weight.shape[1]
-        self.network, self.row = network, -1
-        self.coordinates = coordinate_map(height, width, weight)
-        # The last rows of what each vertical convolution reads, zeros where the padding is.
-        self.above = [weight.new_zeros(num, channels, layer.half, width) for layer in network.layers]
-        # The current row of what each horizontal convolution reads, behind its left padding.
-        self.left = [weight.new_zeros(num, layer.half + width, channels) for layer in network.layers]
-        self.context: list[Tensor] = []
-        self.gated = weight.new_empty(num, len(network.layers), channels)
-        # Columns first, channels second: the order of a flattened window of `left`.
-        self.horizontal = [layer.horizontal.weight[:, :, 0].transpose(1, 2).flatten(1).t() for layer in network.layers]
-        self.out = [layer.out.weight.flatten(1).t() for layer in network.layers if layer.out is not None]
-        readers = (network.skip, network.head[1], network.head[3])
-        self.readout = [(convolution.weight.flatten(1), convolution.bias) for convolution in readers]
-
-    def enter_row(self) -> None:
-        """The whole vertical stack of the next row: it depends on the rows above alone."""
-        self.row += 1
-        self.context = []
-        position = self.coordinates[:, :, self.row : self.row + 1]
-        v = None
-        for index, layer in enumerate(self.network.layers):
-            rows = self.above[index]
-            if v is not None:
-                rows = torch.cat((rows, v), dim=2)
-                self.above[index] = rows[:, :, 1:]
-            v, context = layer.from_above(rows, position)
-            context = context + layer.horizontal.bias[:, None, None]
-            self.context.append(context[:, :, 0].permute(2, 0, 1).contiguous())
-
-    def advance(self, column: int) -> None:
-        """The horizontal stack at this column."""
-        h = None
-        for index, layer in enumerate(self.network.layers):
-            if h is not None:
-                self.left[index][:, layer.half + column] = h
-            window = self.left[index][:, column : column + layer.span].flatten(1)
-            features = gate(torch.addmm(self.context[index][column], window, self.horizontal[index]))
-            self.gated[:, index] = features
-            if layer.out is not None:
-                change = torch.addmm(layer.out.bias, features, self.out[index])
-                h = change if h is None else h + change
-
-    def logits(self, column: int) -> Tensor:
-        """Logits [num, K] of this column of the current row."""
-        self.advance(column)
-        skip, hidden, last = self.readout
-        features = F.linear(self.gated.flatten(1), *skip).relu_()
-        return F.linear(F.linear(features, *hidden).relu_(), *last)
-
-    def put(self, column: int, codes: Tensor) -> None:
-        """Passes the codes [num] of this column."""
-        self.left[0][:, self.network.layers[0].half + column] = self.network.embedding(codes)
-
-    def leave_row(self, codes: Tensor) -> None:
-        """Passes all codes [num, w] of the row, which the next row depends on."""
-        embedded = self.network.embedding(codes).transpose(1, 2)[:, :, None]
-        self.above[0] = torch.cat((self.above[0][:, :, 1:], embedded), dim=2)
+    def _scan(self, codes: Tensor, ends: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
+        """Row, column and logits [B, K] of the first `ends[row]` cells of each row, in raster order and without dropout. The
+        caller writes what it draws into `codes` before it goes on; every feature is computed once."""
+        num, height, width = codes.shape
+        weight, layers = self.embedding.weight, self.layers
+        coordinates = coordinate_map(height, width, weight)
+        # What the vertical convolutions read, below their padding; lines: the horizontal ones in one row, right of theirs.
+        maps = [weight.new_zeros(num, weight.shape[1], layer.half + height, width) for layer in layers]
+        for row, end in enumerate(ends):
+            v, contexts = None, []
+            for layer, rows in zip(layers, maps, strict=True):
+                if v is not None:
+                    rows[:, :, layer.half + row, None] = v
+                v, context = layer.from_above(rows[:, :, row : row + layer.span], coordinates[:, :, row, None])
+                contexts.append(context)
+            lines = [weight.new_zeros(num, weight.shape[1], layer.half + end) for layer in layers]
+            for column in range(end):
+                h, skips = 0, []
+                for layer, line, context in zip(layers, lines, contexts, strict=True):
+                    if skips:
+                        line[:, :, layer.half + column] = h
+                    window = line[:, :, column : column + layer.span]
+                    skips.append(gate(at_one_position(layer.horizontal, window) + context[:, :, 0, column]))
+                    h = h if layer.out is None else h + at_one_position(layer.out, skips[-1])
+                features = at_one_position(self.skip, torch.cat(skips, dim=1))
+                for part in self.head:
+                    features = at_one_position(part, features) if isinstance(part, nn.Conv2d) else part(features)
+                yield row, column, features
+                lines[0][:, :, layers[0].half + column] = self.embedding(codes[:, row, column])
+            maps[0][:, :, layers[0].half + row] = self.embedding(codes[:, row]).transpose(1, 2)

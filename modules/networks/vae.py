@@ -1,45 +1,35 @@
 """Patch VAE and refinement blocks of HP-VAE-GAN: 3x3 convolutions, stride 1, same padding, so any size works."""
 
+from functools import partial
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from core.errors import UserError
+from modules.networks.patch_gan import hidden_layers
 
-SLOPE = 0.2
-SQUASH = ("sum", "residual")
-BN_MODES = ("eval", "batch")
+conv3 = partial(nn.Conv2d, kernel_size=3, padding=1)
 
 
-def normalized_stack(inputs: int, width: int, outputs: int, depth: int, bn_mode: str) -> nn.Sequential:
-    """`depth` times convolution, batch norm, LeakyReLU, then a linear convolution; receptive field 2 * depth + 3.
+def normalized_stack(inputs: int, width: int, outputs: int, depth: int, bn_mode: Literal["eval", "batch"]) -> nn.Sequential:
+    """`depth` hidden layers with batch norm, then a linear convolution; receptive field 2 * depth + 3.
 
     `bn_mode: eval` keeps running statistics for eval mode. `batch` keeps none and always uses those of the batch at
-    hand, as a network that is never switched to eval, so that the images of a batch influence each other.
+    hand, so that the images of a batch influence each other.
     """
-    if bn_mode not in BN_MODES:
-        raise UserError(f"bn_mode is {bn_mode!r}; allowed are {' and '.join(map(repr, BN_MODES))}")
-    layers: list[nn.Module] = []
-    for i in range(depth):
-        norm = nn.BatchNorm2d(width, track_running_stats=bn_mode == "eval")
-        layers += [nn.Conv2d(width if i else inputs, width, 3, padding=1), norm, nn.LeakyReLU(SLOPE)]
-    return nn.Sequential(*layers, nn.Conv2d(width, outputs, 3, padding=1))
+    norm = partial(nn.BatchNorm2d, track_running_stats=bn_mode == "eval")
+    return nn.Sequential(*hidden_layers(inputs, width, depth, conv3, norm), conv3(width, outputs))
 
 
 class PatchEncoder(nn.Module):
-    """Images [N, 3, h, w] to mean and log-variance of a spatial latent, both [N, latent_dim, h, w].
-
-    Spectral norm in the hidden layers; receptive field 2 * depth + 3.
-    """
+    """Images [N, 3, h, w] to mean and log-variance of a spatial latent, both [N, latent_dim, h, w]; spectral norm in the
+    hidden layers, receptive field 2 * depth + 3."""
 
     def __init__(self, latent_dim: int, width: int, depth: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for i in range(depth):
-            layers += [spectral_norm(nn.Conv2d(width if i else 3, width, 3, padding=1)), nn.LeakyReLU(SLOPE)]
-        self.features = nn.Sequential(*layers)
-        self.mean = nn.Conv2d(width, latent_dim, 3, padding=1)
-        self.log_variance = nn.Conv2d(width, latent_dim, 3, padding=1)
+        self.features = nn.Sequential(*hidden_layers(3, width, depth, lambda *channels: spectral_norm(conv3(*channels))))
+        self.mean, self.log_variance = (conv3(width, latent_dim) for _ in range(2))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(images)
@@ -49,7 +39,9 @@ class PatchEncoder(nn.Module):
 class PatchVAE(nn.Module):
     """Scale 0: images [N, 3, h, w] <-> a latent of the same height and width."""
 
-    def __init__(self, latent_dim: int, width: int, depth: int, encoder_depth: int, bn_mode: str = "eval") -> None:
+    def __init__(
+        self, latent_dim: int, width: int, depth: int, encoder_depth: int, bn_mode: Literal["eval", "batch"] = "eval"
+    ) -> None:
         super().__init__()
         self.encoder = PatchEncoder(latent_dim, width, encoder_depth)
         self.decoder = normalized_stack(latent_dim, width, 3, depth, bn_mode)
@@ -64,16 +56,16 @@ class PatchVAE(nn.Module):
 
 
 class RefinementBlock(nn.Module):
-    """Adds detail to an upsampled image [N, 3, H, W], with noise on the body's input only.
+    """Adds detail to an upsampled image y [N, 3, H, W], with noise on the body's input only.
 
     `squash: sum` is tanh(body + y), as the released code has it: bounded, but 0.9 becomes 0.72 where the body gives 0.
-    `squash: residual` is y + tanh(body), as in SinGAN: the identity can be represented, the range is not bounded.
+    `residual` is y + tanh(body), as in SinGAN: the identity can be represented, the range is not bounded.
     """
 
-    def __init__(self, width: int, depth: int, squash: str = "sum", bn_mode: str = "eval") -> None:
+    def __init__(
+        self, width: int, depth: int, squash: Literal["sum", "residual"] = "sum", bn_mode: Literal["eval", "batch"] = "eval"
+    ) -> None:
         super().__init__()
-        if squash not in SQUASH:
-            raise UserError(f"squash is {squash!r}; allowed are {' and '.join(map(repr, SQUASH))}")
         self.squash = squash
         self.body = normalized_stack(3, width, 3, depth, bn_mode)
 

@@ -12,11 +12,8 @@ from modules.ops.positions import coordinate_map
 
 
 class VectorQuantizer(nn.Module):
-    """A code book [K, code_dim + 2] whose entries hold a feature and a position.
-
-    The position is the paper's lambda_pos-fold concatenation of coordinates, written as two coordinates times
-    sqrt(lambda_pos): the squared distances are equal.
-    """
+    """A code book [K, code_dim + 2] whose entries hold a feature and a position: two coordinates times sqrt(lambda_pos), with
+    the squared distances of the paper's lambda_pos-fold concatenation."""
 
     def __init__(self, num_codes: int, code_dim: int, position_weight: float) -> None:
         super().__init__()
@@ -25,14 +22,13 @@ class VectorQuantizer(nn.Module):
 
     def add_coordinates(self, features: Tensor) -> Tensor:
         """Features [N, C, h, w] with the scaled coordinates of their grid appended: [N, C + 2, h, w]."""
-        batch_size, _, height, width = features.shape
-        positions = self.position_scale * coordinate_map(height, width, features)
-        return torch.cat([features, positions.expand(batch_size, -1, -1, -1)], dim=1)
+        positions = self.position_scale * coordinate_map(*features.shape[-2:], features)
+        return torch.cat([features, positions.expand(len(features), -1, -1, -1)], dim=1)
 
     def indices(self, features: Tensor) -> Tensor:
         """Index of the nearest code for each position [N, h, w]; float32 whatever the precision of training."""
         with torch.autocast(features.device.type, enabled=False):
-            rows = features.detach().float().permute(0, 2, 3, 1).flatten(0, 2)
+            rows = as_rows(features.detach().float())
             return nearest(rows, self.codebook.detach().float())[1].view(len(features), *features.shape[-2:])
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -42,13 +38,12 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def initialize(self, features: Tensor, generator: torch.Generator) -> None:
         """Sets the code book to the k-means centers of features with coordinates [N, C + 2, h, w]."""
-        rows = features.permute(0, 2, 3, 1).flatten(0, 2)
-        self.codebook.copy_(kmeans(rows, len(self.codebook), generator))
+        self.codebook.copy_(kmeans(as_rows(features), len(self.codebook), generator))
 
     @torch.no_grad()
     def revive(self, features: Tensor, generator: torch.Generator) -> int:
         """Re-seeds every code that no position of `features` uses from random positions of it; returns how many."""
-        rows = features.permute(0, 2, 3, 1).flatten(0, 2)
+        rows = as_rows(features)
         dead = torch.bincount(self.indices(features).flatten(), minlength=len(self.codebook)) == 0
         order = torch.randperm(len(rows), generator=generator).to(rows.device)[: int(dead.sum())]
         dead = dead.nonzero().squeeze(1)[: len(order)]
@@ -56,11 +51,16 @@ class VectorQuantizer(nn.Module):
         return len(dead)
 
 
+def as_rows(features: Tensor) -> Tensor:
+    """[N, C, h, w] → [N h w, C]."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)
+
+
 class VQGenerator(nn.Module):
     """Encoder, quantizer, decoder at stride 1: images [N, 3, h, w] <-> codes [N, h, w].
 
-    The encoder's features have unit root mean square at each position, so that `position_weight` has a fixed meaning next
-    to the feature energy `code_dim` and the features cannot shrink to please the continuity loss.
+    Features have unit root mean square at each position, so that `position_weight` has a fixed meaning next to their energy
+    `code_dim` and they cannot shrink to please the continuity loss.
     """
 
     def __init__(
@@ -73,12 +73,11 @@ class VQGenerator(nn.Module):
         self.encoder_reach = encoder_depth + 1  # radius of the encoder's receptive field, in cells
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features [N, code_dim, h, w] before coordinates and quantization."""
+        """Features [N, code_dim, h, w] before quantization."""
         features = self.encoder(images)
         return features * (features.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
     def codes(self, images: Tensor) -> Tensor:
-        """Code indices [N, h, w]."""
         return self.quantizer.indices(self.quantizer.add_coordinates(self.encode(images)))
 
     def decode(self, entries: Tensor) -> Tensor:
@@ -86,7 +85,6 @@ class VQGenerator(nn.Module):
         return torch.tanh(self.decoder(entries))
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """Images of code indices [N, h, w]."""
         return self.decode(self.quantizer.lookup(codes))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -57,6 +57,15 @@ def randint(low: int, high: int, shape: tuple[int, ...], device: torch.device | 
     return _draw(lambda size, **options: torch.randint(low, high, size, **options), shape, device)
 
 
+def random_walk(rest: Tensor, draw: Callable[[], Tensor], alpha: float, beta: float, first_step: float) -> Iterator[Tensor]:
+    """Endless z_0 = rest, z_1, …: z_{t+1} = alpha rest + (1 - alpha) (z_t + beta (z_t - z_{t-1}) + (1 - beta) u), u drawn
+    (animation of SinGAN, Rott Shaham et al. 2019); z_1 is `first_step` of the way from `rest` to a draw."""
+    before, now = rest, torch.lerp(rest, draw(), first_step)
+    while True:
+        yield before
+        before, now = now, alpha * rest + (1 - alpha) * (now + beta * (now - before) + (1 - beta) * draw())
+
+
 def _draw(function: Callable[..., Tensor], shape: tuple[int, ...], device: torch.device | None, **options: Any) -> Tensor:
     generators = _active.get()
     if generators is None:

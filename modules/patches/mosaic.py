@@ -10,10 +10,7 @@ from core.errors import UserError
 
 
 class PatchGrid:
-    """Indexes all `patch` x `patch` patches of images of some `sizes` (height, width): image by image, row by row.
-
-    The order is that of `torch.cat([extract(image, patch)[0] for image in images])`. ValueError if an image holds no patch.
-    """
+    """Indexes all `patch` x `patch` patches of images of some `sizes`, in the order of `extract` image by image."""
 
     def __init__(self, sizes: Sequence[tuple[int, int]], patch: int, device: torch.device | str = "cpu") -> None:
         if min(min(size) for size in sizes) < patch:
@@ -52,10 +49,8 @@ def center_weights(patch: int, spread: float = 1.7) -> Tensor:
 
 
 def paint(matches: Tensor, images: Sequence[Tensor], grid: PatchGrid, weights: Tensor) -> Tensor:
-    """The image [3, h + p - 1, w + p - 1] whose patch at (y, x) is patch `matches`[y, x] of the `images` [3, H, W].
-
-    Where patches overlap the mean counts, weighted by `weights` [p, p].
-    """
+    """The image [3, h + p - 1, w + p - 1] whose patch at (y, x) is patch `matches`[y, x] of the `images` [3, H, W]; where
+    patches overlap, their mean weighted by `weights` [p, p]."""
     pixels = torch.cat([image.flatten(1) for image in images], 1)
     image, top, left = grid.locate(matches)
     areas = grid.sizes.prod(1)
@@ -96,10 +91,8 @@ def source_picture(sources: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def surroundings(image: Tensor, hole: Tensor) -> Tensor:
-    """An image [N, C, H, W] whose hole [N, 1, H, W] (1 = hole) is filled smoothly with the colors around it.
-
-    Pull and push: means of the pixels outside at half the size, filled in the same way, give those inside.
-    """
+    """An image [N, C, H, W] whose hole [N, 1, H, W] (1 = hole) is filled smoothly with the colors around it: means of the
+    pixels outside at half the size, filled in the same way, give those inside (pull and push)."""
     outside = 1 - hole
     half = tuple(-(-side // 2) for side in image.shape[-2:])
     if half == tuple(image.shape[-2:]) or not hole.any():

@@ -1,5 +1,7 @@
 """Exact nearest neighbors among many patches: most comparisons are left out because a bound shows that they cannot win."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -13,9 +15,7 @@ ROUNDING = 1e-5  # of the squared norms; float32 errors of a matrix product stay
 
 def nearest_scored(queries: Tensor, keys: Tensor, scale: Tensor | None = None, tile: int = TILE) -> tuple[Tensor, Tensor]:
     """For each query [Q, D] the least score [Q] and the index [Q] of its key [M, D]; score = squared distance x `scale` [M].
-
-    Compares everything, `tile` distances at a time; the quickest way on a GPU.
-    """
+    Compares everything, `tile` distances at a time; the quickest way on a GPU."""
     mean = keys.mean(0)  # float32 products of uncentered patches lose the small differences
     queries, keys = queries - mean, keys - mean
     norms = keys.square().sum(1)
@@ -29,10 +29,8 @@ def nearest_scored(queries: Tensor, keys: Tensor, scale: Tensor | None = None, t
 
 
 class Projection:
-    """Points [M, D] in `dims` + 1 numbers whose distance never exceeds the true distance and mostly nearly reaches it.
-
-    They are the coordinates along the main axes of `points`, and the norm of what the axes leave over.
-    """
+    """Points [M, D] in `dims` + 1 numbers whose distance never exceeds the true distance and mostly nearly reaches it: the
+    coordinates along the main axes of `points`, and the norm of what the axes leave over."""
 
     def __init__(self, points: Tensor, dims: int = 24) -> None:
         self.mean = points.mean(0)
@@ -48,10 +46,8 @@ class Projection:
 
 
 def halve(points: Tensor, size: int) -> Tensor:
-    """Indices [B, at most `size`] of points [M, D] in blocks of neighbors, by repeated halving along the widest axis.
-
-    All blocks are equally large, B is a power of two; the last point fills up what is missing.
-    """
+    """Indices [B, at most `size`] of points [M, D] in equally large blocks of neighbors, by repeated halving along the widest
+    axis; the last point fills up what is missing."""
     depth = max(0, -(-len(points) // size) - 1).bit_length()
     padded = -(-len(points) // 2**depth) * 2**depth
     blocks = torch.arange(padded, device=points.device).clamp(max=len(points) - 1).view(1, -1)
@@ -67,9 +63,9 @@ def halve(points: Tensor, size: int) -> Tensor:
 class NeighborIndex:
     """Keys [M, D] prepared for exact searches on the CPU; the build costs about a tenth of a search.
 
-    Keys and queries are grouped into blocks. A block of keys is searched only if its bounding box, in the coordinates of
-    `Projection`, is not farther from a block of queries than the worst match there so far; and a key in it only if
-    its projected distance to some query is below that query's match. On photographs a few keys in a thousand remain.
+    A block of keys is searched only if its bounding box, in the coordinates of `Projection`, is not farther from a block of
+    queries than the worst match there so far; and a key in it only if its projected distance to some query is below that
+    query's match. On photographs a few keys in a thousand remain.
     """
 
     def __init__(self, keys: Tensor) -> None:
@@ -84,6 +80,7 @@ class NeighborIndex:
 
     def search(self, queries: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `nearest_scored`. Of keys that tie within float32 rounding any may be returned."""
+        scale = queries.new_ones(len(self.keys)) if scale is None else scale
         projected, centered = self.project(queries), queries - self.project.mean
         scores = queries.new_empty(len(queries))
         indices = torch.empty(len(queries), dtype=torch.long, device=queries.device)
@@ -91,41 +88,44 @@ class NeighborIndex:
             scores[rows], indices[rows] = self._search_block(centered[rows], projected[rows], scale)
         return scores, indices
 
-    def _search_block(self, queries: Tensor, projected: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _search_block(self, queries: Tensor, projected: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         gaps = torch.maximum(self.low - projected.amax(0), projected.amin(0) - self.high).clamp(min=0).square().sum(1)
-        gaps = gaps - ROUNDING * projected.square().sum(1).amax()
-        if scale is not None:
-            gaps = gaps * scale[self.blocks].amin(1)
+        gaps = (gaps - ROUNDING * projected.square().sum(1).amax()) * scale[self.blocks].amin(1)
         near = gaps.topk(min(FIRST_BLOCKS, len(gaps)), largest=False).indices
         candidates = self.blocks[near].flatten()[self._bounds(near, projected, scale).argmin(1)]
-        worst = (queries - self.keys[candidates]).square().sum(1)
-        worst = worst if scale is None else worst * scale[candidates]
+        worst = (queries - self.keys[candidates]).square().sum(1) * scale[candidates]
         near = (gaps <= worst.amax()).nonzero()[:, 0]
         possible = (self._bounds(near, projected, scale) <= worst.unsqueeze(1)).any(0).nonzero()[:, 0]
         return self._compare(queries, self.blocks[near].flatten()[possible], scale)
 
-    def _bounds(self, blocks: Tensor, projected: Tensor, scale: Tensor | None) -> Tensor:
+    def _bounds(self, blocks: Tensor, projected: Tensor, scale: Tensor) -> Tensor:
         """Lower bounds of the scores of all keys in some blocks; below 0 by what rounding may cost."""
         members, norms = self.members[blocks].flatten(0, 1), self.member_norms[blocks].flatten()
         squares = projected.square().sum(1, keepdim=True)
         bounds = torch.addmm(norms, projected, members.T, alpha=-2).add_(squares - ROUNDING * squares.amax())
-        return bounds if scale is None else bounds.mul_(scale[self.blocks[blocks].flatten()])
+        return bounds.mul_(scale[self.blocks[blocks].flatten()])
 
-    def _compare(self, queries: Tensor, candidates: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _compare(self, queries: Tensor, candidates: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Best candidate of each query. The few best by matrix product are compared again by plain differences, since the
         product cannot tell nearly equal patches apart."""
-        keys = self.keys[candidates]
-        scores = torch.addmm(self.norms[candidates], queries, keys.T, alpha=-2)
-        if scale is not None:
-            scores = scores.add_(queries.square().sum(1, keepdim=True)).mul_(scale[candidates])
-        few = scores.topk(min(4, len(candidates)), largest=False).indices
-        scores = (queries.unsqueeze(1) - keys[few]).square().sum(2)
-        best = (scores if scale is None else scores * scale[candidates[few]]).min(1)
+        keys, scale = self.keys[candidates], scale[candidates]
+        scores = torch.addmm(self.norms[candidates], queries, keys.T, alpha=-2).add_(queries.square().sum(1, keepdim=True))
+        few = scores.mul_(scale).topk(min(4, len(candidates)), largest=False).indices
+        best = ((queries.unsqueeze(1) - keys[few]).square().sum(2) * scale[few]).min(1)
         return best.values, candidates[few.gather(1, best.indices.unsqueeze(1))[:, 0]]
 
 
-def search_all(queries: Tensor, keys: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`nearest_scored` in the fastest way for the number and device of the points."""
-    if keys.is_cuda or len(queries) * len(keys) < SMALL:
-        return nearest_scored(queries, keys, scale)
-    return NeighborIndex(keys).search(queries, scale)
+class NearestKeys:
+    """`nearest_scored` among `keys` in the fastest way for the number and device of the points."""
+
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+
+    @cached_property
+    def index(self) -> NeighborIndex:
+        return NeighborIndex(self.keys)
+
+    def __call__(self, queries: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.keys.is_cuda or len(queries) * len(self.keys) < SMALL:
+            return nearest_scored(queries, self.keys, scale)
+        return self.index.search(queries, scale)

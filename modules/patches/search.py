@@ -8,7 +8,7 @@ from torch import Tensor
 from modules.ops.nearest import extract
 from modules.ops.noise import randint
 from modules.patches.mosaic import PatchGrid
-from modules.patches.neighbor_index import SMALL, NeighborIndex, Projection, nearest_scored, search_all
+from modules.patches.neighbor_index import NearestKeys, Projection
 from modules.patches.patchmatch import patchmatch
 
 FAR = 1e4  # a coordinate that keeps a patch from being near any other
@@ -28,25 +28,20 @@ class ExactSearch:
     def __init__(
         self, keys: Sequence[Tensor], grid: PatchGrid, allowed: Tensor | None = None, alpha: float | None = None
     ) -> None:
-        self.patch, self.alpha = grid.patch, alpha
-        self.allowed = torch.arange(grid.num_patches, device=keys[0].device) if allowed is None else allowed
-        self.keys = torch.cat([extract(key.unsqueeze(0), grid.patch)[0] for key in keys])
-        if allowed is not None:
-            self.keys = self.keys[allowed]
-        self._index: NeighborIndex | None = None
+        self.patch, self.alpha, self.allowed = grid.patch, alpha, allowed
+        patches = torch.cat([extract(key.unsqueeze(0), grid.patch)[0] for key in keys])
+        self.keys = patches if allowed is None else patches[allowed]
+        self.nearest = NearestKeys(self.keys)
 
     def __call__(self, image: Tensor, start: Tensor | None = None) -> Tensor:
         """Indices [h, w] for the patches of `image` [3, h + p - 1, w + p - 1]; `start` is not needed."""
         queries = extract(image.unsqueeze(0), self.patch)[0]
         scale = None
         if self.alpha is not None:
-            scale = 1 / (4 * queries.shape[1] * self.alpha + search_all(self.keys, queries)[0])
-        if self.keys.is_cuda or len(queries) * len(self.keys) < SMALL:
-            matches = nearest_scored(queries, self.keys, scale)[1]
-        else:
-            self._index = self._index or NeighborIndex(self.keys)
-            matches = self._index.search(queries, scale)[1]
-        return self.allowed[matches].view(image.shape[-2] - self.patch + 1, -1)
+            scale = 1 / (4 * queries.shape[1] * self.alpha + NearestKeys(queries)(self.keys)[0])
+        matches = self.nearest(queries, scale)[1]
+        matches = matches if self.allowed is None else self.allowed[matches]
+        return matches.view(image.shape[-2] - self.patch + 1, -1)
 
 
 class PatchMatchSearch:

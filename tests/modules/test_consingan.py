@@ -11,7 +11,8 @@ import modules.consingan as consingan
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.synthetic import SyntheticDataModule
 from modules.consingan import ConSinGAN, RepeatedAdam, concurrent_sizes
-from modules.networks.growing import GrowingGenerator, ValidCritic, degrade, move_tiles, random_walk
+from modules.networks.growing import GrowingGenerator, ValidCritic, degrade, move_tiles
+from modules.ops.noise import random_walk
 
 TINY = [
     "datamodule.image_size=[16,20]",
@@ -622,7 +623,7 @@ def test_until_the_last_stage_trains_samples_are_enlarged():
 def test_the_random_walk_against_its_recursion():
     anchor, alpha, beta = torch.randn(1, 2, 3, 4), 0.1, 0.85
     torch.manual_seed(3)
-    walk = random_walk(anchor, alpha, beta)
+    walk = random_walk(anchor, lambda: torch.randn_like(anchor), alpha, beta, first_step=0.01)
     found = [next(walk) for _ in range(6)]
     torch.manual_seed(3)
     z = [anchor, 0.99 * anchor + 0.01 * torch.randn(1, 2, 3, 4)]

@@ -201,13 +201,11 @@ def test_a_foreign_image_with_a_hole_adds_its_own_patches_to_those_of_the_traini
     assert module.source_shares()[0] > 0.7
 
 
-def test_a_hole_that_leaves_no_patch_and_a_mask_of_another_size_are_refused(photographs):
+def test_a_hole_that_leaves_no_patch_is_refused(photographs):
     module = model(photographs[:1])
     with pytest.raises(ValueError, match="no patch of 7 pixels lies outside of the hole"):
         module.inpaint(photographs[:1], hole(1, 39, 1, 47), 1)
     assert module.inpaint(photographs[1:2], torch.ones(1, 1, 40, 48), 1).std() > 0  # nothing known: all training patches
-    with pytest.raises(ValueError, match="the mask is 48×40 pixels, the image 40×48"):
-        module.inpaint(photographs[:1], torch.ones(1, 1, 48, 40), 1)
 
 
 # --- check 8: several images ------------------------------------------------------------------------------------------
@@ -268,7 +266,6 @@ def test_injection_at_a_finer_scale_keeps_more_of_the_image(photographs):
 def test_what_does_not_fit_is_refused(photographs):
     for settings, words in (
         ({"alpha": 0.005, "backend": "patchmatch"}, "alpha=0.005 needs .* backend=exact"),
-        ({"alpha": 0.0}, "alpha is 0.0; it has to be above 0"),
         ({"min_size": 6}, "min_size is 6, patch 7"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modules.networks.pixelcnn import GatedPixelCNN, RasterScan, draw
+from modules.networks.pixelcnn import GatedPixelCNN, draw
 
 
 def build(num_codes: int = 7, seed: int = 0, contrast: float = 30.0, **keywords) -> GatedPixelCNN:
@@ -75,18 +75,15 @@ def test_changing_a_code_leaves_logits_up_to_it_bit_identical():
 @pytest.mark.parametrize("keywords", [{}, {"coordinates": False}, {"first_kernel": 3, "kernel": 5, "num_layers": 2}])
 @pytest.mark.parametrize("size", [(4, 6), (6, 3), (1, 5), (5, 1)])
 def test_scan_equals_forward(keywords, size):
+    """In training mode without dropout."""
     network = build(**keywords)
     codes = torch.randint(7, (2, *size))
-    scan = RasterScan(network, 2, size)
     logits = torch.empty(2, 7, *size, dtype=torch.float64)
     with torch.no_grad():
-        for i in range(size[0]):
-            scan.enter_row()
-            for j in range(size[1]):
-                logits[:, :, i, j] = scan.logits(j)
-                scan.put(j, codes[:, i, j])
-            scan.leave_row(codes[:, i])
         expected = network(codes)
+        network.train()
+        for i, j, values in network._scan(codes, [size[1]] * size[0]):
+            logits[:, :, i, j] = values
     assert expected.std() > 0.1
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-12)
 
@@ -128,27 +125,9 @@ def test_sample_has_no_dropout_no_gradient_and_does_not_depend_on_chunks():
     assert network.training and together.dtype == torch.int64 and not together.requires_grad
 
 
-def test_progress_is_shown_only_when_asked(capsys):
-    network = build()
-    network.sample(1, (3, 2))
-    assert capsys.readouterr().err == ""
-    network.sample(1, (3, 2), progress=True)
-    assert "row 3 of 3" in capsys.readouterr().err
-
-
-def test_wrong_sampling_arguments():
-    network, known = build(), torch.zeros(2, 3, 3, dtype=torch.int64)
-    for options, words in (
-        ({"temperature": 0.0}, "temperature"),
-        ({"top_k": 8}, "top_k=8"),
-        ({"top_k": 0}, "top_k=0"),
-        ({"known": known}, "must be given together"),
-        ({"known": known, "mask": known[:, :2].bool()}, r"mask has shape \[2, 2, 3\]"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            network.sample(2, (3, 3), **options)
-    with pytest.raises(ValueError, match="kernel=4"):
-        GatedPixelCNN(4, kernel=4)
+def test_more_codes_than_there_are_cannot_be_kept():
+    with pytest.raises(ValueError, match="top_k=8: allowed are 1 to 7"):
+        build().sample(2, (3, 3), top_k=8)
 
 
 def test_draw_follows_the_softmax():

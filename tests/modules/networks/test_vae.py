@@ -103,10 +103,3 @@ def test_in_eval_mode_an_image_depends_on_its_batch_only_with_bn_mode_batch(bn_m
     images = torch.randn(2, 3, 9, 9)
     assert torch.allclose(block(images)[:1], block(images[:1]), atol=1e-5) == alone
     assert (len(list(block.buffers())) > 0) == alone  # nothing that could drift
-
-
-@pytest.mark.parametrize("wrong", [{"squash": "some"}, {"bn_mode": "train"}])
-def test_unknown_modes_are_refused_with_the_allowed_ones(wrong):
-    (name, value), allowed = *wrong.items(), {"squash": "'sum' and 'residual'", "bn_mode": "'eval' and 'batch'"}
-    with pytest.raises(ValueError, match=f"{name} is '{value}'.*{allowed[name]}"):
-        RefinementBlock(8, 2, **wrong)
