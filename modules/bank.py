@@ -125,7 +125,7 @@ class PatchBankModule(BankModule):
             raise UserError(f"min_size is {min_size}, patch {patch}: the coarsest scale has to hold a patch")
         self.patch = patch
         self.image_size = tuple(image_size)
-        self.sizes = scale_sizes(self.image_size, min_size, scale_factor=scale_factor)
+        self.sizes = scale_sizes(self.image_size, min_size, scale_factor)
         self.num_scales = len(self.sizes)
         self.bank = Bank(max_images, (3, *self.image_size), torch.uint8)
 

@@ -16,16 +16,14 @@ from torch.utils.data import Dataset
 
 from core.errors import UserError
 from core.types import Betas, ImageSize, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
-from modules.losses.adversarial import wasserstein_d, wasserstein_g
-from modules.losses.penalties import gradient_penalty
+from modules.losses.adversarial import wasserstein_g
 from modules.networks.growing import INPUT_AUGMENTATIONS, GrowingGenerator, ValidCritic
 from modules.ops import noise
 from modules.ops.images import resize
-from modules.ops.scales import MAX_SCALES, ROUNDING, check_scale, proportional_size
+from modules.ops.scales import MAX_SCALES, ROUNDING, check_scale
 from modules.pyramid import PyramidModule
 
 LR_DROP, LR_DROP_AT = 0.1, 0.8  # both rates, after this share of a stage
-Step = Callable[[Optimizer, Tensor], None]
 
 
 class ConSinGAN(PyramidModule):
@@ -33,8 +31,8 @@ class ConSinGAN(PyramidModule):
 
     The last `train_depth` stages train together, the j-th newest with the learning rate lr_g * lr_scale^j, the image
     layer with lr_g, the input layer with lr_g * lr_scale^n while stage 0 trains. One critic goes on through all stages.
-    It learns the first image of the data module's set `image`; `batch_size` is the number of samples in a step.
-    The defaults are the released code's; so are 2000 iterations a stage, such as 5 epochs of 400.
+    It learns the first image; `batch_size` is the number of samples in a step. Defaults: released code, which takes 2000
+    iterations a stage.
 
     Args:
         epochs_per_stage: both rates drop to a tenth for the last fifth of a stage's epochs.
@@ -75,10 +73,9 @@ class ConSinGAN(PyramidModule):
         weight_reconstruction: NonNegativeFloat = 10.0,
         weight_gp: NonNegativeFloat = 0.1,
     ) -> None:
-        sizes = concurrent_sizes(tuple(image_size), min_size, num_scales, even=mode == "harmonization")
-        super().__init__(num_scales, epochs_per_stage)
+        sizes = concurrent_sizes(image_size, min_size, num_scales, even=mode == "harmonization")
+        super().__init__(image_size, sizes, epochs_per_stage)
         self.save_hyperparameters()
-        self.image_size, self.sizes, self.num_scales = tuple(image_size), sizes, num_scales
         self.discriminator = ValidCritic(width, num_layers, slope)
         if min_size < self.discriminator.receptive_field:
             raise UserError(f"min_size is {min_size}; the critic needs at least {self.discriminator.receptive_field}")
@@ -94,7 +91,7 @@ class ConSinGAN(PyramidModule):
             rank_zero_warn(f"ConSinGAN learns one image: the first, {names[0]}; datamodule.image chooses another")
 
     def generator_rates(self, stage: int) -> list[tuple[nn.Module, float]]:
-        """The generator's parts in training with their rates: newest stage first, then image layer and input layer."""
+        """The generator's parts in training with their rates: newest stage first, image layer, input layer."""
         hp, net = self.hparams, self.generator
         depth = min(hp.train_depth, stage + 1)
         rates = [(net.blocks[stage - j], hp.lr_g * hp.lr_scale**j) for j in range(depth)] + [(net.tail, hp.lr_g)]
@@ -109,7 +106,6 @@ class ConSinGAN(PyramidModule):
         return [RepeatedAdam(groups, hp.lr_g, betas, hp.g_steps), Adam(self.discriminator.parameters(), hp.lr_d, betas)]
 
     def enter_stage(self, stage: int) -> None:
-        """A new stage begins as a copy of the last; its amplitude follows from what it reconstructs without noise."""
         net, fixed = self.generator, self.get_buffer(f"fixed_{stage}")
         if stage == 0:
             self.image.copy_(self.training_sets["image"][0])
@@ -132,26 +128,23 @@ class ConSinGAN(PyramidModule):
         return [F.interpolate(self.get_buffer(f"fixed_{scale}"), shape[1:]) for scale, shape in shapes]
 
     def _reconstruction(self) -> Tensor:
-        """What the stages so far make of the fixed inputs."""
         sizes = self.sizes[: self.stage + 1]
         return self.generator(self.fixed_inputs(sizes), sizes, self.amplitudes)
 
     def draw(self, num_images: int, sizes: Sequence[tuple[int, int]], images: Tensor | None = None) -> list[Tensor]:
-        """Random inputs of the stages with these sizes; `images` of the first size are taken for changed training images."""
+        """Random inputs of the stages with these sizes; `images` stand in for changed training images."""
         shapes = self.generator.input_shapes(sizes)
         inputs = [noise.randn(num_images, *shape, device=self.device) for shape in shapes]
         if self.hparams.mode in INPUT_AUGMENTATIONS:
             augment, strength = INPUT_AUGMENTATIONS[self.hparams.mode]
             if images is None:
                 image = resize(self.fixed_0, sizes[0])[0]
-                images = torch.stack([self._augmented(augment, image, i) for i in range(num_images)])
+                images = torch.empty_like(inputs[0])
+                for i in range(num_images):
+                    with noise.single_image(i):
+                        images[i] = augment(image)
             inputs[0] = images + strength * inputs[0]
         return inputs
-
-    @staticmethod
-    def _augmented(augment: Callable[[Tensor], Tensor], image: Tensor, index: int) -> Tensor:
-        with noise.single_image(index):
-            return augment(image)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -165,69 +158,58 @@ class ConSinGAN(PyramidModule):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         inputs = self.draw(len(batch["image"]), self.sizes[: self.stage + 1])
-        self.log_training(self._iterate(inputs, *self.current_optimizers(), self.optimize), len(inputs[0]))
+        self.log_training(self._iterate(inputs, *self.current_optimizers()), len(inputs[0]))
 
-    def _iterate(self, inputs: Sequence[Tensor], g_opt: Optimizer, d_opt: Optimizer, optimize: Step) -> dict[str, Tensor]:
+    def _iterate(self, inputs: Sequence[Tensor], g_opt: Optimizer, d_opt: Optimizer) -> dict[str, Tensor]:
         """`d_steps` critic's steps on one set of samples, one gradient of the generator with `g_steps` steps."""
         hp, critic = self.hparams, self.discriminator
         # Made once: with the same noise and an unchanged generator all critic's steps would see the same samples.
         fakes = self.generator(inputs, self.sizes[: self.stage + 1], self.amplitudes)
-        reals = self._real.expand_as(fakes)
         for _ in range(hp.d_steps):
-            loss_critic = wasserstein_d(critic(reals), critic(fakes.detach()))
-            loss_gp = gradient_penalty(critic, reals, fakes)
-            optimize(d_opt, loss_critic + hp.weight_gp * loss_gp)
+            critic_terms = self.critic_step(d_opt, critic, self._real.expand_as(fakes), fakes)
 
         critic.requires_grad_(False)  # the generator's step needs no gradients of its weights
         loss_adversarial = wasserstein_g(critic(fakes))
         loss_reconstruction = F.mse_loss(self._reconstruction(), self._real)
         loss = loss_adversarial + hp.weight_reconstruction * loss_reconstruction
-        optimize(g_opt, loss)
+        self.optimize(g_opt, loss)
         critic.requires_grad_(True)
-        terms = {"adversarial": loss_adversarial, "reconstruction": loss_reconstruction}
-        return {"g_loss": loss, "d_loss": loss_critic, "gp": loss_gp} | terms
+        return {"g_loss": loss, "adversarial": loss_adversarial, "reconstruction": loss_reconstruction} | critic_terms
 
     def finetuned(self, images: Tensor, iterations: int) -> "ConSinGAN":
-        """A copy after `iterations` more of the last stage, with composites [N, 3, H, W] as inputs of stage 0.
-
-        Released code: all else is as in that stage's training, the reconstruction of the training image included, with
-        new optimizers and the rates' drop. Composites are brought to the training size. For harmonization and editing.
-        """
+        """A copy after `iterations` more of the last stage, with composites [N, 3, H, W] of any size as inputs of stage 0; new
+        optimizers, all else as in that stage's training (released code)."""
         if self.hparams.mode not in INPUT_AUGMENTATIONS:
             raise UserError(f"finetune: for mode {' or '.join(INPUT_AUGMENTATIONS)}; this model's mode is {self.hparams.mode}")
         with torch.inference_mode(False), torch.enable_grad():  # callers run without gradients
             tuned = type(self)(**self.hparams).to(self.device)
             tuned.load_state_dict(self.state_dict())
-            tuned.stage = max(self.stage, 0)
+            tuned.stage, tuned.optimize = max(self.stage, 0), plain_step
             tuned.cache_stage(tuned.stage)
             tuned.train()
             sizes, optimizers = tuned.sizes[: tuned.stage + 1], tuned.stage_optimizers(tuned.stage)
             coarse = resize(images.clone(), sizes[0])
             for iteration in Tqdm(range(iterations), desc="fine-tuning", leave=False, delay=3, disable=None):
                 tuned._set_rates(optimizers, iteration / iterations)
-                tuned._iterate(tuned.draw(len(images), sizes, coarse), *optimizers, plain_step)
+                tuned._iterate(tuned.draw(len(images), sizes, coarse), *optimizers)
         return tuned.eval()
 
     def _sizes(self, size: Sequence[int]) -> list[tuple[int, int]]:
         """Sizes of the stages trained so far for an output of `size`."""
-        return [proportional_size(size, self.image_size, scale_size) for scale_size in self.sizes[: max(self.stage, 0) + 1]]
+        return [self.size_at(scale, size) for scale in range(max(self.stage, 0) + 1)]
 
     @torch.no_grad()
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
-        """See `GenerativeModule.sample`; while coarser stages train, their output is enlarged."""
+        """While coarser stages train, their output is enlarged."""
         sizes = self._sizes(size or self.image_size)
         return resize(self.generator(self.draw(num_images, sizes), sizes, self.amplitudes), size or self.image_size)
 
     @torch.no_grad()
     def inject(self, images: Tensor, scale: int = 0, finetune: NonNegativeInt = 0) -> Tensor:
-        """The images [N, 3, H, W] rendered with the training image's patches; any size, same size out.
-
-        Paper: images enter at stage 0, with random noise above; here `scale` > 0 also adds back what that stage's image
-        lacks of them, and noise is random above it only. Training never sees that; the training image comes back at the
-        finest scale as well as from `reconstruct` (29.2 dB against 28.7 after configs/consingan.yaml), from stage 0
-        with 24.4 dB because of the noise. Not for mode `animation`, which has seen noise only.
-        `finetune`: iterations of training on these images first, see `finetuned`; the model itself stays as it is.
-        """
+        """The images [N, 3, H, W], any size, rendered with the training image's patches; not for mode `animation`, which has
+        seen noise only. `finetune`: iterations of training a copy on these images first, see `finetuned`."""
+        # Paper: images enter at stage 0, with random noise above; here: `scale` > 0 also adds back what that stage's image
+        # lacks of them, which training never sees, and noise is random above it only.
         check_scale(self.num_scales, scale=scale)
         if finetune > 0:
             return self.finetuned(images, finetune).inject(images, scale)
@@ -240,10 +222,8 @@ class ConSinGAN(PyramidModule):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """The images [N, 3, H, W] through all stages with the training image's fixed noise.
-
-        In mode `animation` the training image for any image, because images are no inputs there.
-        """
+        """The images [N, 3, H, W] through all stages with the training image's fixed noise; in mode `animation` the training
+        image for any image, because images are no inputs there."""
         sizes = self._sizes(images.shape[-2:])
         inputs, coarse = self.fixed_inputs(sizes), resize(images, sizes[0])
         inputs[0] = inputs[0].expand_as(coarse) if self.hparams.mode == "animation" else coarse
@@ -253,10 +233,8 @@ class ConSinGAN(PyramidModule):
     def animate(
         self, num_frames: int, alpha: Probability = 0.1, beta: Probability = 0.9, start_scale: NonNegativeInt = 0
     ) -> Tensor:
-        """Frames [num_frames, 3, H, W] of an animation: a random walk of the inputs that begins at the training image.
-
-        `alpha` pulls back to the image, `beta` near 1 makes the motion smooth; scales below `start_scale` stay at rest.
-        """
+        """Frames [F, 3, H, W]: a random walk of the inputs. `alpha` pulls back to the training image, `beta` near 1 makes the
+        motion smooth; scales below `start_scale` stay at rest."""
         check_scale(self.num_scales, start_scale=start_scale)
         sizes = self._sizes(self.image_size)
         rest = self.fixed_inputs(sizes)
@@ -266,7 +244,7 @@ class ConSinGAN(PyramidModule):
         return resize(torch.cat([self.generator(z, sizes, self.amplitudes) for z in steps]), self.image_size)
 
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
-        """Reconstruction RMSE of the training image in [-1, 1] at the size of the stage in training; amplitudes."""
+        """Reconstruction RMSE of the training image at the size of the stage in training; amplitudes."""
         stage = max(self.stage, 0)
         output, image = (resize(images, self.sizes[stage]) for images in (self.reconstruct(self.image), self.image))
         numbers = {f"reconstruction_rmse_scale{stage}": float(F.mse_loss(output, image).sqrt())}
@@ -274,11 +252,9 @@ class ConSinGAN(PyramidModule):
 
 
 def concurrent_sizes(image_size: tuple[int, int], min_size: int, num_scales: int, even: bool = False) -> list[tuple[int, int]]:
-    """Heights and widths from coarsest to finest by the released code's rule; `min_size` is the shorter first side.
-
-    Scale i < S = num_scales - 1 has the factor r^e with e = (S - 1) / ln S * ln(S - i) + 1, so that scales crowd at low
-    resolution; `even`: e = S - i. ValueError with less than three scales (two if even), too many or no room for them.
-    """
+    """Heights and widths from coarsest to finest by the released code's rule; `min_size` is the shorter first side. Scale
+    i < S = num_scales - 1 has the factor r^e with e = (S - 1) / ln S * ln(S - i) + 1 (low resolutions are dense); `even`:
+    e = S - i."""
     last, short, least = num_scales - 1, min(image_size), 2 if even else 3
     if not least <= num_scales <= MAX_SCALES:
         raise UserError(f"num_scales is {num_scales}; at least {least} are needed, and at most {MAX_SCALES}")
@@ -292,7 +268,7 @@ def concurrent_sizes(image_size: tuple[int, int], min_size: int, num_scales: int
 
 
 class RepeatedAdam(Adam):
-    """Adam with several steps on each gradient: the released code calls backward once and then the optimizer thrice."""
+    """Adam with several steps on each gradient, as in the released code."""
 
     def __init__(self, params: list[dict], lr: float, betas: tuple[float, float], repeats: int) -> None:
         super().__init__(params, lr, betas)

@@ -11,32 +11,26 @@ from torch.utils.data import Dataset
 
 from core.errors import UserError
 from core.types import BelowOne, Betas, ImageSize, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
-from modules.losses.adversarial import wasserstein_d, wasserstein_g
-from modules.losses.penalties import gradient_penalty
+from modules.losses.adversarial import wasserstein_g
 from modules.losses.structure import continuity_loss, ssim_loss
 from modules.networks.patch_gan import PatchCritic, ResidualGenerator
 from modules.networks.pixelcnn import GatedPixelCNN
 from modules.networks.vqvae import VQGenerator
 from modules.ops.codes import code_usage, order0_bits
-from modules.ops.images import resize, rmse_by_image
+from modules.ops.images import resize
 from modules.ops.noise import randint
-from modules.ops.scales import check_scale, proportional_size, scale_sizes
-from modules.pyramid import PyramidModule
+from modules.ops.scales import scale_sizes
+from modules.pyramid import RefiningModule
 
 
-class FewGAN(PyramidModule):
+class FewGAN(RefiningModule):
     """A vector-quantized generator at the coarsest scale, residual patch GANs above, a PixelCNN prior over the codes.
 
-    Stages: scale 0 (encoder, code book, decoder, critic), scales 1 ... T (one residual generator and critic each, everything
-    below frozen), then the prior, fitted to the codes of the side images. No scale takes noise: the codes are the only
-    source of randomness, so that the frozen chain is computed once a stage.
-
+    Stages: scale 0 (encoder, code book, decoder, critic), scales 1 ... T (one residual generator and critic each), then the
+    prior, fitted to the codes of the side images. No scale takes noise, so that the frozen chain is computed once a stage.
     The paper states beta and no other number; the defaults follow HP-VAE-GAN (Gur et al. 2020), by the same group.
 
     Args:
-        image_size: height and width of the finest scale in pixels.
-        min_size: shorter side of the coarsest scale; its grid of codes has the same size.
-        scale_factor: nominal ratio of neighboring scales, see `scale_sizes`.
         num_codes, code_dim: K and n_z of the code book; keep K below a tenth of the training images' coarse pixels.
         position_weight: lambda_pos; 0 lets any code appear anywhere.
         width: channels of all convolutions; `depth`: hidden layers of decoder, generators and critics.
@@ -49,7 +43,7 @@ class FewGAN(PyramidModule):
         prior_patience: epochs without a better held-out likelihood after which the prior's training stops.
     """
 
-    duration_settings = (*PyramidModule.duration_settings, "prior_patience")
+    duration_settings = ("epochs_per_stage", "prior_patience")
     collapse_advice = (
         "another seed, smaller module.lr_g and module.lr_d, a larger module.weight_reconstruction, more iterations"
     )
@@ -87,15 +81,13 @@ class FewGAN(PyramidModule):
         prior_lr: PositiveFloat = 3e-4,
         prior_patience: PositiveInt = 5,
     ) -> None:
-        sizes = scale_sizes(tuple(image_size), min_size, scale_factor=scale_factor)
-        super().__init__(len(sizes) + 1, epochs_per_stage)
+        super().__init__(image_size, scale_sizes(image_size, min_size, scale_factor), epochs_per_stage, more_stages=1)
         self.save_hyperparameters()
-        self.image_size, self.sizes = tuple(image_size), sizes
-        self.num_scales = self.prior_stage = len(sizes)
+        self.prior_stage = self.num_scales
         vq = VQGenerator(num_codes, code_dim, position_weight, width, encoder_depth, depth)
         self.generators = nn.ModuleList([vq, *(ResidualGenerator(width, depth) for _ in self.sizes[1:])])
         # Spectral norm keeps the colors of scale 0 calm; above it blunts textures (kernel distances measured both ways).
-        fine = (PatchCritic(width, depth, spectral=False, padding="reflect") for _ in sizes[1:])
+        fine = (PatchCritic(width, depth, spectral=False, padding="reflect") for _ in self.sizes[1:])
         self.discriminators = nn.ModuleList([PatchCritic(width, depth), *fine])
         prior = {"width": prior_width, "num_layers": prior_layers, "dropout": prior_dropout}
         self.prior, self.prior_best = (GatedPixelCNN(num_codes, **prior) for _ in range(2))
@@ -140,23 +132,18 @@ class FewGAN(PyramidModule):
         sets = self.training_sets
         self._inputs = {}
         if stage == self.prior_stage:
-            self._inputs = {name: self._each(sets[name], self._codes) for name in ("side", "side_heldout") if name in sets}
+            self._inputs = {name: self.each(sets[name], self._codes) for name in ("side", "side_heldout") if name in sets}
         elif stage > 0:
             size = self.sizes[stage]
             for name in ("image", "side"):
-                self._inputs[name] = self._each(sets[name], lambda x: resize(self.reconstruct_at(x, stage - 1), size))
-
-    @torch.no_grad()
-    def _each(self, images: Dataset, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """`function` of each image by itself: the result's bits do not depend on how images are batched."""
-        return torch.cat([function(images[i].unsqueeze(0).to(self.device, self.dtype)) for i in range(len(images))])
+                self._inputs[name] = self.each(sets[name], lambda x: resize(self.reconstruct_at(x, stage - 1), size))
 
     @torch.no_grad()
     def _reseed(self, method: Callable[[Tensor, torch.Generator], object]) -> None:
         """Sets codes from the encoder's features of all training images, on every rank to what rank 0 computes: the sums of
         k-means are not deterministic on GPUs."""
         quantizer = self.vq.quantizer
-        features = self._each(self.training_sets["image"], lambda x: self.vq.encode(self._coarse(x)))
+        features = self.each(self.training_sets["image"], lambda x: self.vq.encode(self.coarse(x)))
         method(quantizer.add_coordinates(features), self.shared_generator())
         quantizer.codebook.copy_(self.trainer.strategy.broadcast(quantizer.codebook.detach().cpu()))
 
@@ -164,68 +151,38 @@ class FewGAN(PyramidModule):
     def vq(self) -> VQGenerator:
         return self.generators[0]
 
-    def _coarse(self, images: Tensor) -> Tensor:
-        return resize(images, proportional_size(images.shape[-2:], self.image_size, self.sizes[0]))
-
     def _codes(self, images: Tensor) -> Tensor:
-        return self.vq.codes(self._coarse(images))
-
-    def refine(self, images: Tensor, start: int, end: int, size: tuple[int, int]) -> Tensor:
-        """Runs the residual generators of scales `start` ... `end` (Eq. 5) towards an output of `size`."""
-        for scale in range(start, end + 1):
-            images = resize(images, proportional_size(size, self.image_size, self.sizes[scale]))
-            images = self.generators[scale](images)
-        return images
-
-    def reconstruct_at(self, images: Tensor, scale: int) -> Tensor:
-        """Output of scale `scale` for images at the finest size: G_scale(... G_0(image))."""
-        return self.refine(self.vq(self._coarse(images)), 1, scale, images.shape[-2:])
+        return self.vq.codes(self.coarse(images))
 
     @torch.no_grad()
     def decode(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Images of codes [N, h, w] at `size`, in [-1, 1]."""
-        return self.refine(self.vq.decode_codes(codes), 1, self.num_scales - 1, size or self.image_size).clamp(-1, 1)
+        return self.refine(self.vq.decode_codes(codes), 1, self.top, size or self.image_size).clamp(-1, 1)
 
     @torch.no_grad()
     def sample(
         self, num_images: int, size: tuple[int, int] | None = None, temperature: PositiveFloat = 1.0,
         top_k: PositiveInt | None = None,
     ) -> Tensor:  # fmt: skip
-        grid = proportional_size(size or self.image_size, self.image_size, self.sizes[0])
-        return self.decode(self.prior_best.sample(num_images, grid, temperature, top_k), size)
-
-    @torch.no_grad()
-    def inject(self, images: Tensor, scale: int = 0) -> Tensor:
-        """The images rendered from training patches: G_0 ... G_T, or only G_scale ... G_T for `scale` > 0, which keeps more
-        of the images [N, 3, H, W]; any size, same size out."""
-        check_scale(self.num_scales, scale=scale)
-        size = images.shape[-2:]
-        if scale == 0:
-            return self.reconstruct_at(images, self.num_scales - 1).clamp(-1, 1)
-        below = resize(images, proportional_size(size, self.image_size, self.sizes[scale - 1]))
-        return self.refine(below, scale, self.num_scales - 1, size).clamp(-1, 1)
-
-    def reconstruct(self, images: Tensor) -> Tensor:
-        return self.inject(images)
+        codes = self.prior_best.sample(num_images, self.size_at(0, size or self.image_size), temperature, top_k)
+        return self.decode(codes, size)
 
     @torch.no_grad()
     def inpaint(
         self, image: Tensor, mask: Tensor, num_images: int, temperature: PositiveFloat = 1.0,
         top_k: PositiveInt | None = None, dilation: NonNegativeInt | None = None, candidates: PositiveInt = 1,
     ) -> Tensor:  # fmt: skip
-        """`num_images` ways to fill the hole (mask 1) of an image [1, 3, H, W]: its codes are drawn again from the prior.
+        """Draws the codes in the hole again from the prior; the whole image is synthesized anew.
 
-        `dilation` in cells widens the hole, default the encoder's reach, since codes near the hole have seen its pixels. The
-        prior cannot see what lies right of or below a cell; of `candidates` fills the one with the likeliest whole map is
-        selected. The whole image is synthesized anew.
+        `dilation` in cells widens the hole, default the encoder's reach, since codes near the hole have seen its pixels. As the
+        prior cannot see what lies right of or below a cell, the likeliest of `candidates` whole maps is selected.
         """
         codes = self._codes(image)
         hole = F.adaptive_max_pool2d(mask.float(), codes.shape[-2:])
         reach = self.vq.encoder_reach if dilation is None else dilation
         hole = F.max_pool2d(hole, 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0
         total = num_images * candidates
-        context, hole = codes.expand(total, -1, -1), hole.expand(total, -1, -1)
-        filled = self.prior_best.sample(total, codes.shape[-2:], temperature, top_k, known=context, mask=hole)
+        filled = self.prior_best.sample(total, codes.shape[-2:], temperature, top_k, known=codes, mask=hole)
         best = self.prior_best.log_prob(filled).view(num_images, candidates).argmax(1)
         filled = filled.view(num_images, candidates, *codes.shape[-2:])[torch.arange(num_images), best]
         return self.decode(filled, image.shape[-2:])
@@ -241,17 +198,18 @@ class FewGAN(PyramidModule):
         t, hp = self.stage, self.hparams
         g_opt, d_opt = self.current_optimizers()
         reals, sides = (resize(batch[name], self.sizes[t]) for name in ("image", "side"))
-        outputs, terms = self._vq_outputs(reals, sides) if t == 0 else (self._residual_outputs(batch), {})
+        if t == 0:
+            outputs, terms = self._vq_outputs(reals, sides)
+        else:
+            inputs = [self._inputs[name][batch[index]] for name, index in (("image", "index"), ("side", "side_index"))]
+            outputs, terms = self.generators[t](torch.cat(inputs)), {}
         fakes, side_fakes = outputs.split([len(reals), len(sides)])
 
         with self.toggled_optimizer(d_opt):
             critic = self.discriminators[t]
             # Paper: "the discriminator does not see any image from the side-dataset as real input"; here: their outputs are
             # fakes for it, as otherwise nothing stops the generator from exploiting it on them.
-            seen = outputs.detach() if hp.critic_on_side else fakes.detach()
-            loss_critic = wasserstein_d(critic(reals), critic(seen))
-            loss_gp = gradient_penalty(critic, reals, fakes)
-            self.optimize(d_opt, loss_critic + hp.weight_gp * loss_gp)
+            critic_terms = self.critic_step(d_opt, critic, reals, fakes, seen=outputs if hp.critic_on_side else fakes)
 
         with self.toggled_optimizer(g_opt):
             terms["adversarial"] = wasserstein_g(critic(fakes))
@@ -264,7 +222,7 @@ class FewGAN(PyramidModule):
         # Not in the last epoch: revived codes have to be trained, too.
         if t == 0 and (self.iteration + 1) % hp.revive_every == 0 and self.current_epoch < self.stage_epochs(0) - 1:
             self._reseed(self.vq.quantizer.revive)
-        self.log_training({"g_loss": loss, "d_loss": loss_critic, "gp": loss_gp, **terms}, len(reals))
+        self.log_training({"g_loss": loss, **critic_terms, **terms}, len(reals))
 
     def _vq_outputs(self, reals: Tensor, sides: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Outputs of scale 0 for training and side images, and the terms of Eq. 3 that act on codes."""
@@ -280,10 +238,6 @@ class FewGAN(PyramidModule):
             "continuity": continuity_loss(features[train]) + continuity_loss(features[len(reals) :]),
         }
         return vq.decode(positioned + (entries - positioned).detach()), terms
-
-    def _residual_outputs(self, batch: Mapping[str, Tensor]) -> Tensor:
-        inputs = torch.cat([self._inputs["image"][batch["index"]], self._inputs["side"][batch["side_index"]]])
-        return self.generators[self.stage](inputs)
 
     def _prior_step(self) -> None:
         """Maximum likelihood of the side images' codes, in batches of their own size."""
@@ -317,16 +271,11 @@ class FewGAN(PyramidModule):
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
         """Reconstruction RMSE of the training images at each scale, use of the code book, bits of the prior."""
         images = sets["image"].stack().to(self.device)
-        numbers = {}
-        for scale, size in enumerate(self.sizes):
-            outputs, targets = self.reconstruct_at(images, scale), resize(images, size)
-            errors = rmse_by_image(outputs, targets)
-            numbers[f"reconstruction_rmse_scale{scale}"] = float(errors.mean())
-        numbers |= self.errors_by_image(errors)
+        numbers, _ = self.reconstruction_errors(images)
         codes = self._codes(images)
         numbers["codes_used"], numbers["code_perplexity"] = code_usage(codes, self.hparams.num_codes)
         if "side_heldout" in sets and self.samples_ready:
-            side, heldout = (self._each(sets[name], self._codes) for name in ("side", "side_heldout"))
+            side, heldout = (self.each(sets[name], self._codes) for name in ("side", "side_heldout"))
             numbers["prior_bits_per_code"] = float(self.prior_best.bits_per_code(heldout))
             numbers["order0_bits_per_code"] = order0_bits(side, heldout, self.hparams.num_codes)
             numbers["uniform_bits_per_code"] = math.log2(self.hparams.num_codes)
@@ -334,6 +283,6 @@ class FewGAN(PyramidModule):
 
     @torch.no_grad()
     def baselines(self, num_images: int) -> dict[str, Tensor]:
-        """Images of uniformly random codes: what the decoder alone gives without a prior."""
+        """Images of uniformly random codes."""
         codes = randint(0, self.hparams.num_codes, (num_images, *self.sizes[0]))
         return {"random_codes": self.decode(codes.to(self.device))}

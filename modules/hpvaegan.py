@@ -11,35 +11,28 @@ from torch.utils.data import Dataset
 
 from core.errors import UserError
 from core.types import Betas, ImageSize, NonNegativeFloat, OpenFraction, PositiveFloat, PositiveInt
-from modules.losses.adversarial import wasserstein_d, wasserstein_g
-from modules.losses.penalties import gradient_penalty
+from modules.losses.adversarial import wasserstein_g
 from modules.networks.patch_gan import PatchCritic
 from modules.networks.vae import PatchVAE, RefinementBlock
-from modules.ops.images import resize, rmse_by_image
+from modules.ops.images import resize
 from modules.ops.noise import randn, randn_like
-from modules.ops.scales import check_scale, proportional_size, scale_sizes
-from modules.pyramid import PyramidModule
+from modules.ops.scales import scale_sizes
+from modules.pyramid import RefiningModule
 
 
-class HPVAEGAN(PyramidModule):
+class HPVAEGAN(RefiningModule):
     """A patch VAE at the coarse scales gives diverse layouts, residual patch GANs above give sharp details.
 
-    Stage n trains scale n. VAE scales (n < `vae_levels`) train encoder, decoder and the newest block by reconstruction
-    and KL, without a critic; GAN scales train the newest block and its critic. With several images it is the baseline
-    of FewGAN (Ben-Moshe et al. 2022, arXiv 2207.11226): one model for all of them, each batch a random choice.
-    Unconditional images come from the latent's prior, conditional ones from encoding any image.
+    VAE scales (n < `vae_levels`) train encoder, decoder and the newest block by reconstruction and KL, without a critic; GAN
+    scales train the newest block and its critic. With several images it is the baseline of FewGAN (Ben-Moshe et al. 2022,
+    arXiv 2207.11226): one model for all of them.
 
     Defaults are those of the released image script. Deviations from it: one antialiased bicubic resize everywhere
-    (there bilinear); a critic's last layer starts small, see `PatchCritic`; noise amplitudes are not divided by the
-    batch size; frozen blocks and samples use running statistics (`bn_mode: batch` for the script's way); a GAN scale's
-    reconstructions and fakes pass its block together, so that these statistics fit both.
-
-    With several devices batch norm sees each device's own batch; running statistics are averaged.
+    (there bilinear); a critic's last layer starts small; noise amplitudes are not divided by the batch size; frozen blocks and
+    samples use running statistics, averaged over devices (`bn_mode: batch` for the script's way).
 
     Args:
-        image_size: height and width of the finest scale in pixels.
         min_size: shorter side of the coarsest scale. The paper sets the width to 32, which is 24 here for 4:3 images.
-        scale_factor: nominal ratio of neighboring scales, see `scale_sizes`.
         vae_levels: number of VAE scales, the coarsest ones.
         latent_dim: channels of the latent, which is as high and wide as the coarsest scale.
         width: channels of all convolutions; `depth`: hidden layers of decoder, blocks and critics.
@@ -80,13 +73,11 @@ class HPVAEGAN(PyramidModule):
         betas: Betas = (0.5, 0.999),
         clip_norm: NonNegativeFloat = 5.0,
     ) -> None:
-        sizes = scale_sizes(tuple(image_size), min_size, scale_factor=scale_factor)
-        super().__init__(len(sizes), epochs_per_stage)
+        sizes = scale_sizes(image_size, min_size, scale_factor)
+        super().__init__(image_size, sizes, epochs_per_stage)
         if vae_levels > len(sizes):
             raise UserError(f"vae_levels is {vae_levels}; allowed are 1 to {len(sizes)}, the number of scales")
         self.save_hyperparameters()
-        self.image_size, self.sizes = tuple(image_size), sizes
-        self.num_scales = len(sizes)
         vae = PatchVAE(latent_dim, width, depth, encoder_depth, bn_mode)
         blocks = (RefinementBlock(width, depth, squash, bn_mode) for _ in sizes[1:])
         self.generators = nn.ModuleList([vae, *blocks])
@@ -100,7 +91,7 @@ class HPVAEGAN(PyramidModule):
 
     @property
     def top(self) -> int:
-        """The finest scale that has been trained, or is in training; the scales above it are left out of all images."""
+        """The finest scale that has been trained, or is in training."""
         return max(self.stage, 0)
 
     def stage_modules(self, stage: int) -> list[nn.Module]:
@@ -127,70 +118,39 @@ class HPVAEGAN(PyramidModule):
         if stage > 0:
             self.noise_amplitudes[stage] = self.hparams.noise_factor * self._error_below(stage)
 
-    @torch.no_grad()
     def _error_below(self, stage: int) -> Tensor:
-        """RMSE over all training images between scale `stage` and the enlarged reconstruction of the scale below.
+        """RMSE over all training images between scale `stage` and the enlarged reconstruction of the scale below."""
+        size = self.sizes[stage]
 
-        Image by image, so that it does not depend on how they are batched.
-        """
-        images, size, errors = self.training_sets["image"], self.sizes[stage], []
-        for i in range(len(images)):
-            image = images[i].unsqueeze(0).to(self.device, self.dtype)
-            errors.append(F.mse_loss(resize(self.reconstruct_at(image, stage - 1), size), resize(image, size)))
+        def squared(image: Tensor) -> Tensor:
+            return F.mse_loss(resize(self.reconstruct_at(image, stage - 1), size), resize(image, size)).view(1)
+
         # Reduced, because sums on GPUs may differ in the last bit between ranks.
-        return self.trainer.strategy.reduce(torch.stack(errors).mean().sqrt(), reduce_op="mean")
+        return self.mean_over_ranks(self.each(self.training_sets["image"], squared).mean().sqrt())
 
-    def refine(self, images: Tensor, start: int, end: int, size: tuple[int, int], noise: bool = False) -> Tensor:
-        """Runs the blocks of scales `start` ... `end` towards an output of `size`; `noise` draws each scale's noise."""
-        for scale in range(start, end + 1):
-            images = resize(images, proportional_size(size, self.image_size, self.sizes[scale]))
-            images = self.generators[scale](images, self._noise(images, scale) if noise else None)
-        return images
+    def detail(self, images: Tensor, scale: int, noise: bool = False) -> Tensor:
+        return self.generators[scale](images, self._noise(images, scale) if noise else None)
 
     def _noise(self, images: Tensor, scale: int) -> Tensor:
         return self.noise_amplitudes[scale] * randn_like(images)
 
-    def _coarse_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        return proportional_size(size, self.image_size, self.sizes[0])
-
-    def reconstruct_at(self, images: Tensor, scale: int) -> Tensor:
-        """Reconstruction at scale `scale` of images at any size: through the latent's mean, without noise."""
-        size = images.shape[-2:]
-        return self.refine(self.vae(resize(images, self._coarse_size(size))), 1, scale, size)
-
     def sample_latents(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
-        """New latents [N, latent_dim, h, w] for images of `size`, from their prior N(0, 1)."""
-        grid = self._coarse_size(size or self.image_size)
-        return randn(num_images, self.hparams.latent_dim, *grid, device=self.device)
+        """From their prior N(0, 1), [N, latent_dim, h, w]."""
+        return randn(num_images, self.hparams.latent_dim, *self.size_at(0, size or self.image_size), device=self.device)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Latents (the posterior's means) of images [N, 3, H, W] of any size."""
-        return self.vae.encoder(resize(images, self._coarse_size(images.shape[-2:])))[0]
+        """The posterior's means."""
+        return self.vae.encoder(self.coarse(images))[0]
 
     @torch.no_grad()
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None, noise: bool = False) -> Tensor:
-        """Images of latents at `size`, in [-1, 1]; without noise a continuous function of them."""
+        """Images in [-1, 1]; without noise a continuous function of the latents."""
         size = size or self.image_size
-        return resize(self.refine(self.vae.decode(latents), 1, self.top, size, noise), size).clamp(-1, 1)
+        return resize(self.refine(self.vae.decode(latents), 1, self.top, size, noise=noise), size).clamp(-1, 1)
 
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
         return self.decode(self.sample_latents(num_images, size), size, noise=True)
-
-    @torch.no_grad()
-    def inject(self, images: Tensor, scale: int = 0) -> Tensor:
-        """The images rendered from training patches, without noise: encoded and decoded, or for `scale` > 0 only refined
-        from that scale on, which keeps more of the images [N, 3, H, W]; any size, same size out."""
-        check_scale(self.num_scales, scale=scale)
-        size = tuple(images.shape[-2:])
-        if scale == 0:
-            return self.decode(self.encode(images), size)
-        below = resize(images, proportional_size(size, self.image_size, self.sizes[scale - 1]))
-        return resize(self.refine(below, scale, self.top, size), size).clamp(-1, 1)
-
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """The images through the latent's mean and the whole chain."""
-        return self.inject(images)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         coarse, reals = (resize(batch["image"], self.sizes[scale]) for scale in (0, self.stage))
@@ -198,10 +158,8 @@ class HPVAEGAN(PyramidModule):
         self.log_training(terms, len(reals))
 
     def _vae_step(self, coarse: Tensor, reals: Tensor) -> dict[str, Tensor]:
-        """One step of encoder, decoder and newest block: reconstruction at this scale and at scale 0, and KL.
-
-        At stage 0 the two reconstructions are one, which counts twice, as in the released code.
-        """
+        """One step of encoder, decoder and newest block: KL and reconstruction at this scale and at scale 0, which are one at
+        stage 0 that counts twice, as in the released code."""
         hp = self.hparams
         mean, log_variance = self.vae.encoder(coarse)
         decoded = self.vae.decode(draw_latents(mean, log_variance))
@@ -213,25 +171,19 @@ class HPVAEGAN(PyramidModule):
         return {"g_loss": loss, "reconstruction": loss_reconstruction, "kl": loss_kl}
 
     def _gan_step(self, coarse: Tensor, reals: Tensor) -> dict[str, Tensor]:
-        """One critic step, one step of the newest block; everything below is frozen."""
+        """One critic step, one step of the newest block."""
         hp, critic = self.hparams, self.discriminators[self.stage]
         g_opt, d_opt = self.current_optimizers()
         reconstructions, fakes = self._newest_outputs(coarse)
 
         with self.toggled_optimizer(d_opt):
-            loss_critic = wasserstein_d(critic(reals), critic(fakes.detach()))
-            loss_gp = gradient_penalty(critic, reals, fakes)
-            self.optimize(d_opt, loss_critic + hp.weight_gp * loss_gp)
-
+            critic_terms = self.critic_step(d_opt, critic, reals, fakes)
         with self.toggled_optimizer(g_opt):
             loss_reconstruction = F.mse_loss(reconstructions, reals)
             loss_adversarial = wasserstein_g(critic(fakes))
             loss = hp.weight_reconstruction * loss_reconstruction + hp.weight_adversarial * loss_adversarial
             self.optimize(g_opt, loss, hp.clip_norm)
-        return {
-            "g_loss": loss, "d_loss": loss_critic, "gp": loss_gp,
-            "reconstruction": loss_reconstruction, "adversarial": loss_adversarial,
-        }  # fmt: skip
+        return {"g_loss": loss, "reconstruction": loss_reconstruction, "adversarial": loss_adversarial} | critic_terms
 
     def _newest_outputs(self, coarse: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstructions of images at scale 0 without noise, and as many fakes from random latents with noise."""
@@ -252,12 +204,7 @@ class HPVAEGAN(PyramidModule):
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
         """Reconstruction RMSE of the training images at each trained scale, how unequal it is between images, KL."""
         images = sets["image"].stack().to(self.device)
-        numbers = {}
-        for scale, size in enumerate(self.sizes[: self.top + 1]):
-            outputs, targets = self.reconstruct_at(images, scale), resize(images, size)
-            errors = rmse_by_image(outputs, targets)
-            numbers[f"reconstruction_rmse_scale{scale}"] = float(errors.mean())
-        numbers |= self.errors_by_image(errors)
+        numbers, errors = self.reconstruction_errors(images)
         numbers["reconstruction_rmse_worst_to_best"] = float(errors.max() / errors.min())
         numbers["kl_per_element"] = float(kl_divergence(*self.vae.encoder(resize(images, self.sizes[0]))))
         return numbers

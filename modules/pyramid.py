@@ -1,35 +1,120 @@
 """Methods that train an image pyramid scale by scale: stage s trains scale s, 0 = coarsest."""
 
-from modules.ops.scales import proportional_size
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import Dataset
+
+from modules.losses.adversarial import wasserstein_d
+from modules.losses.penalties import gradient_penalty
+from modules.ops.images import resize, rmse_by_image
+from modules.ops.scales import check_scale, proportional_size
 from modules.staged import StagedModule
 
 
 class PyramidModule(StagedModule):
-    """A staged method whose stages are the scales of an image pyramid; it may add stages after the last scale.
-
-    A method sets `sizes`, height and width of each scale, and `image_size`.
+    """A staged method whose stages are the scales of an image pyramid, and perhaps further ones after the last scale.
 
     Args:
-        num_stages: number of scales, and of further stages.
+        image_size: height and width of the finest scale in pixels.
+        sizes: height and width of each scale.
         epochs_per_stage: one number for all stages, a list with one for each, or three: for the first stage, each one
             between, and the last, whatever the number of scales.
+        more_stages: number of stages after the last scale.
+        min_size: shorter side of the coarsest scale.
+        scale_factor: nominal ratio of neighboring scales, see `scale_sizes`.
     """
 
-    sizes: list[tuple[int, int]]
     duration_settings = ("epochs_per_stage",)
 
-    def __init__(self, num_stages: int, epochs_per_stage: int | list[int]) -> None:
-        blocks = epochs_per_stage
-        if isinstance(blocks, list | tuple) and len(blocks) == 3 <= num_stages:
-            blocks = [blocks[0], *blocks[1:2] * (num_stages - 2), blocks[2]]
-        super().__init__(blocks, num_stages)
+    def __init__(
+        self, image_size: Sequence[int], sizes: list[tuple[int, int]], epochs_per_stage: int | list[int], more_stages: int = 0
+    ) -> None:
+        num_stages = len(sizes) + more_stages
+        if isinstance(epochs_per_stage, list | tuple) and len(epochs_per_stage) == 3 <= num_stages:
+            first, between, last = epochs_per_stage
+            epochs_per_stage = [first, *[between] * (num_stages - 2), last]
+        super().__init__(epochs_per_stage, num_stages)
+        self.image_size, self.sizes, self.num_scales = tuple(image_size), sizes, len(sizes)
 
     def stage_label(self, stage: int) -> str:
         return f"scale {stage}"
 
     def stage_size(self, stage: int) -> tuple[int, int]:
-        return self.sizes[stage % len(self.sizes)]
+        return self.sizes[stage % self.num_scales]
 
-    def size_at(self, scale: int, size: tuple[int, int]) -> tuple[int, int]:
+    def size_at(self, scale: int, size: Sequence[int]) -> tuple[int, int]:
         """Height and width that an output of `size` has at a scale."""
         return proportional_size(size, self.image_size, self.sizes[scale])
+
+    def critic_step(
+        self, optimizer: Optimizer, critic: nn.Module, reals: Tensor, fakes: Tensor, seen: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """A step of a Wasserstein critic, for which `seen`, by default the fakes, are fakes, with gradient penalty; the terms
+        for the log."""
+        loss = wasserstein_d(critic(reals), critic((fakes if seen is None else seen).detach()))
+        penalty = gradient_penalty(critic, reals, fakes)
+        self.optimize(optimizer, loss + self.hparams.weight_gp * penalty)
+        return {"d_loss": loss, "gp": penalty}
+
+
+class RefiningModule(PyramidModule):
+    """A pyramid whose scale 0 gives images back through a latent, and whose scales above refine the enlarged output of the one
+    below: HP-VAE-GAN, FewGAN. A method sets `generators` and `discriminators`, one for each scale."""
+
+    generators: nn.ModuleList
+    discriminators: nn.ModuleList
+
+    @property
+    def top(self) -> int:
+        """The finest scale that takes part in images."""
+        return self.num_scales - 1
+
+    def coarse(self, images: Tensor) -> Tensor:
+        """Images of any size at scale 0."""
+        return resize(images, self.size_at(0, images.shape[-2:]))
+
+    def detail(self, images: Tensor, scale: int) -> Tensor:
+        """Output of a scale above 0 for the enlarged output of the scale below."""
+        return self.generators[scale](images)
+
+    def refine(self, images: Tensor, start: int, end: int, size: Sequence[int], **options: bool) -> Tensor:
+        """Runs scales `start` ... `end` towards an output of `size`; `options` are those of `detail`."""
+        for scale in range(start, end + 1):
+            images = self.detail(resize(images, self.size_at(scale, size)), scale, **options)
+        return images
+
+    def reconstruct_at(self, images: Tensor, scale: int) -> Tensor:
+        """Output of a scale for images of any size."""
+        return self.refine(self.generators[0](self.coarse(images)), 1, scale, images.shape[-2:])
+
+    @torch.no_grad()
+    def inject(self, images: Tensor, scale: int = 0) -> Tensor:
+        """The images rendered from training patches: by all scales, or for `scale` > 0 only refined from that scale on, which
+        keeps more of the images [N, 3, H, W]; any size, same size out."""
+        check_scale(self.num_scales, scale=scale)
+        size = images.shape[-2:]
+        if scale == 0:
+            outputs = self.reconstruct_at(images, self.top)
+        else:
+            outputs = self.refine(resize(images, self.size_at(scale - 1, size)), scale, self.top, size)
+        return resize(outputs, size).clamp(-1, 1)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        return self.inject(images)
+
+    @torch.no_grad()
+    def each(self, images: Dataset, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """`function` of each image by itself: the result's bits do not depend on how images are batched."""
+        return torch.cat([function(images[i].unsqueeze(0).to(self.device, self.dtype)) for i in range(len(images))])
+
+    @torch.no_grad()
+    def reconstruction_errors(self, images: Tensor) -> tuple[dict[str, float], Tensor]:
+        """Diagnostics of the reconstructions at all scales, and the errors [N] at the finest."""
+        numbers = {}
+        for scale, size in enumerate(self.sizes[: self.top + 1]):
+            errors = rmse_by_image(self.reconstruct_at(images, scale), resize(images, size))
+            numbers[f"reconstruction_rmse_scale{scale}"] = float(errors.mean())
+        return numbers | self.errors_by_image(errors), errors

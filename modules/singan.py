@@ -13,10 +13,9 @@ from torch.utils.data import Dataset
 
 from core.errors import UserError
 from core.types import Betas, ImageSize, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt, Probability
-from modules.losses.adversarial import wasserstein_d, wasserstein_g
-from modules.losses.penalties import gradient_penalty
+from modules.losses.adversarial import wasserstein_g
 from modules.networks.noise_pyramid import NoisePyramid, valid_stack
-from modules.ops.images import resize
+from modules.ops.images import resize, rmse_by_image
 from modules.ops.kmeans import kmeans
 from modules.ops.nearest import nearest
 from modules.ops.scales import check_scale, scale_sizes
@@ -26,15 +25,13 @@ from modules.pyramid import PyramidModule
 class SinGAN(PyramidModule):
     """A pyramid of patch GANs: scale 0 generates a small image from noise, each scale above adds detail from further noise.
 
-    Stage n trains generator and critic of scale n on the whole image x_n; all scales below are frozen. One fixed noise
-    map z* at scale 0, with no noise above, has to give the image itself; its error at scale n - 1 sets the noise
-    amplitude of scale n. Defaults are those of the released code; the paper trains 2,000 iterations a scale, on images
-    of at most 250 pixels.
+    Stage n trains generator and critic of scale n on the whole image x_n. One fixed noise map z* at scale 0, with no noise
+    above, has to give the image itself; its error at scale n - 1 sets the noise amplitude of scale n. Defaults are those of the
+    released code; the paper trains 2,000 iterations a scale, on images of at most 250 pixels.
 
     Args:
-        image_size: height and width of the samples, and of the training image where `tiles` is [1, 1].
         tiles: rows and columns of a training image that `datamodule.tile` composes (Concat-SinGAN, the baseline of Ben-Moshe
-            et al. 2022). All sizes follow one tile; samples have a tile's size.
+            et al. 2022). All sizes follow one tile.
         min_size: shorter side of scale 0, at least the receptive field; 20 for animation, 18 for super-resolution.
         scale_factor: nominal ratio of neighboring scales, see `scale_sizes`; for super-resolution 2^(-1/3).
         width: channels of scales 0 ... `scales_per_width` - 1; doubled after each such block of scales, up to `max_width`.
@@ -42,8 +39,7 @@ class SinGAN(PyramidModule):
         norm: batch, or none. With batch norm a critic's score depends on the whole image in training.
         noise_padding: zeros around the noise, or noise there, too (animation): more variety at the borders.
         noise_factor: noise amplitude for a reconstruction error of 1.
-        resample_zstar: draw z* again in every iteration of scale 0, as the released code does. Compatibility only:
-            scale 0 cannot learn to map all noise to one image, and the reconstruction blurs.
+        resample_zstar: draw z* again in every iteration of scale 0, as the released code does: the reconstruction blurs.
         paint_scale: scale that sees its input in `paint_colors` colors of the training image, for clip-art as input.
         d_steps, g_steps: critic and generator steps in an iteration.
         weight_reconstruction: alpha; 100 for super-resolution. `weight_gp`: lambda of the pixel-wise penalty.
@@ -80,25 +76,17 @@ class SinGAN(PyramidModule):
         betas: Betas = (0.5, 0.999),
         decay_at: Probability = 0.8,
     ) -> None:
-        sizes = scale_sizes(tuple(image_size), min_size, scale_factor=scale_factor)
-        super().__init__(len(sizes), epochs_per_stage)
+        super().__init__(image_size, scale_sizes(image_size, min_size, scale_factor), epochs_per_stage)
         self.save_hyperparameters()
-        self.image_size, self.sizes, self.num_scales = tuple(image_size), sizes, len(sizes)
+        if min_size < (field := 2 * depth + 3):
+            raise UserError(f"min_size is {min_size}; scale 0 has to hold the critic's patches of {field} pixels")
+        if paint_scale is not None:
+            check_scale(self.num_scales, lowest=1, paint_scale=paint_scale)
         self.canvas = (tiles[0] * image_size[0], tiles[1] * image_size[1])
-        self._check_settings()
         self.widths = [min(width * 2 ** (scale // scales_per_width), max_width) for scale in range(self.num_scales)]
-        noisy = noise_padding == "noise"
-        pyramid = (self.image_size, sizes, self.canvas, self.widths, depth, norm, noisy, paint_scale, paint_colors)
-        self.pyramid = NoisePyramid(*pyramid)
+        networks = (self.widths, depth, norm, noise_padding == "noise", paint_scale, paint_colors)
+        self.pyramid = NoisePyramid(self.image_size, self.sizes, self.canvas, *networks)
         self.discriminators = nn.ModuleList(valid_stack(width, 1, depth, norm) for width in self.widths)
-        self._real = self._reconstruction_input = torch.empty(0)
-
-    def _check_settings(self) -> None:
-        hp, field = self.hparams, 2 * self.hparams.depth + 3
-        if hp.min_size < field:
-            raise UserError(f"min_size is {hp.min_size}; scale 0 has to hold the critic's patches of {field} pixels")
-        if hp.paint_scale is not None:
-            check_scale(self.num_scales, lowest=1, paint_scale=hp.paint_scale)
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
         images = sets["image"]
@@ -128,19 +116,19 @@ class SinGAN(PyramidModule):
 
     @property
     def _trained(self) -> int:
-        """Number of scales trained or in training; until its turn comes, a scale only upsamples."""
+        """Number of scales trained or in training; others only upsample."""
         return max(self.stage, 0) + 1
 
     def _decode(self, batch_size: int, size: tuple[int, int], start: int = 0, images: Tensor | None = None) -> Tensor:
-        """Images of `size` by the scales from `start` on, with fresh noise, on top of `images` of the scale below."""
+        """Images by the scales from `start` on, with fresh noise, on top of `images` of the scale below."""
         sizes = list(enumerate(self.pyramid.scaled(size)))[start : self._trained]
         noises = [self.pyramid.draw_noise(scale, batch_size, scale_size) for scale, scale_size in sizes]
         return resize(self.pyramid(noises, start, images), size).clamp(-1, 1)
 
     @torch.no_grad()
     def sample(self, num_images: int, size: tuple[int, int] | None = None, start_scale: NonNegativeInt = 0) -> Tensor:
-        """New images [N, 3, H, W]. Scales below `start_scale` reconstruct, so that larger values keep more of the
-        training image's layout; such samples have the training image's size by default."""
+        """Scales below `start_scale` reconstruct, so that larger values keep more of the training image's layout; such samples
+        have the training image's size by default."""
         check_scale(self.num_scales, start_scale=start_scale)
         if start_scale == 0:
             return self._decode(num_images, size or self.image_size)
@@ -149,10 +137,7 @@ class SinGAN(PyramidModule):
 
     @torch.no_grad()
     def inject(self, images: Tensor, scale: int = 1) -> Tensor:
-        """The images [N, 3, H, W] of any size, shrunk to the scale below `scale` and generated from there with fresh noise.
-
-        Scale 1 changes most, the finest scale least; scale 0 takes no image. ValueError for others.
-        """
+        """The images [N, 3, H, W] of any size, shrunk to the scale below `scale` >= 1 and generated from there."""
         check_scale(self.num_scales, lowest=1, scale=scale)
         size = tuple(images.shape[-2:])
         below = resize(images, self.pyramid.scaled(size)[scale - 1])  # a generator has learned from upsampled inputs
@@ -160,9 +145,8 @@ class SinGAN(PyramidModule):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """The training image from its fixed noise, once for each of `images` and at their size. There is no encoder: what
-        `images` show does not matter, see `inject`; but of a tiling, an image of a tile's aspect gets the tile nearest to it.
-        """
+        """The training image from its fixed noise, for each of `images` and at their size, whatever they show, as there is no
+        encoder; but of a tiling, an image of a tile's aspect gets the tile nearest to it."""
         size = tuple(images.shape[-2:])
         image = self.pyramid.reconstruction(self._trained).clamp(-1, 1)
         aspect = math.log(size[0] / size[1])
@@ -176,10 +160,8 @@ class SinGAN(PyramidModule):
 
     @torch.no_grad()
     def super_resolve(self, images: Tensor, factor: float) -> Tensor:
-        """Super-resolution: [N, 3, h, w] to [N, 3, int(factor h), int(factor w)] by the finest generator, in steps of about
-        2^(1/3). Made for models trained on the small image itself with `scale_factor` 2^(-1/3)."""
-        if not 1 < factor < math.inf:
-            raise UserError(f"factor is {factor}; it has to be larger than 1")
+        """[N, 3, h, w] to [N, 3, int(factor h), int(factor w)] by the finest generator, in steps of about 2^(1/3). Made for
+        models trained on the small image itself with `scale_factor` 2^(-1/3)."""
         (height, width), scale = images.shape[-2:], self._trained - 1
         steps = max(1, round(3 * math.log2(factor)))
         for step in range(1, steps + 1):
@@ -193,10 +175,8 @@ class SinGAN(PyramidModule):
     def animate(
         self, num_frames: int, alpha: Probability = 0.1, beta: Probability = 0.9, start_scale: NonNegativeInt = 0
     ) -> Tensor:
-        """Frames [F, 3, H, W] of an animation: a random walk in the noise of all scales, from the training image on.
-
-        `alpha` pulls back to the image, `beta` near 1 makes the motion smooth; scales below `start_scale` stay at rest.
-        """
+        """Frames [F, 3, H, W]: a random walk in the noise of all scales. `alpha` pulls back to the training image, `beta`
+        near 1 makes the motion smooth; scales below `start_scale` stay at rest."""
         check_scale(self.num_scales, start_scale=start_scale)
         steps = islice(self.pyramid.random_walks(self._trained, start_scale, alpha, beta), num_frames)
         return torch.cat([resize(self.pyramid(step), self.canvas) for step in steps]).clamp(-1, 1)
@@ -215,12 +195,11 @@ class SinGAN(PyramidModule):
         elif self.widths[stage] == self.widths[stage - 1]:
             for parts in (self.pyramid.generators, self.discriminators):
                 parts[stage].load_state_dict(parts[stage - 1].state_dict())
-        error = rmse(resize(self.pyramid.reconstruction(stage), real.shape[-2:]), real)
+        error = F.mse_loss(resize(self.pyramid.reconstruction(stage), real.shape[-2:]), real).sqrt()
         self.pyramid.noise_amplitudes[stage] = self.hparams.noise_factor * error
 
     @torch.no_grad()
     def cache_stage(self, stage: int) -> None:
-        """The training image at the stage's size, and what the stage gets of the reconstruction below."""
         self._real = self._training_image(self.pyramid.canvas_sizes[stage])
         self._reconstruction_input = self.pyramid.scale_input(stage, self.pyramid.reconstruction(stage), self._real.shape)
 
@@ -253,9 +232,7 @@ class SinGAN(PyramidModule):
             for images in inputs:
                 with torch.no_grad():
                     fakes = generator(noise, images)
-                loss_critic = wasserstein_d(critic(self._real), critic(fakes))
-                loss_gp = gradient_penalty(critic, self._real.expand_as(fakes), fakes)
-                self.optimize(d_opt, loss_critic + hp.weight_gp * loss_gp)
+                critic_terms = self.critic_step(d_opt, critic, self._real, fakes)
 
         with self.toggled_optimizer(g_opt):
             for _ in range(hp.g_steps):
@@ -268,8 +245,8 @@ class SinGAN(PyramidModule):
 
         # Only where values are written: Lightning's bookkeeping of each step took a tenth of it at 25 pixels.
         if (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch:
-            terms = {"adversarial": loss_adversarial, "reconstruction": loss_reconstruction, "gp": loss_gp}
-            self.log_training({"g_loss": loss, "d_loss": loss_critic} | terms, batch_size)
+            terms = {"g_loss": loss, "adversarial": loss_adversarial, "reconstruction": loss_reconstruction}
+            self.log_training(terms | critic_terms, batch_size)
 
     def _set_rates(self, batch_idx: int) -> None:
         share = batch_idx / (self.trainer.num_training_batches * self.stage_epochs(self.stage))
@@ -284,11 +261,6 @@ class SinGAN(PyramidModule):
         image, output, numbers = sets["image"][0].unsqueeze(0).to(self.device), None, {}
         for scale, size in enumerate(self.pyramid.canvas_sizes[: self._trained]):
             output = self.pyramid([self.pyramid.reconstruction_noise(scale)], scale, output)
-            numbers[f"reconstruction_rmse_scale{scale}"] = float(rmse(output, resize(image, size)))
+            numbers[f"reconstruction_rmse_scale{scale}"] = float(rmse_by_image(output, resize(image, size)))
             numbers[f"noise_amplitude_scale{scale}"] = float(self.pyramid.noise_amplitudes[scale])
         return numbers
-
-
-def rmse(first: Tensor, second: Tensor) -> Tensor:
-    """Root of the mean squared difference."""
-    return (first - second).square().mean().sqrt()

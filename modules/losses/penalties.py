@@ -1,24 +1,20 @@
 """Gradient penalties. They run in float32 outside autocast: double backward through bf16 is 5 % off (P 12.2)."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from core.errors import UserError
 
-
-def gradient_penalty(critic: Callable[[Tensor], Tensor], reals: Tensor, fakes: Tensor, norm: str = "pixel") -> Tensor:
-    """Mean of (|grad| - 1)^2 at random points between reals and fakes [N, C, H, W] (Gulrajani et al. 2017).
-
-    `norm: pixel` takes the gradient's norm over the channels of each pixel, as SinGAN's released code does: the data are
-    patches there. `norm: image` is the original's norm over the whole image. Weights are not transferable between the two.
-    One mixing factor is drawn for each image.
-    """
-    if norm not in ("pixel", "image"):
-        raise UserError(f"gradient penalty norm is {norm!r}; allowed are 'pixel' and 'image'")
+def gradient_penalty(
+    critic: Callable[[Tensor], Tensor], reals: Tensor, fakes: Tensor, norm: Literal["pixel", "image"] = "pixel"
+) -> Tensor:
+    """Mean of (|grad| - 1)^2 at a random point between each of the fakes [N, C, H, W] and its real, or the only one (Gulrajani
+    et al. 2017). `norm: pixel` takes the gradient's norm over the channels of each pixel, as SinGAN's released code does: the
+    data are patches there. `norm: image` is the original's norm over the whole image."""
     with torch.autocast(reals.device.type, enabled=False):
-        mix = torch.rand(len(reals), 1, 1, 1, device=reals.device)
+        mix = torch.rand(len(fakes), 1, 1, 1, device=reals.device)
         between = torch.lerp(fakes.detach().float(), reals.detach().float(), mix).requires_grad_()
         (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
         dims = (1,) if norm == "pixel" else (1, 2, 3)
@@ -26,14 +22,12 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], reals: Tensor, fakes: T
 
 
 def r1_penalty(discriminate: Callable[[Tensor], Tensor], reals: Tensor) -> Tensor:
-    """Mean over images of the squared gradient of the logit (Mescheder et al. 2018); maps of logits count by their mean.
-
-    The term 0 · D(x) gives parameters without influence on the gradient, such as the last bias, a gradient of zero.
-    """
+    """Mean over images of the squared gradient of the logit (Mescheder et al. 2018); maps of logits count by their mean."""
     with torch.autocast(reals.device.type, enabled=False):
         reals = reals.detach().float().requires_grad_()
         logits = discriminate(reals)
         (gradient,) = torch.autograd.grad(logits.flatten(1).mean(1).sum(), reals, create_graph=True)
+        # 0 · D(x) gives parameters without influence on the gradient, such as the last bias, a gradient of zero.
         return gradient.square().sum((1, 2, 3)).mean() + 0 * logits.sum()
 
 

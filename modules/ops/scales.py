@@ -1,6 +1,7 @@
 """Sizes of an image pyramid. Scale 0 is the coarsest."""
 
 import math
+from collections.abc import Sequence
 
 from core.errors import UserError
 
@@ -8,38 +9,27 @@ MAX_SCALES = 1000
 ROUNDING = 1e-6  # 25 = 188 * (25 / 188) evaluates just above 25; without the correction `ceil` gives 26
 
 
-def scale_sizes(
-    image_size: tuple[int, int], min_size: int, max_size: int | None = None, scale_factor: float = 0.75
-) -> list[tuple[int, int]]:
+def scale_sizes(image_size: Sequence[int], min_size: int, scale_factor: float = 0.75) -> list[tuple[int, int]]:
     """Heights and widths from coarsest to finest by SinGAN's rule (Rott Shaham et al. 2019, released code).
 
-    The shorter side of scale 0 is `min_size`, the longer side of the last scale at most `max_size` (None: the image's
-    own). `scale_factor` < 1 is the nominal ratio of neighbors; the true one is adjusted so that both ends fit.
-    Raises ValueError if the image leaves no room for two scales, or there would be more than MAX_SCALES.
+    The shorter side of scale 0 is `min_size`, the last scale the image's own size. `scale_factor` < 1 is the nominal ratio of
+    neighbors; the true one is adjusted so that both ends fit. UserError without room for two scales, or for too many.
     """
-    short, long = min(image_size), max(image_size)
-    max_size = max_size or long
-    if not 0 < scale_factor < 1:
-        raise UserError(f"scale_factor is {scale_factor}; it must lie between 0 and 1, for example 0.75")
-    shrink = min(max_size / long, 1.0)
-    height, width = (math.ceil(shrink * side - ROUNDING) for side in image_size)
-    if min(height, width) <= min_size:
-        cause = f", shrunk to {height}x{width} because max_size is {max_size}" if shrink < 1 else ""
+    short = min(image_size)
+    if short <= min_size:
         raise UserError(
-            f"image_size [{image_size[0]}, {image_size[1]}]{cause}: the shorter side must be larger than min_size "
-            f"{min_size}, the coarsest scale; enlarge image_size or lower min_size"
+            f"image_size [{image_size[0]}, {image_size[1]}]: the shorter side must be larger than min_size {min_size}, "
+            f"the coarsest scale; enlarge image_size or lower min_size"
         )
-    count = math.ceil(math.log(min_size / short) / math.log(scale_factor)) + 1
-    cut = math.ceil(math.log(min(max_size, long) / long) / math.log(scale_factor))
-    last = max(count - cut, 1)
+    last = math.ceil(math.log(min_size / short) / math.log(scale_factor)) + 1
     if last >= MAX_SCALES:
         raise UserError(f"scale_factor is {scale_factor}, which makes {last + 1} scales; the maximum is {MAX_SCALES}")
-    ratio = (min_size / min(height, width)) ** (1 / last)
+    ratio = (min_size / short) ** (1 / last)
     factors = [ratio ** (last - scale) for scale in range(last + 1)]
-    return [(math.ceil(height * f - ROUNDING), math.ceil(width * f - ROUNDING)) for f in factors]
+    return [tuple(math.ceil(side * factor - ROUNDING) for side in image_size) for factor in factors]
 
 
-def proportional_size(size: tuple[int, int], image_size: tuple[int, int], scale_size: tuple[int, int]) -> tuple[int, int]:
+def proportional_size(size: Sequence[int], image_size: Sequence[int], scale_size: Sequence[int]) -> tuple[int, int]:
     """Size that an output of `size` has at a scale which is `scale_size` when the output is `image_size`; at least 1."""
     return tuple(max(1, round(side * scaled / full)) for side, scaled, full in zip(size, scale_size, image_size, strict=True))
 

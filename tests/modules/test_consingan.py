@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import modules.consingan as consingan
+import modules.pyramid as pyramid
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.synthetic import SyntheticDataModule
 from modules.consingan import ConSinGAN, RepeatedAdam, concurrent_sizes
@@ -337,13 +338,13 @@ def test_three_steps_are_taken_on_one_gradient():
 
 def seen_by_the_penalty(monkeypatch):
     """List that fills with the (reals, fakes) of every gradient penalty, that is of every critic's step."""
-    seen, penalty = [], consingan.gradient_penalty
+    seen, penalty = [], pyramid.gradient_penalty
 
     def noting(critic, reals, fakes):
         seen.append((reals.clone(), fakes.detach().clone()))
         return penalty(critic, reals, fakes)
 
-    monkeypatch.setattr(consingan, "gradient_penalty", noting)
+    monkeypatch.setattr(pyramid, "gradient_penalty", noting)
     return seen
 
 

@@ -133,17 +133,17 @@ def test_without_critic_on_side_the_critics_step_does_not_depend_on_side_images(
 
 
 def test_side_images_are_never_reals(monkeypatch):
-    import modules.fewgan as fewgan
+    import modules.pyramid as pyramid
 
     data = SyntheticDataModule([16, 20], batch_size=2, samples_per_epoch=8)
     data.setup()
     allowed = data.sets()["image"].stack()
     reals = []
-    original = fewgan.gradient_penalty
-    monkeypatch.setattr(fewgan, "gradient_penalty", lambda c, r, f: reals.append(r) or original(c, r, f))
+    original = pyramid.gradient_penalty
+    monkeypatch.setattr(pyramid, "gradient_penalty", lambda c, r, f: reals.append(r) or original(c, r, f))
     fit(data)
     for batch in reals:
-        candidates = fewgan.resize(allowed, tuple(batch.shape[-2:]))
+        candidates = pyramid.resize(allowed, tuple(batch.shape[-2:]))
         for image in batch:
             assert (candidates - image).abs().amax((1, 2, 3)).min() < 1e-6
     assert len(reals) == 3 * 4

@@ -22,8 +22,7 @@ class Layers(PyramidModule):
     collapse_advice = "module.salt=less"
 
     def __init__(self, epochs_per_stage=2):
-        super().__init__(2, epochs_per_stage)
-        self.image_size = (8, 10)
+        super().__init__((8, 10), self.sizes, epochs_per_stage)
         self.scales = nn.ModuleList(nn.Sequential(nn.Conv2d(3, 3, 1, groups=3), nn.BatchNorm2d(3)) for _ in range(2))
         self.ready = True
         self.seen = []
