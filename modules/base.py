@@ -76,6 +76,7 @@ class GenerativeModule(LightningModule):
         reals_per_iteration: batches of fresh training images that one iteration needs, such as one for each critic step.
             The data module delivers them as one batch, `split_reals` takes it apart.
         fixed_size: whether all images are of the training size, and square.
+        no_samples: for a method without samples of its own, such as an autoencoder, why; `samples_ready` is False then.
         averages: by name of a submodule what it is the average of; `add_average` makes one.
     """
 
@@ -83,6 +84,7 @@ class GenerativeModule(LightningModule):
     duration_settings: tuple[str, ...] = ()
     reals_per_iteration = 1
     fixed_size = False
+    no_samples: str | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,7 +181,7 @@ class GenerativeModule(LightningModule):
     @property
     def samples_ready(self) -> bool:
         """False while unconditional samples are meaningless, and are neither drawn nor measured."""
-        return True
+        return self.no_samples is None
 
     def finished(self, epochs: int) -> bool:
         """True if nothing is left to train after `epochs` whole epochs; called with the current weights."""

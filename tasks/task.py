@@ -102,6 +102,8 @@ class Task(ABC):
         if not module.samples_ready:
             stage = getattr(module, "stage_name", "its current stage")
             method = type(module).__name__
+            if module.no_samples:
+                raise UserError(f"task {self.name}: {module.no_samples}")
             raise UserError(f"task {self.name}: this {method} cannot draw images yet, its training ended in {stage}")
 
     def output_size(self, module: GenerativeModule) -> tuple[int, int]:

@@ -48,6 +48,8 @@ ROOMS = {
     ),
     "modules.networks": ("core modules.networks modules.ops", "torch"),
     "modules.losses": ("core modules.losses modules.ops", "torch kornia lpips"),
+    # Perceptual distances as losses are those of the metrics, which import no method.
+    "modules.losses.perceptual": ("core modules.ops metrics.backbones metrics.perceptual_distance", "torch"),
     "modules.augment": ("core modules.augment modules.ops", "torch kornia"),
     "modules.patches": ("core modules.patches modules.ops", "torch"),
     "modules.ops": ("core modules.ops", "torch torchvision kornia"),

@@ -1,0 +1,403 @@
+"""VQGAN: networks, quantizer, losses, files, against independent computations."""
+
+import math
+import sys
+import types
+from collections import OrderedDict
+
+import lightning
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import evaluate
+from core.errors import UserError
+from datamodules.synthetic import SyntheticDataModule
+from modules.losses.perceptual import PerceptualLoss
+from modules.networks.patch_discriminator import PatchDiscriminator
+from modules.networks.quantizer import VectorQuantizer
+from modules.networks.vqgan_autoencoder import AttnBlock, Downsample
+from modules.ops.codes import code_usage
+from modules.vqgan import VQGAN, load_vqgan
+
+SIZES = {
+    "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": [], "z_channels": 8, "embed_dim": 8, "num_codes": 16,
+    "disc_layers": 1, "disc_channels": 8,
+}  # fmt: skip
+TINY = [
+    "datamodule.num_images=5",
+    "datamodule.image_size=[16,16]",
+    "datamodule.batch_size=2",
+    "datamodule.samples_per_epoch=4",
+    "module.epochs=2",
+    "module.bypass=1",
+    "module.revive_every=2",
+    "module.perceptual_start=2",
+    "module.disc_start=2",
+    *(f"module.{key}={value}".replace(" ", "") for key, value in SIZES.items()),
+]
+AUTOENCODER, DISCRIMINATOR = 72_141_699, 2_765_633  # of the released model for faces at 256 pixels
+PARAMETERS = {"vqgan": 784_239, "vqgan_256": AUTOENCODER + DISCRIMINATOR}
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def build(**changes) -> VQGAN:
+    torch.manual_seed(0)
+    return VQGAN(**({"image_size": [16, 16], "epochs": 1, **SIZES} | changes))
+
+
+def fit(module, batch_size=2, iterations=4, callbacks=(), **trainer):
+    lightning.seed_everything(0, verbose=False)
+    settings = {"accelerator": "cpu", "max_epochs": -1, "logger": False, "enable_checkpointing": False,
+                "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}  # fmt: skip
+    data = SyntheticDataModule([16, 16], batch_size=batch_size, samples_per_epoch=batch_size * iterations)
+    lightning.Trainer(**(settings | trainer), callbacks=list(callbacks)).fit(module, data)
+    return module
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_released_architecture_has_the_published_numbers_of_parameters():
+    with torch.device("meta"):
+        module = VQGAN([256, 256])
+    assert count(module.encoder) == 29_298_176 and count(module.decoder) == 42_449_795
+    assert count(module) - count(module.discriminator) == AUTOENCODER and count(module.discriminator) == DISCRIMINATOR
+    assert len(module.encoder.state_dict()) == 144 and len(module.decoder.state_dict()) == 194
+    assert len(module.autoencoder_state()) == 343 and module.downsampling == 16 and module.grid == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "millions"),
+    [
+        ({"num_codes": 16384}, 76.07),
+        ({"num_codes": 16384, "z_channels": 8, "embed_dim": 8}, 69.59),  # latent-diffusion, f = 16
+        ({"num_codes": 256, "z_channels": 4, "embed_dim": 4, "ch_mult": [1, 2, 2, 4], "attn_resolutions": [32]}, 67.65),
+        ({"ch": 64, "z_channels": 128, "embed_dim": 64}, 18.04),
+    ],
+)
+def test_variants_have_the_published_numbers_of_parameters(settings, millions):
+    with torch.device("meta"):
+        module = VQGAN([256, 256], **settings)
+    assert (count(module) - count(module.discriminator)) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+@pytest.mark.parametrize(("layers", "parameters", "side"), [(3, 2_765_633, 30), (2, 663_361, 62), (1, 136_513, 126)])
+def test_discriminators_have_the_published_sizes(layers, parameters, side):
+    network = PatchDiscriminator(layers)
+    assert count(network) == parameters
+    assert network(torch.zeros(1, 3, 256, 256)).shape == (1, 1, side, side)
+
+
+def test_downsampling_pads_right_and_bottom_only():
+    layer, x = Downsample(4), torch.randn(1, 4, 6, 8)
+    padded = torch.zeros(1, 4, 7, 9)
+    padded[..., :6, :8] = x
+    assert torch.equal(layer(x), F.conv2d(padded, layer.conv.weight, layer.conv.bias, stride=2))
+
+
+def test_attention_is_softmax_over_all_positions():
+    block, x = AttnBlock(32).double(), torch.randn(2, 32, 3, 4, dtype=torch.float64)
+    h = block.norm(x)
+    q, k, v = (layer(h).flatten(2) for layer in (block.q, block.k, block.v))
+    weights = torch.softmax(torch.einsum("nci,ncj->nij", q, k) / math.sqrt(32), dim=2)
+    expected = x + block.proj_out(torch.einsum("nij,ncj->nci", weights, v).view(x.shape))
+    assert torch.allclose(block(x), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("unshuffle", [1, 2])
+def test_images_of_other_sizes_keep_them(unshuffle):
+    module = build(unshuffle=unshuffle).eval()
+    f = 2 * unshuffle
+    assert module.encode(torch.zeros(2, 3, 4 * f, 7 * f)).shape == (2, 4, 7) and module.downsampling == f
+    assert module.decode(torch.zeros(2, 4, 7, dtype=torch.long)).shape == (2, 3, 4 * f, 7 * f)
+    images = module.reconstruct(torch.rand(2, 3, 19, 22))
+    assert images.shape == (2, 3, 19, 22) and images.abs().max() <= 1 and not images.requires_grad
+
+
+@pytest.mark.parametrize(("settings", "message"), [({"image_size": [18, 15]}, "multiples of 2"), ({"ch": 48}, "multiples of 32")])
+def test_impossible_sizes_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        build(**settings)
+
+
+# --- quantizer --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quantizer():
+    torch.manual_seed(0)
+    network = VectorQuantizer(12, 3)
+    nn.init.normal_(network.embedding.weight)
+    return network
+
+
+def test_codes_are_the_nearest_entries(quantizer):
+    latents = torch.randn(2, 3, 4, 5)
+    differences = latents.double()[:, None] - quantizer.embedding.weight.double()[None, :, :, None, None]
+    assert torch.equal(quantizer.codes(latents), differences.square().sum(2).argmin(1))
+    codes = torch.randint(12, (2, 4, 5))
+    assert torch.equal(quantizer.codes(quantizer.lookup(codes)), codes)
+
+
+def test_gradients_pass_straight_through(quantizer):
+    latents = torch.randn(2, 3, 4, 5, requires_grad=True)
+    quantized = quantizer(latents)[0]
+    assert torch.allclose(quantized, quantizer.lookup(quantizer.codes(latents)), atol=1e-6)
+    values = torch.randn(2, 3, 4, 5)
+    (quantized * values).sum().backward()
+    assert torch.equal(latents.grad, values) and quantizer.embedding.weight.grad is None
+
+
+@pytest.mark.parametrize(("legacy", "ratio"), [(True, 4.0), (False, 0.25)])
+def test_weights_of_the_two_terms(legacy, ratio):
+    """One vector with a code of its own: the gradients of both are opposite, up to the weights 1 and beta."""
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(1, 3, beta=0.25, legacy=legacy)
+    latents = torch.randn(1, 3, 1, 1, requires_grad=True)
+    quantizer(latents)[2].backward()
+    assert torch.allclose(latents.grad.flatten(), -ratio * quantizer.embedding.weight.grad[0], rtol=1e-5)
+
+
+def test_the_average_code_book_against_numpy():
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(6, 2, ema=True)
+    nn.init.normal_(quantizer.embedding.weight)
+    quantizer.sums.copy_(quantizer.embedding.weight)
+    assert not list(quantizer.parameters())
+    usage, sums = np.ones(6), quantizer.embedding.weight.double().numpy().copy()
+    for _ in range(3):
+        latents = torch.randn(2, 2, 3, 3)
+        codes = quantizer(latents)[1]
+        quantizer.update(latents, codes, lambda values: values)
+        rows, flat = latents.permute(0, 2, 3, 1).reshape(-1, 2).double().numpy(), codes.flatten().numpy()
+        usage = 0.99 * usage + 0.01 * np.array([(flat == k).sum() for k in range(6)])
+        sums = 0.99 * sums + 0.01 * np.stack([rows[flat == k].sum(0) for k in range(6)])
+        entries = sums / ((usage + 1e-5) / (usage.sum() + 6e-5) * usage.sum())[:, None]
+        assert np.allclose(quantizer.embedding.weight.numpy(), entries, atol=1e-5)
+
+
+def test_a_replaced_entry_survives_the_next_update():
+    quantizer = VectorQuantizer(6, 2, ema=True)
+    entry = torch.tensor([[5.0, -5.0]])
+    quantizer.replace(torch.tensor([3]), entry, 10.0)
+    latents = torch.zeros(1, 2, 2, 2)
+    quantizer.update(latents, quantizer.codes(latents), lambda values: values)
+    assert torch.allclose(quantizer.embedding.weight[3], entry[0], rtol=1e-3)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+class Watch(lightning.Callback):
+    """Calls `function(module)` after each iteration."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.function(module)
+
+
+def test_the_discriminator_is_untouched_before_disc_start():
+    module, states = build(disc_start=2), []
+    fit(module, callbacks=[Watch(lambda m: states.append({k: v.clone() for k, v in m.discriminator.state_dict().items()}))])
+    initial = build(disc_start=2).discriminator.state_dict()
+    equal = [all(torch.equal(state[key], initial[key]) for key in initial) for state in states]
+    assert equal == [True, True, False, False]
+    first, second = ([p.clone() for p in fit(build(disc_start=start), iterations=2).encoder.parameters()] for start in (2, 9))
+    assert all(map(torch.equal, first, second))
+
+
+def test_the_adaptive_weight_gives_both_terms_the_same_gradient(monkeypatch):
+    module, ratios = build(disc_start=0, perceptual="rand_cnn"), []
+    plain = VQGAN._adaptive_weight
+
+    def compare(self, nll, fooling):
+        weight = plain(self, nll, fooling)
+        norms = [torch.autograd.grad(t, self.decoder.conv_out.weight, retain_graph=True)[0].norm() for t in (nll, fooling)]
+        ratios.append(float(weight * norms[1] / norms[0]))
+        return weight
+
+    monkeypatch.setattr(VQGAN, "_adaptive_weight", compare)
+    fit(module, iterations=2)
+    assert ratios == pytest.approx([1, 1], rel=0.05)  # but for the 1e-4 in the denominator
+
+
+def test_warm_up_without_quantization_then_k_means():
+    module, seen = build(bypass=2, ema=True), []
+    fit(module, callbacks=[Watch(lambda m: seen.append((m.quantizes, m.codebook.clone())))])
+    assert [quantizes for quantizes, _ in seen] == [True, True, True, True] or seen[0][0] is False
+    assert torch.equal(seen[0][1], build(bypass=2, ema=True).codebook) and not torch.equal(seen[0][1], seen[1][1])
+    images = torch.stack([SyntheticDataModule([16, 16]).sets()["image"][i] for i in range(0)]) if False else None
+    assert images is None and seen[1][1].unique(dim=0).shape[0] == 16
+
+
+def test_dead_codes_come_back():
+    """All entries but one far away from every vector."""
+    module = build(revive_every=2, ema=True, lr=1e-6)
+    with torch.no_grad():
+        module.quantize.embedding.weight[1:] += 100
+        module.quantize.sums.copy_(module.quantize.embedding.weight)
+        module.quantize.usage[1:] = 1e-3
+    images = torch.randn(4, 3, 16, 16)
+    assert code_usage(module.eval().encode(images), 16)[0] == 1 / 16
+    fit(module, iterations=2)
+    assert code_usage(module.eval().encode(images), 16)[0] > 1 / 4
+
+
+def test_a_batch_of_four_is_learned_by_heart():
+    torch.manual_seed(0)
+    sizes = {"ch_mult": [1, 1, 2], "z_channels": 32, "embed_dim": 16, "num_codes": 64}
+    module = build(**sizes, image_size=[32, 32], bypass=60, lr=1e-3, betas=[0.9, 0.99])
+    losses = []
+    lightning.seed_everything(0, verbose=False)
+    data = SyntheticDataModule([32, 32], num_images=4, batch_size=4, samples_per_epoch=4 * 150)
+    watch = Watch(lambda m: losses.append(float(m.trainer.callback_metrics["train/reconstruction"])))
+    settings = {"accelerator": "cpu", "max_epochs": -1, "logger": False, "enable_checkpointing": False,
+                "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}  # fmt: skip
+    lightning.Trainer(**settings, callbacks=[watch]).fit(module, data)
+    assert losses[-1] < 0.16 < losses[0]
+
+
+# --- perceptual loss --------------------------------------------------------------------------------------------------
+
+
+def test_the_perceptual_loss_is_the_distance_of_the_metrics_with_gradients():
+    loss = PerceptualLoss("rand_cnn")
+    first, second = (torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8) for _ in range(2))
+    rows = [loss.distance(images) for images in (first, second)]
+    images, references = (images.float() / 127.5 - 1 for images in (first, second))
+    assert torch.allclose(loss(images, references), (rows[0] - rows[1]).square().sum(1), rtol=1e-4)
+    images.requires_grad_()
+    loss(images, references).sum().backward()
+    assert images.grad.isfinite().all() and images.grad.abs().sum() > 0
+    assert loss(references, references).abs().max() == 0
+    black = torch.full((1, 3, 16, 16), -1.0, requires_grad=True)  # features of length 0
+    loss(black, references[:1, :, :16, :16]).sum().backward()
+    assert black.grad.isfinite().all()
+
+
+def test_an_unknown_perceptual_network_is_refused():
+    with pytest.raises((UserError, FileNotFoundError), match="vgg_17"):
+        PerceptualLoss("vgg_17")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def public(module: VQGAN, prefix: str = "", **more) -> dict:
+    """The state dict of a public file with the autoencoder of `module`."""
+    state = OrderedDict((prefix + key, value) for key, value in module.autoencoder_state().items())
+    state[f"{prefix}loss.discriminator.main.0.weight"] = torch.zeros(4, 3, 4, 4)
+    state[f"{prefix}loss.perceptual_loss.lin0.model.1.weight"] = torch.zeros(1, 4, 1, 1)
+    return state | more
+
+
+@pytest.fixture
+def old_lightning(monkeypatch):
+    """A stand-in of the classes that old checkpoints mention; it is gone when the file is read."""
+    module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
+    kind = type("ModelCheckpoint", (), {"__module__": module.__name__})
+    module.ModelCheckpoint = kind
+    for name in ("pytorch_lightning", "pytorch_lightning.callbacks", module.__name__):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name) if name != module.__name__ else module)
+    return kind
+
+
+def save(state: dict, path, kind) -> str:
+    instance = kind()
+    instance.best = np.float64(0.5)
+    content = {
+        "epoch": 3, "global_step": 7, "pytorch-lightning_version": "1.0.8", "state_dict": state, "lr_schedulers": [],
+        "callbacks": {kind: {"best_model_score": torch.tensor(1.0), "object": instance}}, "optimizer_states": [],
+    }  # fmt: skip
+    torch.save(content, path)
+    return str(path)
+
+
+PUBLIC = {"num_res_blocks": 1, "image_size": [256, 256], "attn_resolutions": [128]}
+
+
+@pytest.mark.parametrize("layout", ["first stage", "transformer", "averages", "half"])
+def test_public_files_load_completely(layout, tmp_path, old_lightning):
+    module = build(**PUBLIC).eval()
+    prefix = "first_stage_model." if layout == "transformer" else ""
+    state = public(module, prefix)
+    if layout == "transformer":
+        state["transformer.tok_emb.weight"] = torch.zeros(16, 8)
+    if layout == "averages":
+        averages = {f"model_ema.{key.replace('.', '')}": value for key, value in module.autoencoder_state().items()}
+        state = {key: torch.full_like(value, 9.0) for key, value in state.items()} | averages
+        state["model_ema.num_updates"] = torch.tensor(5)
+    if layout == "half":
+        module.half().float()
+        state = {key: value.half() for key, value in public(module).items()}
+    loaded = load_vqgan(save(state, tmp_path / "public.ckpt", old_lightning))
+    assert loaded.identity() == module.identity() and loaded.quantizes and loaded.image_size == (256, 256)
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(loaded.encode(images), module.encode(images))
+    assert not any(p.requires_grad for p in loaded.parameters()) and not hasattr(loaded, "discriminator")
+
+
+def test_missing_and_left_over_tensors_are_listed(tmp_path, old_lightning):
+    state = public(build(**PUBLIC), **{"depth_model.weight": torch.zeros(1)})
+    del state["decoder.mid.attn_1.q.bias"]
+    path = save(state, tmp_path / "public.ckpt", old_lightning)
+    with pytest.raises(UserError, match=r"missing: decoder\.mid\.attn_1\.q\.bias; left over: depth_model\.weight"):
+        load_vqgan(path)
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_a_file_never_runs_code(tmp_path):
+    torch.save({"state_dict": public(build(**PUBLIC)), "callbacks": Evil(str(tmp_path / "written"))}, tmp_path / "evil.ckpt")
+    with pytest.raises(UserError, match=r"would run code \((_?io|builtins)\.open\)"):
+        load_vqgan(str(tmp_path / "evil.ckpt"))
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x05\x06" + bytes(18)])
+def test_other_files_are_refused(content, tmp_path):
+    (tmp_path / "file.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match="not a checkpoint"):
+        load_vqgan(str(tmp_path / "file.ckpt"))
+
+
+def test_evaluate_says_what_a_public_file_is(tmp_path, old_lightning, capsys):
+    path = save(public(build(**PUBLIC)), tmp_path / "public.ckpt", old_lightning)
+    assert evaluate.main([path]) != 0
+    message = " ".join(capsys.readouterr().err.split())
+    assert "an autoencoder of VQGAN" in message and "downsampling 2, 16 codes of 8 numbers" in message
+    assert "datamodule.root=" in message
+
+
+def test_fine_tuning_begins_with_the_source(tmp_path, old_lightning):
+    source = build(**PUBLIC)
+    path = save(public(source), tmp_path / "public.ckpt", old_lightning)
+    module, seen = build(source_checkpoint=path, lr=1e-12), []
+    fit(module, iterations=1, callbacks=[Watch(lambda m: seen.append(m.encoder.conv_in.weight.clone()))])
+    assert torch.allclose(seen[0], source.encoder.conv_in.weight, atol=1e-6) and module.source_sha256
+    with pytest.raises(UserError, match=r"module\.num_codes is 32, the source's 16"):
+        fit(build(source_checkpoint=path, num_codes=32))
+
+
+def test_an_export_is_the_same_autoencoder(tmp_path):
+    module = build(ema=True, bypass=3).eval()
+    module.iteration = 4
+    torch.save(module.export(), tmp_path / "export.pt")
+    loaded = load_vqgan(str(tmp_path / "export.pt"))
+    whole = VQGAN.from_checkpoint(torch.load(tmp_path / "export.pt", weights_only=True))
+    assert loaded.identity() == whole.identity() == module.identity() and whole.quantizes and loaded.quantizes
+    assert build(ema=True, num_codes=17).identity() != module.identity()
