@@ -29,8 +29,17 @@ from core.files import atomic_folder
 def open_checkpoint(path: Path, arguments: list[str]) -> tuple[dict[str, Any], DictConfig, Any]:
     """A checkpoint, its configuration with `arguments` on top, and its module."""
     from experiment.checkpoint import read_checkpoint
+    from modules.capabilities import adopt
 
-    checkpoint = read_checkpoint(path)
+    try:
+        checkpoint = read_checkpoint(path)
+    except UserError:
+        if (checkpoint := adopt(str(path))) is None:
+            raise
+    if "class_path" not in checkpoint:
+        checkpoint = adopt(str(path)) or checkpoint
+    if "description" in checkpoint:
+        print(f"{path}: {checkpoint['description']}", file=sys.stderr)
     return checkpoint, stored_config(path, checkpoint, arguments), rebuild(path, checkpoint)
 
 

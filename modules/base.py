@@ -341,6 +341,12 @@ class GenerativeModule(LightningModule):
         module.load_state_dict(checkpoint["state_dict"])
         return module.eval()
 
+    @classmethod
+    def adopt(cls, path: str) -> dict[str, Any] | None:
+        """A checkpoint of this class made from the model in another project's file, with a `description` of what it is;
+        None if the method reads no such files or this is none, UserError if it is an incomplete one."""
+        return None
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["iteration"], checkpoint["images_seen"] = self.iteration, self.images_seen

@@ -8,7 +8,7 @@ import inspect
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -119,3 +119,8 @@ def methods(capability: type = Samples) -> list[type[GenerativeModule]]:
     classes = [value for file in files for value in vars(file).values() if isinstance(value, type)]
     able = {c for c in classes if issubclass(c, GenerativeModule) and c.sample is not GenerativeModule.sample}
     return sorted((c for c in able if issubclass(c, capability)), key=lambda c: c.__name__)
+
+
+def adopt(path: str) -> dict[str, Any] | None:
+    """The model in a file of another project as a checkpoint of the first method that reads such files, else None."""
+    return next(filter(None, (method.adopt(path) for method in methods())), None)

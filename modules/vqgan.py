@@ -3,7 +3,8 @@
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -24,21 +25,28 @@ from core.types import (
     PositiveInt,
     Probability,
 )  # fmt: skip
+from modules.base import GenerativeModule
 from modules.losses.adversarial import hinge_d
 from modules.losses.perceptual import PerceptualLoss
 from modules.networks.patch_discriminator import PatchDiscriminator
 from modules.networks.quantizer import VectorQuantizer, rows_of
 from modules.networks.vqgan_autoencoder import Decoder, Encoder
+from modules.networks.vqgan_checkpoints import PARTS, NotVQGAN, check_keys, read_pickled, read_public_checkpoint
 from modules.ops import noise
 from modules.ops.codes import code_usage
 from modules.ops.images import resize
 from modules.ops.kmeans import kmeans
+from modules.ops.weights import read_hashed
 from modules.staged import StagedModule
 
+CLASS_PATH = "modules.vqgan.VQGAN"
 CHUNK = 64  # images that are encoded or decoded at once
 REVIVAL_SHARE = 0.03  # of the mean usage, below which a code counts as dead
 MAX_MEASURED = 500  # training images of the diagnostics
-PARTS = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")  # what makes up the autoencoder
+STATISTICS = {"quantize.usage", "quantize.sums"}  # of the code book, for training only
+SHAPE_SETTINGS = (
+    "ch", "ch_mult", "num_res_blocks", "unshuffle", "z_channels", "embed_dim", "num_codes",
+)  # fmt: skip
 
 
 class VQGAN(StagedModule):
@@ -181,7 +189,7 @@ class VQGAN(StagedModule):
     def autoencoder_state(self) -> dict[str, Tensor]:
         """The weights of encoder, code book and decoder, without what only training needs."""
         own = {key: value for key, value in self.state_dict().items() if key.split(".")[0] in PARTS}
-        return {key: value for key, value in own.items() if key not in ("quantize.usage", "quantize.sums")}
+        return {key: value for key, value in own.items() if key not in STATISTICS}
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -329,3 +337,144 @@ class VQGAN(StagedModule):
             values.append(10 * torch.log10(4 / errors))
             codes.append(self.encode(pictures))
         return float(torch.cat(values).mean()), torch.cat(codes)
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def read_source(self, path: str) -> tuple[Any, str]:
+        return read_autoencoder(path)
+
+    def convert(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
+        """The autoencoder of a source file, and its discriminator if it has one of the same shapes; see `read_autoencoder`."""
+        stored, own = checkpoint["hyper_parameters"], self.hparams
+        unequal = [
+            f"module.{key} is {own[key]}, the source's {stored[key]}"
+            for key in SHAPE_SETTINGS
+            if key in stored and _plain(stored[key]) != _plain(own[key])
+        ]
+        if unequal:
+            raise UserError(f"the source is a network of another size: {'; '.join(unequal)}")
+        state, current = checkpoint["state_dict"], self.state_dict()
+        found = {key: value for key, value in state.items() if key.split(".")[0] in PARTS and key not in STATISTICS}
+        check_keys(*({k: tuple(v.shape) for k, v in part.items()} for part in (found, self.autoencoder_state())), [], "it")
+        entries = found["quantize.embedding.weight"]
+        for key in STATISTICS & current.keys():
+            found[key] = state.get(key, torch.ones(len(entries)) if key == "quantize.usage" else entries)
+        rest = {key: value for key, value in state.items() if key.startswith("discriminator.")}
+        fits = all(key in current and current[key].shape == value.shape for key, value in rest.items())
+        return current | found | (rest if fits else {})
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Mapping[str, Any]) -> Self:
+        """Also of a file without discriminator, such as one that `export` made."""
+        if any(key.startswith("discriminator.") for key in checkpoint["state_dict"]):
+            return super().from_checkpoint(checkpoint)
+        module = cls(**checkpoint["hyper_parameters"])
+        module.load_state_dict(module.convert(checkpoint))
+        module.iteration, module.images_seen = checkpoint["iteration"], checkpoint.get("images_seen", 0)
+        module.source_sha256 = checkpoint.get("source_sha256")
+        return module.eval()
+
+    def export(self) -> dict[str, Any]:
+        """What is needed to encode and decode, as a small checkpoint for `torch.save`."""
+        state = {key: value.detach().cpu().clone() for key, value in self.autoencoder_state().items()}
+        facts = {key: getattr(self, key) for key in ("iteration", "images_seen", "source_sha256")}
+        return {"class_path": CLASS_PATH, "hyper_parameters": dict(self.hparams), "state_dict": state, **facts}
+
+    @classmethod
+    def adopt(cls, path: str) -> dict[str, Any] | None:
+        try:
+            checkpoint, sha256 = read_autoencoder(path)
+        except NotVQGAN:
+            return None
+        return {**checkpoint, "source_sha256": sha256}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def read_autoencoder(path: str) -> tuple[dict[str, Any], str]:
+    """A checkpoint of VQGAN, and the SHA-256 of its file: one of this project, or a public one in the same form.
+
+    By safe loaders only, see `modules.ops.weights` and `networks.vqgan_checkpoints`. UserError, FileNotFoundError.
+    """
+    content = read_pickled(Path(path))[0]
+    if isinstance(content, Mapping) and "class_path" in content:
+        content, sha256 = read_hashed(path)
+        if content["class_path"] != CLASS_PATH:
+            raise UserError(f"{path}: holds {content['class_path']}, expected {CLASS_PATH}")
+        return content, sha256
+    public = read_public_checkpoint(path)
+    facts = {"description": public.description, "iteration": 0}
+    return {"class_path": CLASS_PATH, "hyper_parameters": public.settings, "state_dict": public.state, **facts}, public.sha256
+
+
+def load_vqgan(path: str) -> VQGAN:
+    """The autoencoder in a file that `read_autoencoder` takes, frozen and without discriminator."""
+    checkpoint, sha256 = read_autoencoder(path)
+    module = empty_vqgan(checkpoint["hyper_parameters"])
+    try:
+        module.load_state_dict(module.convert(checkpoint))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    module.source_sha256 = sha256
+    return module
+
+
+def empty_vqgan(settings: Mapping[str, Any]) -> VQGAN:
+    """A frozen VQGAN with these hyper-parameters, without discriminator, to load weights into."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        module = VQGAN(**settings)
+    del module.discriminator
+    module.source_sha256 = ""  # complete: it quantizes
+    return module.eval().requires_grad_(False)
+
+
+class OnCodes(GenerativeModule):
+    """Mixin of methods that work on the codes of a frozen autoencoder, the submodule `tokenizer`.
+
+    It is read from the file of the hyper-parameter `tokenizer_checkpoint` when training begins, and is part of checkpoints.
+    To be named before the base of the method.
+    """
+
+    tokenizer: VQGAN | None
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.tokenizer = None
+
+    def frozen(self) -> list[nn.Module]:
+        return [] if self.tokenizer is None else [self.tokenizer]
+
+    def read_source(self, path: str) -> tuple[Any, str]:
+        return read_autoencoder(path)
+
+    def check_tokenizer(self, tokenizer: VQGAN) -> None:
+        """UserError if the method cannot work on the codes of this autoencoder."""
+        if tuple(self.image_size) != tokenizer.image_size:
+            sizes = f"{list(self.image_size)}, the autoencoder's {list(tokenizer.image_size)}"
+            raise UserError(f"module.tokenizer_checkpoint={self.hparams.tokenizer_checkpoint}: module.image_size is {sizes}")
+
+    def check_data(self, sets: Mapping[str, Dataset]) -> None:
+        super().check_data(sets)
+        if Path(self.hparams.tokenizer_checkpoint).is_file():  # a training that is resumed does not need the file
+            self.check_tokenizer(load_vqgan(self.hparams.tokenizer_checkpoint))
+
+    def on_fit_start(self) -> None:
+        if self.tokenizer is None:  # not resumed
+            tokenizer = load_vqgan(self.hparams.tokenizer_checkpoint)
+            self.check_tokenizer(tokenizer)
+            self.tokenizer = tokenizer.to(self.device)
+        super().on_fit_start()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.tokenizer is not None:
+            checkpoint["tokenizer"] = dict(self.tokenizer.hparams)
+            checkpoint["tokenizer_sha256"] = self.tokenizer.source_sha256
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if "tokenizer" in checkpoint:
+            self.tokenizer = empty_vqgan(checkpoint["tokenizer"]).to(self.device)
+            self.tokenizer.source_sha256 = checkpoint["tokenizer_sha256"]
