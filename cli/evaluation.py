@@ -95,8 +95,8 @@ def stored_config(path: Path, checkpoint: Mapping[str, Any], arguments: list[str
     config = load_config(arguments, start, EXTRA_KEYS)
     if "datamodule" not in config and ("task" not in config or _is_report(config)):
         raise UserError(
-            f"{path} holds {checkpoint.get('description', 'weights')} and no configuration: give datamodule.root=…, datamodule.image_size=[height,width] "
-            f"and datamodule.class_path=datamodules.image_datamodule.ImageDataModule."
+            f"{path} holds {checkpoint.get('description', 'weights')} and no configuration: give datamodule.root=…, "
+            f"datamodule.image_size=[height,width] and datamodule.class_path=datamodules.image_datamodule.ImageDataModule."
         )
     return config
 

@@ -16,7 +16,10 @@ OWN = (
 # `core` and `modules.ops` are the ground floor: every room may import core, and every room that holds tensors modules.ops.
 ROOMS = {
     "train": ("cli core experiment callbacks", "torch lightning omegaconf"),
-    "evaluate": ("cli core experiment callbacks metrics.results tasks.output modules.capabilities", "torch torchvision lightning omegaconf"),
+    "evaluate": (
+        "cli core experiment callbacks metrics.results tasks.output modules.capabilities",
+        "torch torchvision lightning omegaconf",
+    ),
     "sweep": ("cli core", ""),
     "cli": ("cli core", "omegaconf yaml pydantic"),
     "core": ("core", ""),
