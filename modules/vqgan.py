@@ -411,12 +411,13 @@ def read_autoencoder(path: str) -> tuple[dict[str, Any], str]:
 
 def load_vqgan(path: str) -> VQGAN:
     """The autoencoder in a file that `read_autoencoder` takes, frozen and without discriminator."""
-    checkpoint, sha256 = read_autoencoder(path)
+    return frozen_vqgan(*read_autoencoder(path))
+
+
+def frozen_vqgan(checkpoint: Mapping[str, Any], sha256: str) -> VQGAN:
+    """The autoencoder in a checkpoint that `read_autoencoder` has read, frozen and without discriminator."""
     module = empty_vqgan(checkpoint["hyper_parameters"])
-    try:
-        module.load_state_dict(module.convert(checkpoint))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    module.load_state_dict(module.convert(checkpoint))
     module.source_sha256 = sha256
     return module
 
@@ -446,35 +447,31 @@ class OnCodes(GenerativeModule):
     def frozen(self) -> list[nn.Module]:
         return [] if self.tokenizer is None else [self.tokenizer]
 
-    def read_source(self, path: str) -> tuple[Any, str]:
-        return read_autoencoder(path)
-
     def check_tokenizer(self, tokenizer: VQGAN) -> None:
         """UserError if the method cannot work on the codes of this autoencoder."""
         if tuple(self.image_size) != tokenizer.image_size:
-            sizes = f"{list(self.image_size)}, the autoencoder's {list(tokenizer.image_size)}"
-            raise UserError(f"module.tokenizer_checkpoint={self.hparams.tokenizer_checkpoint}: module.image_size is {sizes}")
+            raise UserError(f"module.image_size is {list(self.image_size)}, the autoencoder's {list(tokenizer.image_size)}")
 
-    def check_data(self, sets: Mapping[str, Dataset]) -> None:
-        super().check_data(sets)
-        if Path(self.hparams.tokenizer_checkpoint).is_file():  # a training that is resumed does not need the file
-            self.check_tokenizer(load_vqgan(self.hparams.tokenizer_checkpoint))
+    def start_from_source(self) -> tuple[str, Any, str]:
+        path = self.hparams.tokenizer_checkpoint
+        try:
+            source, self.source_sha256 = read_autoencoder(path)
+            self.tokenizer = frozen_vqgan(source, self.source_sha256).to(self.device)
+            self.check_tokenizer(self.tokenizer)
+        except (UserError, OSError) as error:
+            raise UserError(f"module.tokenizer_checkpoint={path}: {str(error).removeprefix(f'{path}: ')}") from None
+        return path, source, self.source_sha256
 
     def on_fit_start(self) -> None:
-        if self.tokenizer is None:  # not resumed
-            tokenizer = load_vqgan(self.hparams.tokenizer_checkpoint)
-            self.check_tokenizer(tokenizer)
-            self.tokenizer = tokenizer.to(self.device)
+        if self.tokenizer is None:  # neither resumed nor loaded by train.py
+            self.start_from_source()
         super().on_fit_start()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        if self.tokenizer is not None:
-            checkpoint["tokenizer"] = dict(self.tokenizer.hparams)
-            checkpoint["tokenizer_sha256"] = self.tokenizer.source_sha256
+        checkpoint["tokenizer"] = dict(self.tokenizer.hparams) if self.tokenizer is not None else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if "tokenizer" in checkpoint:
+        if checkpoint["tokenizer"] is not None:
             self.tokenizer = empty_vqgan(checkpoint["tokenizer"]).to(self.device)
-            self.tokenizer.source_sha256 = checkpoint["tokenizer_sha256"]

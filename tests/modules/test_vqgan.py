@@ -120,7 +120,9 @@ def test_images_of_other_sizes_keep_them(unshuffle):
     assert images.shape == (2, 3, 19, 22) and images.abs().max() <= 1 and not images.requires_grad
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"image_size": [18, 15]}, "multiples of 2"), ({"ch": 48}, "multiples of 32")])
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"image_size": [18, 15]}, "multiples of 2"), ({"ch": 48}, "multiples of 32")]
+)
 def test_impossible_sizes_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         build(**settings)
@@ -231,11 +233,12 @@ def test_the_adaptive_weight_gives_both_terms_the_same_gradient(monkeypatch):
 
 def test_warm_up_without_quantization_then_k_means():
     module, seen = build(bypass=2, ema=True), []
+    initial = module.codebook.clone()
+    assert not module.quantizes
     fit(module, callbacks=[Watch(lambda m: seen.append((m.quantizes, m.codebook.clone())))])
-    assert [quantizes for quantizes, _ in seen] == [True, True, True, True] or seen[0][0] is False
-    assert torch.equal(seen[0][1], build(bypass=2, ema=True).codebook) and not torch.equal(seen[0][1], seen[1][1])
-    images = torch.stack([SyntheticDataModule([16, 16]).sets()["image"][i] for i in range(0)]) if False else None
-    assert images is None and seen[1][1].unique(dim=0).shape[0] == 16
+    assert [quantizes for quantizes, _ in seen] == [False, True, True, True]  # the callback runs before it counts
+    assert torch.equal(seen[0][1], initial) and not torch.equal(seen[1][1], initial)
+    assert seen[1][1].std() > 1 / 16 and torch.allclose(seen[2][1], seen[1][1], atol=0.5)
 
 
 def test_dead_codes_come_back():
