@@ -346,16 +346,14 @@ class VQGAN(StagedModule):
     def convert(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
         """The autoencoder of a source file, and its discriminator if it has one of the same shapes; see `read_autoencoder`."""
         stored, own = checkpoint["hyper_parameters"], self.hparams
-        unequal = [
-            f"module.{key} is {own[key]}, the source's {stored[key]}"
-            for key in SHAPE_SETTINGS
-            if key in stored and _plain(stored[key]) != _plain(own[key])
-        ]
+        pairs = {key: (_plain(own[key]), _plain(stored[key])) for key in SHAPE_SETTINGS if key in stored}
+        pairs["attn_resolutions, in levels,"] = _attention_levels(own), _attention_levels(stored)
+        unequal = [f"module.{key} is {ours}, the source's {theirs}" for key, (ours, theirs) in pairs.items() if ours != theirs]
         if unequal:
             raise UserError(f"the source is a network of another size: {'; '.join(unequal)}")
         state, current = checkpoint["state_dict"], self.state_dict()
         found = {key: value for key, value in state.items() if key.split(".")[0] in PARTS and key not in STATISTICS}
-        check_keys(*({k: tuple(v.shape) for k, v in part.items()} for part in (found, self.autoencoder_state())), [], "it")
+        check_keys(*({k: tuple(v.shape) for k, v in part.items()} for part in (found, self.autoencoder_state())), [], "the file")
         entries = found["quantize.embedding.weight"]
         for key in STATISTICS & current.keys():
             found[key] = state.get(key, torch.ones(len(entries)) if key == "quantize.usage" else entries)
@@ -391,6 +389,11 @@ class VQGAN(StagedModule):
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else value
+
+
+def _attention_levels(settings: Mapping[str, Any]) -> list[int]:
+    side = min(settings["image_size"]) // settings["unshuffle"]
+    return [level for level in range(len(settings["ch_mult"])) if side // 2**level in settings["attn_resolutions"]]
 
 
 def read_autoencoder(path: str) -> tuple[dict[str, Any], str]:
