@@ -73,6 +73,7 @@ class VQGAN(StagedModule):
             latent-diffusion.
     """
 
+    fixed_size = True
     no_samples = "VQGAN has no prior; train configs/vqgan_transformer.yaml or configs/latentpatch.yaml on its codes"
     collapse_advice = "another seed, a smaller module.lr, a longer module.bypass, more training images"
 
@@ -353,7 +354,8 @@ class VQGAN(StagedModule):
             raise UserError(f"the source is a network of another size: {'; '.join(unequal)}")
         state, current = checkpoint["state_dict"], self.state_dict()
         found = {key: value for key, value in state.items() if key.split(".")[0] in PARTS and key not in STATISTICS}
-        check_keys(*({k: tuple(v.shape) for k, v in part.items()} for part in (found, self.autoencoder_state())), [], "the file")
+        shapes = ({key: tuple(value.shape) for key, value in part.items()} for part in (found, self.autoencoder_state()))
+        check_keys(*shapes, [], "the file")
         entries = found["quantize.embedding.weight"]
         for key in STATISTICS & current.keys():
             found[key] = state.get(key, torch.ones(len(entries)) if key == "quantize.usage" else entries)

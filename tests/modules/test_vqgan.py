@@ -255,10 +255,10 @@ def test_dead_codes_come_back():
 
 
 def test_four_images_are_learned_by_heart():
-    module, losses = build(z_channels=32, embed_dim=16, num_codes=64, bypass=40, lr=2e-3, betas=[0.9, 0.99]), []
+    module, losses = build(z_channels=32, embed_dim=16, num_codes=64, bypass=30, lr=2e-3, betas=[0.9, 0.99]), []
     watch = Watch(lambda m: losses.append(float(m.trainer.callback_metrics["train/reconstruction"])))
-    fit(module, batch_size=4, iterations=100, callbacks=[watch])
-    assert losses[-1] < 0.12 < losses[0]
+    fit(module, batch_size=4, iterations=60, callbacks=[watch])
+    assert losses[-1] < 0.16 < losses[0]
 
 
 # --- perceptual loss --------------------------------------------------------------------------------------------------
