@@ -39,7 +39,7 @@ TINY = [
     *(f"module.{key}={value}".replace(" ", "") for key, value in SIZES.items()),
 ]
 AUTOENCODER, DISCRIMINATOR = 72_141_699, 2_765_633  # of the released model for faces at 256 pixels
-PARAMETERS = {"vqgan": 784_239, "vqgan_256": AUTOENCODER + DISCRIMINATOR}
+PARAMETERS = {"vqgan": 902_189, "vqgan_256": AUTOENCODER + DISCRIMINATOR}
 
 
 def count(module: nn.Module) -> int:
