@@ -17,7 +17,7 @@ CHUNK = 16  # images that are stored at once
 
 
 class Bank(nn.Module):
-    """Rows of one shape and type, up to a fixed capacity, in buffers: part of checkpoints, whose size is always the same."""
+    """Rows of one shape and type, up to a capacity, in buffers: checkpoints have the same size however many there are."""
 
     def __init__(self, capacity: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -37,7 +37,6 @@ class Bank(nn.Module):
         return self.values[: len(self)]
 
     def append(self, rows: Tensor) -> None:
-        """Adds rows [n, *shape]; ValueError beyond the capacity."""
         start, end = len(self), len(self) + len(rows)
         if end > self.capacity:
             raise ValueError(f"{end} rows exceed the bank's capacity of {self.capacity}")
@@ -49,11 +48,8 @@ class Bank(nn.Module):
 
 
 class BankModule(GenerativeModule):
-    """Base of methods that store something of each training image and compute every output from it.
-
-    `fit` is one epoch that fills `bank`. No optimizer steps, so that Lightning writes `last.ckpt` only, at the end (P 6.11).
-    A method sets `bank`, and writes `bank_rows`, `sample` and its capabilities.
-    """
+    """Base of methods that store something of each training image, in one epoch, and compute every output from it. Without
+    optimizer steps Lightning writes `last.ckpt` only (P 6.11). A method sets `bank`, and writes `bank_rows` and `sample`."""
 
     bank: Bank
     cost_setting: tuple[str, int]  # a setting that the time of a sample depends on linearly, and a small value of it
@@ -137,11 +133,10 @@ class PatchBankModule(BankModule):
         return from_uint8(self.bank.rows)
 
     def size_at(self, scale: int, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width at a scale of an output that is `size` at the finest; never below a patch."""
+        """Height and width at a scale of an output of `size`; never below a patch."""
         return tuple(max(self.patch, side) for side in proportional_size(size, self.image_size, self.sizes[scale]))
 
     def check_output(self, size: tuple[int, int], scale: int = 0) -> None:
-        """UserError for an output that holds no patch, or a scale that does not exist."""
         if min(size) < self.patch:
             raise UserError(f"{size[0]}×{size[1]} pixels (height × width) are below a patch of {self.patch}")
         check_scale(self.num_scales, scale=scale)

@@ -23,11 +23,8 @@ if not torch.cuda.is_available():  # Lightning makes torch look for GPUs anew in
 
 @contextmanager
 def sampling_mode(module: nn.Module, seed: int, images: Iterable[int] | None = None) -> Iterator[None]:
-    """Inside: eval mode, no gradients, random state from `seed`. After it every submodule is in the mode that it had, and
-    the random state is as if nothing had been drawn, so that training gives the same with and without looking at it.
-
-    With `images`, the indices of the images, image i depends on (seed, i) alone: `modules.ops.noise`.
-    """
+    """Inside: eval mode, no gradients, random state from `seed`; all is restored, so that training is the same with and without
+    looking at it. Of `images`, by their indices, image i depends on (seed, i) alone."""
     modes = [(part, part.training) for part in module.modules()]
     rows = nullcontext() if images is None else image_generators(seed, images)
     with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad(), rows:
@@ -41,11 +38,9 @@ def sampling_mode(module: nn.Module, seed: int, images: Iterable[int] | None = N
 
 
 class Average(NamedTuple):
-    """An exponential moving average of a submodule's weights; buffers are copied.
-
-    Either `half_life`, in images, or `decay`, the constant weight of the old values in an iteration. With `ramp_up` the
-    half-life is at most that share of the images seen (StyleGAN2: 0.05).
-    """
+    """An exponential moving average of a submodule's weights, with either a `half_life` in images or a constant `decay`, the
+    weight of the old values in an iteration. With `ramp_up` the half-life is at most that share of the images seen
+    (StyleGAN2: 0.05). Buffers are copied."""
 
     source: str
     half_life: float | None = None
@@ -53,7 +48,6 @@ class Average(NamedTuple):
     ramp_up: float | None = None
 
     def weight(self, batch_images: int, images_seen: int) -> float:
-        """Weight of the old values after an iteration with `batch_images` images."""
         if self.decay is not None:
             return self.decay
         half_life = self.half_life if self.ramp_up is None else min(self.half_life, self.ramp_up * images_seen)
@@ -64,17 +58,13 @@ class GenerativeModule(LightningModule):
     """Base of every method.
 
     A method writes its constructor (keywords with types and defaults, `save_hyperparameters()`, no file access),
-    `configure_optimizers`, `training_step` and `sample`; further abilities are the methods of
-    `modules.capabilities`.
-
-    Two clocks: Lightning's epoch, and `iteration`, one for each `training_step`. `global_step` counts optimizer steps and is
-    not used (P 1.1).
+    `configure_optimizers`, `training_step` and `sample`; further abilities are the methods of `modules.capabilities`.
+    `iteration` counts `training_step`s; `global_step` counts optimizer steps and is not used (P 1.1).
 
     Attributes:
         image_size: height and width of samples.
         duration_settings: hyper-parameters that say how long training takes; they may change when a run is resumed.
         reals_per_iteration: batches of fresh training images that one iteration needs, such as one for each critic step.
-            The data module delivers them as one batch, `split_reals` takes it apart.
         fixed_size: whether all images are of the training size, and square.
         no_samples: for a method without samples of its own, such as an autoencoder, why; `samples_ready` is False then.
         averages: by name of a submodule what it is the average of; `add_average` makes one.
@@ -101,13 +91,9 @@ class GenerativeModule(LightningModule):
     def optimize(
         self, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float | None = None, scrub: bool = False
     ) -> None:
-        """Backward of `loss`, mean of the gradients over ranks, clipping, step: the only place where weights change.
-
-        Only the stepped optimizer's gradients are reduced, in one flat tensor. This replaces DDP's reducer, which misses
-        parameters that were frozen when it was built and fails on alternating losses (P 3.1, 3.5, 3.9). All ranks have to
-        take the same branch, so that the same parameters have gradients. `scrub` replaces NaN by 0 and infinity by ±1e5
-        (StyleGAN2).
-        """
+        """Backward, mean of the gradients over ranks, clipping, step, in place of DDP's reducer, which fails on alternating
+        losses (P 3.1, 3.5, 3.9). The same parameters must have gradients on all ranks. `scrub` replaces NaN by 0, infinity by
+        ±1e5."""
         optimizer.zero_grad()
         strategy, scaler = self.trainer.strategy, getattr(self.trainer.precision_plugin, "scaler", None)
         # Lightning's manual_backward without its hooks of callbacks, which cost 2 % of a small network's step.
@@ -115,10 +101,7 @@ class GenerativeModule(LightningModule):
             strategy.pre_backward(loss)
             (loss if scaler is None else scaler.scale(loss)).backward()
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if self.trainer.world_size > 1:
-            flat = self.mean_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
-            for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(mean.view_as(gradient))
+        self.average_over_ranks(gradients)
         if scrub:
             for gradient in gradients:
                 torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
@@ -130,8 +113,15 @@ class GenerativeModule(LightningModule):
         """The mean of a tensor over the processes; all of them have to call this."""
         return values if self.trainer.world_size == 1 else self.trainer.strategy.reduce(values, reduce_op="mean")
 
+    def average_over_ranks(self, tensors: list[Tensor]) -> None:
+        """Gives tensors their means over the processes, in one reduction."""
+        if self.trainer.world_size > 1 and tensors:
+            means = self.mean_over_ranks(torch.cat([tensor.flatten() for tensor in tensors]))
+            for tensor, mean in zip(tensors, means.split([t.numel() for t in tensors]), strict=True):
+                tensor.copy_(mean.view_as(tensor))
+
     def every(self, iterations: int) -> bool:
-        """True in the first of every `iterations` iterations: for lazily computed terms; see `lazy_adam`."""
+        """True in the first of every `iterations` iterations, for lazily computed terms."""
         return self.iteration % iterations == 0
 
     @staticmethod
@@ -144,10 +134,8 @@ class GenerativeModule(LightningModule):
     # --- random numbers -----------------------------------------------------------------------------------------------
 
     def epoch_seed(self, *, shared: bool = False) -> int:
-        """A seed from the run's seed and the epoch, different on every rank unless `shared`.
-
-        Never a small number: samples are drawn with small seeds, and would show the fixed noise of training.
-        """
+        """A seed from the run's seed and the epoch, different on every rank unless `shared`."""
+        # Never a small number: samples are drawn with small seeds, and would show the fixed noise of training.
         run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         rank = 0 if shared else self.global_rank + 1
         return ((run_seed * 1_000_003 + self.current_epoch) * 4_099 + rank + 1) * 6_364_136_223_846_793_005 % 2**63
@@ -157,8 +145,8 @@ class GenerativeModule(LightningModule):
         return torch.Generator().manual_seed(self.epoch_seed(shared=True))
 
     def random_stream(self, name: str, *, shared: bool = False) -> torch.Generator:
-        """The CPU generator of a purpose: (seed, epoch, name, rank unless `shared`) determine its draws, so that a term
-        that is switched off does not shift the draws of others. Restarts in each epoch, which makes resume exact."""
+        """The CPU generator of a purpose, which (seed, epoch, name, rank unless `shared`) determine, so that a term that is
+        switched off does not shift the draws of others."""
         if (name, shared) not in self._streams:
             digest = hashlib.sha256(f"{self.epoch_seed(shared=shared)} {name}".encode()).digest()
             self._streams[name, shared] = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
@@ -167,14 +155,10 @@ class GenerativeModule(LightningModule):
     # --- sampling -----------------------------------------------------------------------------------------------------
 
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
-        """`num_images` new images [N, 3, H, W] in [-1, 1]; `size` (height, width), default the training size.
-
-        Draws by `modules.ops.noise`; the caller seeds and isolates the random state by `sampling_mode`.
-        """
+        """New images [N, 3, H, W] in [-1, 1] of `size`, by default the training size, drawn by `modules.ops.noise`."""
         raise NotImplementedError(f"{type(self).__name__} does not define sample()")
 
     def check_size(self, size: Sequence[int] | None) -> None:
-        """UserError for another size than the training's, where it is fixed."""
         if size is not None and tuple(size) != self.image_size:
             raise UserError(f"size is {list(size)}; {type(self).__name__} makes images of {list(self.image_size)} only")
 
@@ -189,19 +173,16 @@ class GenerativeModule(LightningModule):
 
     # --- averages, frozen parts, source weights -----------------------------------------------------------------------
 
-    def add_average(
-        self, name: str, source: str, half_life: float | None = None, decay: float | None = None, ramp_up: float | None = None
-    ) -> None:
+    def add_average(self, name: str, source: str, **settings: float) -> None:
         """Adds the submodule `name`, the moving average of the submodule `source`, updated after each iteration, always in
-        eval mode and part of checkpoints; see `Average`."""
-        if (half_life is None) == (decay is None):
+        eval mode and part of checkpoints; `settings` are those of `Average`."""
+        if ("half_life" in settings) == ("decay" in settings):
             raise ValueError(f"{name}: give either half_life or decay")
-        self.averages[name] = Average(source, half_life, decay, ramp_up)
+        self.averages[name] = Average(source, **settings)
         setattr(self, name, copy.deepcopy(getattr(self, source)).requires_grad_(False).eval())
 
     @torch.no_grad()
     def update_averages(self, batch_images: int) -> None:
-        """One update after an iteration with `batch_images` images over all ranks."""
         for name, average in self.averages.items():
             target, source = getattr(self, name), getattr(self, average.source)
             weight = average.weight(batch_images, self.images_seen)
@@ -211,8 +192,7 @@ class GenerativeModule(LightningModule):
                 mean.copy_(value)
 
     def frozen(self) -> Iterable[nn.Module]:
-        """Submodules that never train: in eval mode, without gradients, left out of the check for finite weights. Batch
-        statistics and spectral vectors of frozen parts would move otherwise (P 4.4)."""
+        """Submodules that never train: in eval mode (P 4.4), without gradients, left out of the check for finite weights."""
         return ()
 
     def _untrained(self) -> list[nn.Module]:
@@ -226,9 +206,7 @@ class GenerativeModule(LightningModule):
 
     def start_from_source(self) -> tuple[str, Any, str] | None:
         """Loads `source_checkpoint` for a training that is not resumed: its path, content and SHA-256, or None without one.
-
-        `train.py` calls it before anything is written, a fit where nobody has. UserError names the key.
-        """
+        `train.py` calls it before anything is written, a fit where nobody has."""
         path = self.hparams.get("source_checkpoint")
         if not path:
             return None
@@ -240,11 +218,8 @@ class GenerativeModule(LightningModule):
         return path, source, self.source_sha256
 
     def load_source(self, checkpoint: Mapping[str, Any]) -> None:
-        """Loads the weights of a source model; `checkpoint` is what the file `source_checkpoint` contains.
-
-        Called by `start_from_source`. By default everything that `convert` returns is loaded, and has to
-        fill this module completely. UserError lists missing and unexpected keys.
-        """
+        """Loads the weights of a source model from the content of `source_checkpoint`: by default what `convert` returns, which
+        has to fill this module completely. UserError lists missing and unexpected keys."""
         state, expected = self.convert(checkpoint), self.state_dict()
         if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
             raise UserError("the source checkpoint holds no state dict of tensors")
@@ -261,11 +236,11 @@ class GenerativeModule(LightningModule):
         self.load_state_dict(state)
 
     def read_source(self, path: str) -> tuple[Any, str]:
-        """Content of the file `source_checkpoint` and its SHA-256; methods overwrite it for files of another kind."""
+        """Content of the file `source_checkpoint` and its SHA-256; override it for files of another kind."""
         return read_hashed(path)
 
     def convert(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
-        """The state dict of this module from a source file; methods override it for files of other projects."""
+        """The state dict of this module from a source file; override it for files of other projects."""
         return checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
 
     # --- hooks --------------------------------------------------------------------------------------------------------
@@ -298,33 +273,30 @@ class GenerativeModule(LightningModule):
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Empty: Lightning runs validation hooks only for modules that have this method (P 9.1)."""
 
-    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Empty, as `validation_step`."""
+    test_step = validation_step
 
     # --- data and diagnostics -----------------------------------------------------------------------------------------
 
     @property
     def training_sets(self) -> Mapping[str, Dataset]:
-        """The data module's image sets by name (image, side, source, …), for what needs more than a batch."""
+        """The data module's image sets by name (image, side, source, …)."""
         return self.trainer.datamodule.sets()
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
-        """UserError if the method, or a condition in it, cannot train on these sets; called before anything is written."""
+        """UserError if the method cannot train on these sets; called before anything is written."""
         for condition in self.conditions():
             condition.check_data(sets)
 
     def conditions(self) -> list[Condition]:
-        """The conditions among the submodules."""
         return [part for part in self.modules() if isinstance(part, Condition)]
 
     @staticmethod
     def errors_by_image(errors: Tensor) -> dict[str, float]:
-        """Diagnostics of the reconstruction errors [N] of the training images: those of the first 16, and the worst of all."""
+        """Diagnostics of reconstruction errors [N]: those of the first 16 images, and the worst of all."""
         each = {f"reconstruction_rmse_image{i}": float(error) for i, error in enumerate(errors[:16])}
         return {**each, "reconstruction_rmse_worst_image": float(errors.max())}
 
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
-        """Metrics of this method alone; `sets` are the data module's sets by name."""
         return {}
 
     def baselines(self, num_images: int) -> dict[str, Tensor]:
@@ -335,7 +307,6 @@ class GenerativeModule(LightningModule):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Mapping[str, Any]) -> Self:
-        """The module of a loaded checkpoint, in eval mode; as `load_from_checkpoint` without the file."""
         module = cls(**checkpoint.get("hyper_parameters", {}))
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])

@@ -1,7 +1,6 @@
 """What a method can do, as protocols: tasks, callbacks and reports ask `isinstance(module, Inpaints)`.
 
-A method has a capability by defining its methods. The parameters in the protocol are common to all methods; further ones,
-with defaults, are options of one method, which users set by `task.options.<name>`.
+A method's further parameters, with defaults, are options, which users set by `task.options.<name>`.
 """
 
 import inspect
@@ -17,56 +16,43 @@ from modules.base import GenerativeModule
 
 @runtime_checkable
 class Samples(Protocol):
-    """Draws new images; every method does."""
-
     def sample(self, num_images: int, size: tuple[int, int] | None) -> Tensor:
-        """Images [N, 3, H, W] of `size`, by default the training size."""
+        """New images [N, 3, H, W] of `size`, by default the training size."""
 
 
 @runtime_checkable
 class Reconstructs(Protocol):
-    """Gives images back as the model sees them."""
-
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] of any size, same size out."""
+        """Images [N, 3, H, W] of any size as the model sees them, same size out."""
 
 
 @runtime_checkable
 class Injects(Protocol):
-    """Renders any image with what the model has learned, entering at a scale: finer scales keep more of the image."""
-
     def inject(self, images: Tensor, scale: int) -> Tensor:
-        """Images [N, 3, H, W] of any size, same size out; `scale` is by default the coarsest that takes an image."""
+        """Images [N, 3, H, W] of any size rendered with what the model has learned, same size out. They enter at `scale`, by
+        default the coarsest that takes an image; finer ones keep more of them."""
 
 
 @runtime_checkable
 class Inpaints(Protocol):
-    """Fills holes."""
-
     def inpaint(self, image: Tensor, mask: Tensor, num_images: int) -> Tensor:
         """`num_images` ways to fill the hole (`mask` [1, 1, H, W] is 1) of an image [1, 3, H, W]."""
 
 
 @runtime_checkable
 class Animates(Protocol):
-    """Moves the training image."""
-
     def animate(self, num_frames: int) -> Tensor:
         """Frames [F, 3, H, W] of a random walk that begins at the training image."""
 
 
 @runtime_checkable
 class SuperResolves(Protocol):
-    """Enlarges images and adds detail."""
-
     def super_resolve(self, images: Tensor, factor: float) -> Tensor:
-        """Images [N, 3, h, w] enlarged to [N, 3, int(factor h), int(factor w)]."""
+        """Images [N, 3, h, w] enlarged to [N, 3, int(factor h), int(factor w)] with more detail."""
 
 
 @runtime_checkable
 class Interpolates(Protocol):
-    """Has latents between which images change gradually."""
-
     def sample_latents(self, num_images: int, size: tuple[int, int] | None) -> Tensor:
         """Latents [N, ...] of new images."""
 
@@ -76,16 +62,12 @@ class Interpolates(Protocol):
 
 @runtime_checkable
 class Encodes(Protocol):
-    """Finds the latents of images, for `Interpolates.decode`."""
-
     def encode(self, images: Tensor) -> Tensor:
-        """Latents [N, ...] of images [N, 3, H, W] of any size."""
+        """Latents [N, ...] of images [N, 3, H, W] of any size, for `Interpolates.decode`."""
 
 
 @runtime_checkable
 class ExplainsSources(Protocol):
-    """Copies pixels, and knows from where."""
-
     def provenance(self) -> Tensor:
         """Source image, row and column, integers [N, 3, H, W], of each pixel of the last images."""
 

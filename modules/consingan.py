@@ -31,8 +31,7 @@ class ConSinGAN(PyramidModule):
 
     The last `train_depth` stages train together, the j-th newest with the learning rate lr_g * lr_scale^j, the image
     layer with lr_g, the input layer with lr_g * lr_scale^n while stage 0 trains. One critic goes on through all stages.
-    It learns the first image; `batch_size` is the number of samples in a step. Defaults: released code, which takes 2000
-    iterations a stage.
+    Defaults: released code, which takes 2000 iterations a stage.
 
     Args:
         epochs_per_stage: both rates drop to a tenth for the last fifth of a stage's epochs.
@@ -41,7 +40,7 @@ class ConSinGAN(PyramidModule):
             retarget: noise; zero padding, for other sizes than the training size.
             animation: as generation, and fixed noise reconstructs the image (code: min_size 20).
             harmonization: degraded versions of the image; even scales (code: 3, min_size 120, slope 0.3, batch_norm).
-            editing: the image with tiles moved, and noise of 0.1 (code: batch_norm). Both: 1000 iterations a stage.
+            editing: the image with tiles moved, and noise of 0.1 (code: batch_norm).
         num_scales, min_size: see `concurrent_sizes`. `lr_scale`: 0.5 for complex or large images.
         width, num_layers: channels and layers of a stage; the critic has as many hidden layers.
         slope: of all LeakyReLUs. `batch_norm`: in the generator's stages, against black samples.
@@ -123,7 +122,7 @@ class ConSinGAN(PyramidModule):
         self._real = resize(self.image, self.sizes[stage])
 
     def fixed_inputs(self, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """The inputs of the stages that reconstruct the image; at other sizes than in training their nearest pixels."""
+        """The inputs that reconstruct the image; at other sizes than in training their nearest pixels."""
         shapes = enumerate(self.generator.input_shapes(sizes))
         return [F.interpolate(self.get_buffer(f"fixed_{scale}"), shape[1:]) for scale, shape in shapes]
 
@@ -132,7 +131,7 @@ class ConSinGAN(PyramidModule):
         return self.generator(self.fixed_inputs(sizes), sizes, self.amplitudes)
 
     def draw(self, num_images: int, sizes: Sequence[tuple[int, int]], images: Tensor | None = None) -> list[Tensor]:
-        """Random inputs of the stages with these sizes; `images` stand in for changed training images."""
+        """Random inputs of the stages; `images` stand in for changed training images."""
         shapes = self.generator.input_shapes(sizes)
         inputs = [noise.randn(num_images, *shape, device=self.device) for shape in shapes]
         if self.hparams.mode in INPUT_AUGMENTATIONS:
@@ -161,7 +160,6 @@ class ConSinGAN(PyramidModule):
         self.log_training(self._iterate(inputs, *self.current_optimizers()), len(inputs[0]))
 
     def _iterate(self, inputs: Sequence[Tensor], g_opt: Optimizer, d_opt: Optimizer) -> dict[str, Tensor]:
-        """`d_steps` critic's steps on one set of samples, one gradient of the generator with `g_steps` steps."""
         hp, critic = self.hparams, self.discriminator
         # Made once: with the same noise and an unchanged generator all critic's steps would see the same samples.
         fakes = self.generator(inputs, self.sizes[: self.stage + 1], self.amplitudes)
@@ -177,8 +175,7 @@ class ConSinGAN(PyramidModule):
         return {"g_loss": loss, "adversarial": loss_adversarial, "reconstruction": loss_reconstruction} | critic_terms
 
     def finetuned(self, images: Tensor, iterations: int) -> "ConSinGAN":
-        """A copy after `iterations` more of the last stage, with composites [N, 3, H, W] of any size as inputs of stage 0; new
-        optimizers, all else as in that stage's training (released code)."""
+        """A copy after `iterations` more of the last stage with composites as inputs of stage 0 (released code)."""
         if self.hparams.mode not in INPUT_AUGMENTATIONS:
             raise UserError(f"finetune: for mode {' or '.join(INPUT_AUGMENTATIONS)}; this model's mode is {self.hparams.mode}")
         with torch.inference_mode(False), torch.enable_grad():  # callers run without gradients
@@ -195,7 +192,6 @@ class ConSinGAN(PyramidModule):
         return tuned.eval()
 
     def _sizes(self, size: Sequence[int]) -> list[tuple[int, int]]:
-        """Sizes of the stages trained so far for an output of `size`."""
         return [self.size_at(scale, size) for scale in range(max(self.stage, 0) + 1)]
 
     @torch.no_grad()
@@ -206,8 +202,8 @@ class ConSinGAN(PyramidModule):
 
     @torch.no_grad()
     def inject(self, images: Tensor, scale: int = 0, finetune: NonNegativeInt = 0) -> Tensor:
-        """The images [N, 3, H, W], any size, rendered with the training image's patches; not for mode `animation`, which has
-        seen noise only. `finetune`: iterations of training a copy on these images first, see `finetuned`."""
+        """Not for mode `animation`, which has seen noise only. `finetune`: iterations of training a copy on the images
+        first."""
         # Paper: images enter at stage 0, with random noise above; here: `scale` > 0 also adds back what that stage's image
         # lacks of them, which training never sees, and noise is random above it only.
         check_scale(self.num_scales, scale=scale)
@@ -222,8 +218,7 @@ class ConSinGAN(PyramidModule):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """The images [N, 3, H, W] through all stages with the training image's fixed noise; in mode `animation` the training
-        image for any image, because images are no inputs there."""
+        """The images with the training image's fixed noise; in mode `animation` the training image for any image."""
         sizes = self._sizes(images.shape[-2:])
         inputs, coarse = self.fixed_inputs(sizes), resize(images, sizes[0])
         inputs[0] = inputs[0].expand_as(coarse) if self.hparams.mode == "animation" else coarse
@@ -233,8 +228,7 @@ class ConSinGAN(PyramidModule):
     def animate(
         self, num_frames: int, alpha: Probability = 0.1, beta: Probability = 0.9, start_scale: NonNegativeInt = 0
     ) -> Tensor:
-        """Frames [F, 3, H, W]: a random walk of the inputs. `alpha` pulls back to the training image, `beta` near 1 makes the
-        motion smooth; scales below `start_scale` stay at rest."""
+        """A random walk of the inputs from `start_scale` on, see `random_walk`."""
         check_scale(self.num_scales, start_scale=start_scale)
         sizes = self._sizes(self.image_size)
         rest = self.fixed_inputs(sizes)
@@ -244,7 +238,6 @@ class ConSinGAN(PyramidModule):
         return resize(torch.cat([self.generator(z, sizes, self.amplitudes) for z in steps]), self.image_size)
 
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
-        """Reconstruction RMSE of the training image at the size of the stage in training; amplitudes."""
         stage = max(self.stage, 0)
         output, image = (resize(images, self.sizes[stage]) for images in (self.reconstruct(self.image), self.image))
         numbers = {f"reconstruction_rmse_scale{stage}": float(F.mse_loss(output, image).sqrt())}
@@ -252,9 +245,8 @@ class ConSinGAN(PyramidModule):
 
 
 def concurrent_sizes(image_size: tuple[int, int], min_size: int, num_scales: int, even: bool = False) -> list[tuple[int, int]]:
-    """Heights and widths from coarsest to finest by the released code's rule; `min_size` is the shorter first side. Scale
-    i < S = num_scales - 1 has the factor r^e with e = (S - 1) / ln S * ln(S - i) + 1 (low resolutions are dense); `even`:
-    e = S - i."""
+    """Heights and widths by the released code's rule, `min_size` the shorter first side: scale i < S = num_scales - 1 has the
+    factor r^e with e = (S - 1) / ln S * ln(S - i) + 1, so that low resolutions are dense, or S - i if `even`."""
     last, short, least = num_scales - 1, min(image_size), 2 if even else 3
     if not least <= num_scales <= MAX_SCALES:
         raise UserError(f"num_scales is {num_scales}; at least {least} are needed, and at most {MAX_SCALES}")
@@ -275,14 +267,12 @@ class RepeatedAdam(Adam):
         self.repeats = repeats
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        loss = super().step(closure)
-        for _ in range(self.repeats - 1):
-            super().step()
+        for _ in range(self.repeats):
+            loss = super().step(closure)
         return loss
 
 
 def plain_step(optimizer: Optimizer, loss: Tensor) -> None:
-    """A step without a trainer."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         parameter.grad = gradient

@@ -26,18 +26,15 @@ from modules.pyramid import RefiningModule
 class FewGAN(RefiningModule):
     """A vector-quantized generator at the coarsest scale, residual patch GANs above, a PixelCNN prior over the codes.
 
-    Stages: scale 0 (encoder, code book, decoder, critic), scales 1 ... T (one residual generator and critic each), then the
-    prior, fitted to the codes of the side images. No scale takes noise, so that the frozen chain is computed once a stage.
-    The paper states beta and no other number; the defaults follow HP-VAE-GAN (Gur et al. 2020), by the same group.
+    Stages: scale 0, scales 1 ... T, then the prior, fitted to the codes of the side images. No scale takes noise, so that the
+    frozen chain is computed once a stage. Defaults: HP-VAE-GAN, by the same group; the paper states beta only.
 
     Args:
         num_codes, code_dim: K and n_z of the code book; keep K below a tenth of the training images' coarse pixels.
         position_weight: lambda_pos; 0 lets any code appear anywhere.
         width: channels of all convolutions; `depth`: hidden layers of decoder, generators and critics.
-        critic_on_side: the critic sees the side images' outputs as fakes, too. The paper does not say; without it the
-            outputs of side images turn neon green within minutes. Side images are never reals.
-        weight_*: weights of the loss terms; continuity is a mean, not a sum. A `weight_ssim` of 1 asks for the side images'
-            fine structure, too, and drives textures away from the photographs' (kernel distances measured).
+        critic_on_side: the critic sees the side images' outputs as fakes, too, which turn neon green otherwise.
+        weight_*: weights of the loss terms; a `weight_ssim` of 1 drives textures away from the photographs' (measured).
         revive_every: iterations between two re-seedings of codes that no training image uses.
         epochs_per_stage: one number, or three: scale 0, every further scale, prior; see `PyramidModule`.
         prior_patience: epochs without a better held-out likelihood after which the prior's training stops.
@@ -128,7 +125,6 @@ class FewGAN(RefiningModule):
                 networks[stage].load_state_dict(networks[stage - 1].state_dict())
 
     def cache_stage(self, stage: int) -> None:
-        """Inputs of the stage's generator for every image, or the codes of every side image."""
         sets = self.training_sets
         self._inputs = {}
         if stage == self.prior_stage:
@@ -140,8 +136,7 @@ class FewGAN(RefiningModule):
 
     @torch.no_grad()
     def _reseed(self, method: Callable[[Tensor, torch.Generator], object]) -> None:
-        """Sets codes from the encoder's features of all training images, on every rank to what rank 0 computes: the sums of
-        k-means are not deterministic on GPUs."""
+        """Sets codes from the features of all training images; rank 0's, as sums of k-means are not deterministic on GPUs."""
         quantizer = self.vq.quantizer
         features = self.each(self.training_sets["image"], lambda x: self.vq.encode(self.coarse(x)))
         method(quantizer.add_coordinates(features), self.shared_generator())
@@ -156,7 +151,7 @@ class FewGAN(RefiningModule):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Images of codes [N, h, w] at `size`, in [-1, 1]."""
+        """Images of codes [N, h, w] at `size`."""
         return self.refine(self.vq.decode_codes(codes), 1, self.top, size or self.image_size).clamp(-1, 1)
 
     @torch.no_grad()
@@ -172,11 +167,9 @@ class FewGAN(RefiningModule):
         self, image: Tensor, mask: Tensor, num_images: int, temperature: PositiveFloat = 1.0,
         top_k: PositiveInt | None = None, dilation: NonNegativeInt | None = None, candidates: PositiveInt = 1,
     ) -> Tensor:  # fmt: skip
-        """Draws the codes in the hole again from the prior; the whole image is synthesized anew.
-
-        `dilation` in cells widens the hole, default the encoder's reach, since codes near the hole have seen its pixels. As the
-        prior cannot see what lies right of or below a cell, the likeliest of `candidates` whole maps is selected.
-        """
+        """Draws the codes in the hole again; the whole image is synthesized anew. `dilation` in cells widens the hole, by
+        default to the codes that have seen it. As the prior sees no cells below, the likeliest of `candidates` maps is
+        selected."""
         codes = self._codes(image)
         hole = F.adaptive_max_pool2d(mask.float(), codes.shape[-2:])
         reach = self.vq.encoder_reach if dilation is None else dilation
@@ -207,8 +200,7 @@ class FewGAN(RefiningModule):
 
         with self.toggled_optimizer(d_opt):
             critic = self.discriminators[t]
-            # Paper: "the discriminator does not see any image from the side-dataset as real input"; here: their outputs are
-            # fakes for it, as otherwise nothing stops the generator from exploiting it on them.
+            # Paper: "does not see any image from the side-dataset as real input"; here: their outputs are fakes.
             critic_terms = self.critic_step(d_opt, critic, reals, fakes, seen=outputs if hp.critic_on_side else fakes)
 
         with self.toggled_optimizer(g_opt):
@@ -240,7 +232,6 @@ class FewGAN(RefiningModule):
         return vq.decode(positioned + (entries - positioned).detach()), terms
 
     def _prior_step(self) -> None:
-        """Maximum likelihood of the side images' codes, in batches of their own size."""
         codes = self._inputs["side"]
         rows = torch.randint(len(codes), (self.hparams.prior_batch_size,)).to(self.device)
         loss = F.cross_entropy(self.prior(codes[rows]), codes[rows])
@@ -256,7 +247,6 @@ class FewGAN(RefiningModule):
         return super().finished(epochs) or int(self.prior_stale_epochs) >= self.hparams.prior_patience
 
     def _keep_best_prior(self) -> None:
-        """Held-out early stopping; with few side images a PixelCNN overfits within a few epochs."""
         bits = self.prior.eval().bits_per_code(self._inputs.get("side_heldout", self._inputs["side"]))
         bits = self.trainer.strategy.reduce(bits, reduce_op="mean")  # one value, so that all ranks stop together
         self.prior.train()
@@ -269,7 +259,6 @@ class FewGAN(RefiningModule):
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
-        """Reconstruction RMSE of the training images at each scale, use of the code book, bits of the prior."""
         images = sets["image"].stack().to(self.device)
         numbers, _ = self.reconstruction_errors(images)
         codes = self._codes(images)
@@ -283,6 +272,5 @@ class FewGAN(RefiningModule):
 
     @torch.no_grad()
     def baselines(self, num_images: int) -> dict[str, Tensor]:
-        """Images of uniformly random codes."""
         codes = randint(0, self.hparams.num_codes, (num_images, *self.sizes[0]))
         return {"random_codes": self.decode(codes.to(self.device))}

@@ -50,8 +50,8 @@ class GPDM(PatchBankModule):
         return self.optimize_pixels(2 * self.hparams.noise * noise, size)
 
     def inject(self, images: Tensor, scale: int = 0, noise: NonNegativeFloat = 0.0) -> Tensor:
-        """The images [N, 3, H, W], any size, with the patches of the training images. A fine scale transfers style; the
-        coarsest with `noise` 0.05 (the released code's 0.1 in [-1, 1]) and a stretched training image retargets."""
+        """A fine scale transfers style; the coarsest with `noise` 0.05 (code: 0.1 in [-1, 1]) and a stretched image
+        retargets."""
         size = tuple(images.shape[-2:])
         self.check_output(size, scale)
         start = resize(images, self.size_at(scale, size))
@@ -61,7 +61,7 @@ class GPDM(PatchBankModule):
         return self.inject(images)
 
     def optimize_pixels(self, start: Tensor, size: tuple[int, int], scale: int = 0) -> Tensor:
-        """Images [N, 3, *size] in [-1, 1] from `start` [N, 3, h, w], the pixels to begin with at `scale`."""
+        """Images [N, 3, *size] from `start` [N, 3, h, w], the pixels to begin with at `scale`."""
         scales = range(scale, self.num_scales)
         bar = Tqdm(total=len(scales) * self.hparams.steps, desc="GPDM", leave=False, delay=3, disable=None)
         # Callers run without gradients, some in inference mode; the pixels here need them.
@@ -74,7 +74,6 @@ class GPDM(PatchBankModule):
         return pixels
 
     def _match(self, start: Tensor, references: Tensor, bar: Tqdm) -> Tensor:
-        """The pixels after `steps` steps at one scale, clamped to [-1, 1]."""
         pixels = start.detach().requires_grad_()
         optimizer = Adam([pixels], self.hparams.lr)
         for _ in range(self.hparams.steps):
@@ -88,7 +87,6 @@ class GPDM(PatchBankModule):
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
-        """Distance of two samples to the training images, and of noise with their mean and spread for comparison."""
         reals = self.images
         noise = reals.mean((0, 2, 3), keepdim=True) + reals.std((0, 2, 3), keepdim=True) * torch.randn_like(reals[:2])
 

@@ -25,15 +25,13 @@ class GPNN(PatchBankModule):
     """Coarse to fine, every patch of a guess is replaced by its nearest training patch, `iterations` times a scale.
 
     Keys at a scale are patches of the coarser image enlarged, because the guess is as blurred; the values copied are those of
-    the sharp image at the same positions. Several training images are one union of patches. Overlapping patches are averaged
-    with Gaussian weights. Defaults: released code.
+    the sharp image there. Overlapping patches are averaged with Gaussian weights. Defaults: released code.
 
     Args:
         min_size: shorter side of the coarsest scale; near `patch` it copies layouts, more varies them.
         noise: standard deviation at the coarsest scale in sample(), in shares of black to white; 0 gives the images back.
         alpha: completeness, score d / (alpha + least d of the key) with d = squared L2 / dim in [0, 1]; null is infinity.
-            Small values use all of the images: 0.001 to 0.005 for retargeting and analogies. With noise they do the
-            opposite, as keys far from all queries become everyone's favorites.
+            Small values use all of the images: 0.001 to 0.005 for retargeting and analogies, without noise.
         iterations, iterations_coarsest: at each scale, and at the one where the guess enters (10 for retargeting).
         backend: exact, or patchmatch: approximate, in linear time, for images above some 300 pixels; it refuses alpha.
         sweeps: of PatchMatch in each iteration; its matches are carried on as in PSin (Cherel et al., ICIP 2022).
@@ -79,8 +77,7 @@ class GPNN(PatchBankModule):
     def inject(
         self, images: Tensor, scale: int = 0, alpha: PositiveFloat | None = None, iterations_coarsest: PositiveInt | None = None
     ) -> Tensor:
-        """The images [N, 3, H, W], any size, rendered from training patches from `scale` on: editing, collage and analogy; of a
-        stretched training image, retargeting. None stands for the model's own value."""
+        """Editing, collage and analogy; of a stretched training image, retargeting. None stands for the model's own value."""
         size = tuple(images.shape[-2:])
         self.check_output(size, scale)
         guess = resize(images, self.size_at(scale, size))
@@ -93,12 +90,9 @@ class GPNN(PatchBankModule):
     def inpaint(
         self, image: Tensor, mask: Tensor, num_images: int, guided: bool = False, noise: NonNegativeFloat = 0.2
     ) -> Tensor:
-        """Fills the hole with patches that touch no hole: of the image itself (image 0 in `provenance`), and of the training
-        images except one that it equals around the hole.
-
-        The hole begins with the colors around it and `noise`, or with what is painted there if `guided`, at the finest
-        scale where it is no larger than a patch. The rest of the image is synthesized, too.
-        """
+        """Fills by patches that touch no hole of the image itself (image 0 in `provenance`) and of the training images except
+        one that it equals around the hole; the whole image is synthesized. The hole begins with the colors around it and
+        `noise`, or with what is painted there if `guided`, at the finest scale where it is no larger than a patch."""
         size = tuple(image.shape[-2:])
         self.check_output(size)
         start, mask = self._scale_of_hole(mask), mask.to(image)
@@ -127,10 +121,8 @@ class GPNN(PatchBankModule):
         self, guess: Tensor, size: tuple[int, int], start: int = 0, sources: Sequence[Tensor] | None = None,
         hole: Tensor | None = None, alpha: float | None = None, iterations_coarsest: int | None = None,
     ) -> Tensor:  # fmt: skip
-        """Images [N, 3, *size] in [-1, 1] from guesses [N, 3, h, w] at scale `start`; sets `grid` and `matches`.
-
-        `sources` [1, 3, H, W] replace the training images; no patch is copied that touches the `hole` of the first.
-        """
+        """Images [N, 3, *size] from guesses [N, 3, h, w] at scale `start`; sets `grid` and `matches`. `sources` [1, 3, H, W]
+        replace the training images; no patch is copied that touches the `hole` of the first."""
         alpha = self.hparams.alpha if alpha is None else alpha
         self._check_alpha(alpha)
         sources = self.images.split(1) if sources is None else sources
@@ -200,7 +192,6 @@ class GPNN(PatchBankModule):
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
-        """Reconstruction of the training images; of four samples each image's share and distinct patches / all patches."""
         images = self.images
         errors = rmse_by_image(self.reconstruct(images), images)
         self.sample(4)

@@ -23,25 +23,20 @@ from modules.pyramid import RefiningModule
 class HPVAEGAN(RefiningModule):
     """A patch VAE at the coarse scales gives diverse layouts, residual patch GANs above give sharp details.
 
-    VAE scales (n < `vae_levels`) train encoder, decoder and the newest block by reconstruction and KL, without a critic; GAN
-    scales train the newest block and its critic. With several images it is the baseline of FewGAN (Ben-Moshe et al. 2022,
-    arXiv 2207.11226): one model for all of them.
-
-    Defaults are those of the released image script. Deviations from it: one antialiased bicubic resize everywhere
-    (there bilinear); a critic's last layer starts small; noise amplitudes are not divided by the batch size; frozen blocks and
-    samples use running statistics, averaged over devices (`bn_mode: batch` for the script's way).
+    VAE scales (n < `vae_levels`) train encoder, decoder and the newest block, without a critic; GAN scales train the newest
+    block and its critic. Defaults: released image script, but bicubic resizing, critics whose last layer starts small, noise
+    amplitudes that are not divided by the batch size, and `bn_mode`.
 
     Args:
-        min_size: shorter side of the coarsest scale. The paper sets the width to 32, which is 24 here for 4:3 images.
         vae_levels: number of VAE scales, the coarsest ones.
         latent_dim: channels of the latent, which is as high and wide as the coarsest scale.
         width: channels of all convolutions; `depth`: hidden layers of decoder, blocks and critics.
         squash: `sum` or `residual`, see `RefinementBlock`.
-        bn_mode: `eval` or `batch`, see `normalized_stack`.
+        bn_mode: `eval`: frozen blocks and samples use running statistics; `batch`: those of the batch, as in the script.
         noise_factor: amplitude of a scale's noise as a share of the RMSE that the scales below leave there.
         weight_*: weights of the loss terms; KL is a mean over all of the latent's elements.
         lr_vae: at VAE scales; the newest block trains with it, encoder and decoder with lr_vae * lr_scale^n at scale n.
-        lr_g: of the blocks at GAN scales. Below lr_d, colors swing less in runs that are much shorter than the paper's.
+        lr_g: of the blocks at GAN scales; below lr_d, colors swing less in short runs.
     """
 
     collapse_advice = (
@@ -91,7 +86,6 @@ class HPVAEGAN(RefiningModule):
 
     @property
     def top(self) -> int:
-        """The finest scale that has been trained, or is in training."""
         return max(self.stage, 0)
 
     def stage_modules(self, stage: int) -> list[nn.Module]:
@@ -135,12 +129,10 @@ class HPVAEGAN(RefiningModule):
         return self.noise_amplitudes[scale] * randn_like(images)
 
     def sample_latents(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
-        """From their prior N(0, 1), [N, latent_dim, h, w]."""
         return randn(num_images, self.hparams.latent_dim, *self.size_at(0, size or self.image_size), device=self.device)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """The posterior's means."""
         return self.vae.encoder(self.coarse(images))[0]
 
     @torch.no_grad()
@@ -158,8 +150,7 @@ class HPVAEGAN(RefiningModule):
         self.log_training(terms, len(reals))
 
     def _vae_step(self, coarse: Tensor, reals: Tensor) -> dict[str, Tensor]:
-        """One step of encoder, decoder and newest block: KL and reconstruction at this scale and at scale 0, which are one at
-        stage 0 that counts twice, as in the released code."""
+        """One step of encoder, decoder and newest block; at stage 0 the reconstruction counts twice, as in the script."""
         hp = self.hparams
         mean, log_variance = self.vae.encoder(coarse)
         decoded = self.vae.decode(draw_latents(mean, log_variance))
@@ -171,7 +162,6 @@ class HPVAEGAN(RefiningModule):
         return {"g_loss": loss, "reconstruction": loss_reconstruction, "kl": loss_kl}
 
     def _gan_step(self, coarse: Tensor, reals: Tensor) -> dict[str, Tensor]:
-        """One critic step, one step of the newest block."""
         hp, critic = self.hparams, self.discriminators[self.stage]
         g_opt, d_opt = self.current_optimizers()
         reconstructions, fakes = self._newest_outputs(coarse)
@@ -186,7 +176,7 @@ class HPVAEGAN(RefiningModule):
         return {"g_loss": loss, "reconstruction": loss_reconstruction, "adversarial": loss_adversarial} | critic_terms
 
     def _newest_outputs(self, coarse: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstructions of images at scale 0 without noise, and as many fakes from random latents with noise."""
+        """Reconstructions without noise, and as many fakes from random latents with noise."""
         n, size = self.stage, self.sizes[self.stage]
         with torch.no_grad():
             reconstructed = self.refine(self.vae.decode(draw_latents(*self.vae.encoder(coarse))), 1, n - 1, self.image_size)
@@ -202,7 +192,6 @@ class HPVAEGAN(RefiningModule):
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
-        """Reconstruction RMSE of the training images at each trained scale, how unequal it is between images, KL."""
         images = sets["image"].stack().to(self.device)
         numbers, errors = self.reconstruction_errors(images)
         numbers["reconstruction_rmse_worst_to_best"] = float(errors.max() / errors.min())
@@ -211,7 +200,7 @@ class HPVAEGAN(RefiningModule):
 
 
 def draw_latents(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """A draw from N(mean, exp(log_variance)) that gradients pass through (Kingma & Welling 2014)."""
+    """A draw from N(mean, exp(log_variance)) (Kingma & Welling 2014)."""
     return mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
 
 

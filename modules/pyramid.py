@@ -20,8 +20,7 @@ class PyramidModule(StagedModule):
     Args:
         image_size: height and width of the finest scale in pixels.
         sizes: height and width of each scale.
-        epochs_per_stage: one number for all stages, a list with one for each, or three: for the first stage, each one
-            between, and the last, whatever the number of scales.
+        epochs_per_stage: one number for all stages, one for each, or three: for the first, each one between, and the last.
         more_stages: number of stages after the last scale.
         min_size: shorter side of the coarsest scale.
         scale_factor: nominal ratio of neighboring scales, see `scale_sizes`.
@@ -46,14 +45,13 @@ class PyramidModule(StagedModule):
         return self.sizes[stage % self.num_scales]
 
     def size_at(self, scale: int, size: Sequence[int]) -> tuple[int, int]:
-        """Height and width that an output of `size` has at a scale."""
+        """Height and width at a scale of an output of `size`."""
         return proportional_size(size, self.image_size, self.sizes[scale])
 
     def critic_step(
         self, optimizer: Optimizer, critic: nn.Module, reals: Tensor, fakes: Tensor, seen: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """A step of a Wasserstein critic, for which `seen`, by default the fakes, are fakes, with gradient penalty; the terms
-        for the log."""
+        """A step of a Wasserstein critic with gradient penalty; `seen` are other fakes for it. Returns terms for the log."""
         loss = wasserstein_d(critic(reals), critic((fakes if seen is None else seen).detach()))
         penalty = gradient_penalty(critic, reals, fakes)
         self.optimize(optimizer, loss + self.hparams.weight_gp * penalty)
@@ -62,22 +60,19 @@ class PyramidModule(StagedModule):
 
 class RefiningModule(PyramidModule):
     """A pyramid whose scale 0 gives images back through a latent, and whose scales above refine the enlarged output of the one
-    below: HP-VAE-GAN, FewGAN. A method sets `generators` and `discriminators`, one for each scale."""
+    below: HP-VAE-GAN, FewGAN. A method sets `generators`, one for each scale."""
 
     generators: nn.ModuleList
-    discriminators: nn.ModuleList
 
     @property
     def top(self) -> int:
-        """The finest scale that takes part in images."""
+        """The finest scale in use."""
         return self.num_scales - 1
 
     def coarse(self, images: Tensor) -> Tensor:
-        """Images of any size at scale 0."""
         return resize(images, self.size_at(0, images.shape[-2:]))
 
     def detail(self, images: Tensor, scale: int) -> Tensor:
-        """Output of a scale above 0 for the enlarged output of the scale below."""
         return self.generators[scale](images)
 
     def refine(self, images: Tensor, start: int, end: int, size: Sequence[int], **options: bool) -> Tensor:
@@ -87,13 +82,11 @@ class RefiningModule(PyramidModule):
         return images
 
     def reconstruct_at(self, images: Tensor, scale: int) -> Tensor:
-        """Output of a scale for images of any size."""
         return self.refine(self.generators[0](self.coarse(images)), 1, scale, images.shape[-2:])
 
     @torch.no_grad()
     def inject(self, images: Tensor, scale: int = 0) -> Tensor:
-        """The images rendered from training patches: by all scales, or for `scale` > 0 only refined from that scale on, which
-        keeps more of the images [N, 3, H, W]; any size, same size out."""
+        """The images by all scales, or for `scale` > 0 only refined from that scale on."""
         check_scale(self.num_scales, scale=scale)
         size = images.shape[-2:]
         if scale == 0:

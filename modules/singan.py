@@ -25,13 +25,11 @@ from modules.pyramid import PyramidModule
 class SinGAN(PyramidModule):
     """A pyramid of patch GANs: scale 0 generates a small image from noise, each scale above adds detail from further noise.
 
-    Stage n trains generator and critic of scale n on the whole image x_n. One fixed noise map z* at scale 0, with no noise
-    above, has to give the image itself; its error at scale n - 1 sets the noise amplitude of scale n. Defaults are those of the
-    released code; the paper trains 2,000 iterations a scale, on images of at most 250 pixels.
+    One fixed noise map z* at scale 0, with no noise above, has to give the image itself; its error at scale n - 1 sets the
+    noise amplitude of scale n. Defaults: released code. The paper trains 2,000 iterations a scale, at 250 pixels at most.
 
     Args:
-        tiles: rows and columns of a training image that `datamodule.tile` composes (Concat-SinGAN, the baseline of Ben-Moshe
-            et al. 2022). All sizes follow one tile.
+        tiles: rows and columns of a training image that `datamodule.tile` composes (Concat-SinGAN, Ben-Moshe et al. 2022).
         min_size: shorter side of scale 0, at least the receptive field; 20 for animation, 18 for super-resolution.
         scale_factor: nominal ratio of neighboring scales, see `scale_sizes`; for super-resolution 2^(-1/3).
         width: channels of scales 0 ... `scales_per_width` - 1; doubled after each such block of scales, up to `max_width`.
@@ -120,7 +118,6 @@ class SinGAN(PyramidModule):
         return max(self.stage, 0) + 1
 
     def _decode(self, batch_size: int, size: tuple[int, int], start: int = 0, images: Tensor | None = None) -> Tensor:
-        """Images by the scales from `start` on, with fresh noise, on top of `images` of the scale below."""
         sizes = list(enumerate(self.pyramid.scaled(size)))[start : self._trained]
         noises = [self.pyramid.draw_noise(scale, batch_size, scale_size) for scale, scale_size in sizes]
         return resize(self.pyramid(noises, start, images), size).clamp(-1, 1)
@@ -137,7 +134,7 @@ class SinGAN(PyramidModule):
 
     @torch.no_grad()
     def inject(self, images: Tensor, scale: int = 1) -> Tensor:
-        """The images [N, 3, H, W] of any size, shrunk to the scale below `scale` >= 1 and generated from there."""
+        """The images, shrunk to the scale below `scale` >= 1 and generated from there."""
         check_scale(self.num_scales, lowest=1, scale=scale)
         size = tuple(images.shape[-2:])
         below = resize(images, self.pyramid.scaled(size)[scale - 1])  # a generator has learned from upsampled inputs
@@ -145,8 +142,8 @@ class SinGAN(PyramidModule):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """The training image from its fixed noise, for each of `images` and at their size, whatever they show, as there is no
-        encoder; but of a tiling, an image of a tile's aspect gets the tile nearest to it."""
+        """The training image from its fixed noise, whatever `images` show, as there is no encoder; but of a tiling, an image of
+        a tile's aspect gets the tile nearest to it."""
         size = tuple(images.shape[-2:])
         image = self.pyramid.reconstruction(self._trained).clamp(-1, 1)
         aspect = math.log(size[0] / size[1])
@@ -160,8 +157,7 @@ class SinGAN(PyramidModule):
 
     @torch.no_grad()
     def super_resolve(self, images: Tensor, factor: float) -> Tensor:
-        """[N, 3, h, w] to [N, 3, int(factor h), int(factor w)] by the finest generator, in steps of about 2^(1/3). Made for
-        models trained on the small image itself with `scale_factor` 2^(-1/3)."""
+        """By the finest generator in steps of about 2^(1/3), made for models of the small image with that `scale_factor`."""
         (height, width), scale = images.shape[-2:], self._trained - 1
         steps = max(1, round(3 * math.log2(factor)))
         for step in range(1, steps + 1):
@@ -175,8 +171,7 @@ class SinGAN(PyramidModule):
     def animate(
         self, num_frames: int, alpha: Probability = 0.1, beta: Probability = 0.9, start_scale: NonNegativeInt = 0
     ) -> Tensor:
-        """Frames [F, 3, H, W]: a random walk in the noise of all scales. `alpha` pulls back to the training image, `beta`
-        near 1 makes the motion smooth; scales below `start_scale` stay at rest."""
+        """A random walk in the noise of the scales from `start_scale` on, see `random_walk`."""
         check_scale(self.num_scales, start_scale=start_scale)
         steps = islice(self.pyramid.random_walks(self._trained, start_scale, alpha, beta), num_frames)
         return torch.cat([resize(self.pyramid(step), self.canvas) for step in steps]).clamp(-1, 1)
@@ -216,7 +211,7 @@ class SinGAN(PyramidModule):
         return self.pyramid.scale_input(self.stage, chain, (total, *self._real.shape[1:])).split(batch_size)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Of the batch only its length counts, as the number of noise maps: the image is known."""
+        """Of the batch only its length counts, as the number of noise maps."""
         n, hp, batch_size = self.stage, self.hparams, len(batch["image"])
         g_opt, d_opt = self.current_optimizers()
         critic = self.discriminators[n]
@@ -257,7 +252,6 @@ class SinGAN(PyramidModule):
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
-        """Reconstruction RMSE of the training image and noise amplitude of each trained scale."""
         image, output, numbers = sets["image"][0].unsqueeze(0).to(self.device), None, {}
         for scale, size in enumerate(self.pyramid.canvas_sizes[: self._trained]):
             output = self.pyramid([self.pyramid.reconstruction_noise(scale)], scale, output)

@@ -22,14 +22,8 @@ COLLAPSE_CONTRAST = 0.05  # a stage's images count as collapsed below this share
 class StagedModule(GenerativeModule):
     """Base of every trained method; a plain GAN has one stage.
 
-    All parts and optimizers exist from the start, so that any checkpoint of a run fits any stage (P 6.1); an optimizer that
-    never stepped costs no memory. The training ends after the last stage's epochs.
-
-    A method writes `stage_optimizers`; with several stages also `stage_modules`, and where needed `enter_stage`,
-    `cache_stage`, `stage_label` and `stage_images`.
-
-    A stage that ends with images of one color gives a warning. Weights that are not finite after an epoch end the training
-    with a NonFiniteError, before anything uses them; the checkpoints are those of the epochs before.
+    All parts and optimizers exist from the start, so that any checkpoint of a run fits any stage (P 6.1). A stage that ends
+    with images of one color gives a warning; weights that are not finite end the training before anything uses them.
 
     Args:
         epochs: of all stages, or a list with the number of each.
@@ -58,8 +52,7 @@ class StagedModule(GenerativeModule):
     # --- what a method writes -----------------------------------------------------------------------------------------
 
     def stage_modules(self, stage: int) -> list[nn.Module]:
-        """The parts that train in a stage; every other part is frozen: no gradient, eval mode. By default all submodules
-        but those of `frozen` and the averages."""
+        """The parts that train in a stage; every other part is frozen: no gradient, eval mode."""
         untrained = {id(module) for module in self._untrained()}
         return [module for module in self.children() if id(module) not in untrained]
 
@@ -68,32 +61,26 @@ class StagedModule(GenerativeModule):
         raise NotImplementedError(f"{type(self).__name__} does not define stage_optimizers()")
 
     def enter_stage(self, stage: int) -> None:
-        """Changes the state once, when the stage begins: weights from the scale below, noise amplitude, code book.
-
-        Has to give the same on all ranks: draw from `shared_generator()`.
-        """
+        """Changes the state once, when the stage begins, in the same way on all ranks: draw from `shared_generator()`."""
 
     def cache_stage(self, stage: int) -> None:
-        """Computes what a stage needs and a checkpoint does not hold; runs at the stage's beginning and after a resume."""
+        """Computes what a stage needs and a checkpoint does not hold, when it begins and after a resume."""
 
     def stage_label(self, stage: int) -> str:
-        """Name of a stage in tables and progress bars."""
         return f"stage {stage}" if self.num_stages > 1 else "training"
 
     def stage_size(self, stage: int) -> tuple[int, int]:
-        """Height and width of the images that a stage makes."""
         return self.image_size
 
     def stage_images(self, images: Tensor) -> Tensor:
-        """A few images by the stages so far, by which one that has just ended is judged: samples, or while `samples_ready` is
-        false reconstructions of the training `images` [N, 3, H, W]."""
+        """A few images by the stages so far, by which one that has just ended is judged."""
         return self.sample(2) if self.samples_ready else self.reconstruct(images)
 
     # --- stages and epochs --------------------------------------------------------------------------------------------
 
     @property
     def stage_name(self) -> str:
-        """The stage in training with its size, for progress bars and grids: "scale 1 35×47"."""
+        """The stage in training with its size: "scale 1 35×47"."""
         stage = max(self.stage, 0)
         return "{} {}×{}".format(self.stage_label(stage), *self.stage_size(stage))
 
@@ -102,26 +89,22 @@ class StagedModule(GenerativeModule):
         return next((s for s, end in enumerate(self._stage_ends) if epoch < end), self.num_stages - 1)
 
     def stage_epochs(self, stage: int) -> int:
-        """Number of epochs of a stage."""
         return self._stage_ends[stage] - (self._stage_ends[stage - 1] if stage else 0)
 
     def ends_stage(self, epoch: int) -> bool:
-        """True if `epoch` is the last one of a stage."""
         return self.stage_at(epoch) != self.stage_at(epoch + 1) or self.finished(epoch + 1)
 
     @property
     def stage_progress(self) -> float:
-        """Share of the current stage's epochs that are done, 0 in its first epoch; for schedules within a stage."""
+        """Share of the current stage's epochs that are done, 0 in its first epoch."""
         return 1 - (self._stage_ends[self.stage] - self.current_epoch) / self.stage_epochs(self.stage)
 
     def finished(self, epochs: int) -> bool:
-        """See `GenerativeModule.finished`."""
         return epochs >= self._stage_ends[-1]
 
     def set_epoch_length(self, datamodule: LightningDataModule, world_size: int) -> None:
-        """Where a number of iterations is configured, makes whole epochs of them, by the data module's `samples_per_epoch`:
-        of the lengths that divide every stage the one nearest to the configured one (in their ratio), in a training that is
-        resumed the one of its checkpoint. Has to be called before loaders are made; calling it again changes nothing."""
+        """Makes whole epochs of configured iterations by the data module's `samples_per_epoch`, before loaders are made: of the
+        lengths that divide every stage the one nearest to the configured ratio, or when resumed the checkpoint's."""
         if self._stage_iterations is None:
             return
         batch = datamodule.batch_size * self.reals_per_iteration
@@ -150,7 +133,6 @@ class StagedModule(GenerativeModule):
         return [optimizer for optimizers in stages for optimizer in optimizers]
 
     def current_optimizers(self) -> list[torch.optim.Optimizer]:
-        """The optimizers of the stage in training, as `stage_optimizers` listed them."""
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         return optimizers[slice(*self._optimizer_slices[self.stage])]
@@ -170,7 +152,6 @@ class StagedModule(GenerativeModule):
                 parameter.requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:
-        """Only the parts of the current stage follow `mode`; everything else stays in eval."""
         if self.stage < 0:
             return super().train(mode)
         super().train(False)
@@ -182,7 +163,7 @@ class StagedModule(GenerativeModule):
         return self
 
     def _sync_stage(self) -> None:
-        """Brings stage, freezing and caches in line with the epoch; does nothing when they agree already (P 6.6)."""
+        """Brings stage, freezing and caches in line with the epoch (P 6.6)."""
         stage = self.stage_at(self.current_epoch)
         while self.stage < stage:
             self.stage += 1
@@ -202,7 +183,7 @@ class StagedModule(GenerativeModule):
             self._cached_stage = stage
 
     def log_training(self, values: Mapping[str, Tensor | float], batch_size: int) -> None:
-        """Logs `train/<name>` for each value, the stage and the iteration; those of PROGRESS_BAR also to the progress bar."""
+        """Logs `train/<name>` for each value, the stage and the iteration; some also in the progress bar."""
         for name, value in {**values, "stage": float(self.stage), "iteration": float(self.iteration)}.items():
             self.log(f"train/{name}", value, prog_bar=name in PROGRESS_BAR, batch_size=batch_size)
 
@@ -237,18 +218,9 @@ class StagedModule(GenerativeModule):
             self.trainer.should_stop = True
 
     def _average_statistics(self) -> None:
-        """Batch norm's running statistics are those of each rank's batches; all ranks get their mean (P 4.1).
-
-        Once an epoch: they are moving averages, so that the mean at the end is that of averaging after each step.
-        """
-        if self.trainer.world_size == 1:
-            return
+        """Batch norm's running statistics are those of each rank's batches; all ranks get their mean (P 4.1)."""
         norms = [m for part in self.stage_modules(self.stage) for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
-        statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None]
-        if statistics:
-            means = self.mean_over_ranks(torch.cat(statistics))
-            for values, mean in zip(statistics, means.split([s.numel() for s in statistics]), strict=True):
-                values.copy_(mean)
+        self.average_over_ranks([s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None])
 
     def _require_finite_weights(self) -> None:
         frozen = {id(tensor) for part in self.frozen() for tensor in part.state_dict(keep_vars=True).values()}
@@ -263,7 +235,6 @@ class StagedModule(GenerativeModule):
             )
 
     def _warn_if_constant(self) -> None:
-        """The stages above cannot repair one that has collapsed. Draws nothing from the training's random state."""
         reals = self.training_sets["image"]
         images = torch.stack([reals[i] for i in range(min(len(reals), 8))]).to(self.device)
         with sampling_mode(self, 0):

@@ -32,8 +32,8 @@ def r1_penalty(discriminate: Callable[[Tensor], Tensor], reals: Tensor) -> Tenso
 
 
 def path_lengths(synthesize: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
-    """Path length [N] of each latent [N, L, D] (Karras et al. 2020): root over layers' mean of the squared norm of J^T y
-    for images y of Gaussian noise, scaled by 1 / sqrt(H W)."""
+    """Path length [N] of each latent [N, L, D] (Karras et al. 2020): root of the mean over layers of |J^T y|^2 for images y of
+    Gaussian noise, scaled by 1 / sqrt(H W)."""
     with torch.autocast(latents.device.type, enabled=False):
         latents = latents.float()
         if not latents.requires_grad:

@@ -6,18 +6,15 @@ from torch import Tensor
 
 
 def patch_directions(num_directions: int, patch: int, device: torch.device | str = "cpu") -> Tensor:
-    """`num_directions` random unit vectors in the space of RGB patches, as filters [num_directions, 3, patch, patch]."""
+    """Random unit vectors in the space of RGB patches, as filters [num_directions, 3, patch, patch]."""
     directions = torch.randn(num_directions, 3, patch, patch, device=device)
     return directions / directions.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
 def sliced_wasserstein(images: Tensor, references: Tensor, directions: Tensor) -> Tensor:
     """Mean over `directions` of the distance [N] between the projected patches of each image [N, 3, H, W] and those of all
-    references [n, 3, H', W'] together: mean absolute difference of the sorted lists.
-
-    With fewer patches in an image than in the references their random part is compared; with more they are repeated. Draws
-    from the global generator unless the numbers are equal.
-    """
+    references together: mean absolute difference of the sorted lists. Of more reference patches a random part is compared,
+    fewer are repeated."""
     projected = F.conv2d(images, directions).flatten(2)
     targets = F.conv2d(references, directions).transpose(0, 1).flatten(1)
     count, available = projected.shape[2], targets.shape[1]

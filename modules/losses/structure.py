@@ -7,21 +7,13 @@ from torch import Tensor
 from modules.ops.images import luma
 
 
-def _gaussian(size: int, sigma: float, like: Tensor) -> Tensor:
-    positions = torch.arange(size, device=like.device, dtype=like.dtype) - (size - 1) / 2
-    window = torch.exp(-positions.square() / (2 * sigma**2))
-    return window / window.sum()
-
-
 def ssim_loss(images: Tensor, references: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
-    """1 - SSIM of the luma of two batches in [-1, 1] (Wang et al. 2004); 0 for equal images, at most 2.
-
-    Luma only, so that structure is asked for and color is free. Data range 2, K1 = 0.01, K2 = 0.03, Gaussian window that
-    is shrunk to the largest odd size that fits; no padding.
-    """
+    """1 - SSIM of the luma of two batches in [-1, 1] (Wang et al. 2004), from 0 to 2, so that color is free. K1 = 0.01, K2 =
+    0.03, Gaussian window that is shrunk to the largest odd size that fits; no padding."""
     x, y = luma(images), luma(references)
-    fit = min(window, *x.shape[-2:])
-    kernel = _gaussian(fit - (fit + 1) % 2, sigma, x)
+    reach = (min(window, *x.shape[-2:]) - 1) // 2
+    kernel = torch.exp(-torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype).square() / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
 
     def blur(image: Tensor) -> Tensor:
         return F.conv2d(F.conv2d(image, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
@@ -36,10 +28,8 @@ def ssim_loss(images: Tensor, references: Tensor, window: int = 11, sigma: float
 
 
 def continuity_loss(features: Tensor) -> Tensor:
-    """Mean absolute difference of neighboring positions of a map [N, C, H, W] (Kim, Kanezaki & Tanaka 2020).
-
+    """Mean absolute difference of neighboring positions of a map [N, C, H, W] (Kim, Kanezaki & Tanaka 2020)."""
     # Paper: a sum over positions; here: the mean over positions and channels, so that the weight does not depend on size.
-    """
     down = (features[..., 1:, :] - features[..., :-1, :]).abs()
     right = (features[..., :, 1:] - features[..., :, :-1]).abs()
     return sum((d.mean() for d in (down, right) if d.numel()), features.new_zeros(()))

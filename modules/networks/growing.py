@@ -1,5 +1,4 @@
-"""ConSinGAN's networks (Hinz et al. 2021): a generator that grows in feature space, a critic of patches; and changed images as
-inputs of the generator."""
+"""ConSinGAN's networks (Hinz et al. 2021): a generator that grows in feature space, a critic, changed images as inputs."""
 
 from collections.abc import Sequence
 
@@ -25,16 +24,13 @@ def norm(width: int) -> nn.BatchNorm2d:
 
 
 def conv_layers(inputs: int, width: int, num_layers: int, slope: float, batch_norm: bool = False) -> nn.Sequential:
-    """`num_layers` hidden layers; one pixel less on each side for each."""
     return nn.Sequential(*hidden_layers(inputs, width, num_layers, conv, norm if batch_norm else None, slope))
 
 
 class GrowingGenerator(nn.Module):
-    """An input layer, one block of `num_layers` convolutions for each stage, an image layer; any size works.
-
-    Above stage 0 a block adds a residual to upsampled features. With `enlarge` its input is upsampled, and noise added, by the
-    block's margin beyond the stage's size; else it is zero-padded, which marks positions near the border.
-    """
+    """An input layer, one block of `num_layers` convolutions for each stage, an image layer; any size works. Above stage 0 a
+    block adds a residual to upsampled features. With `enlarge` its input is upsampled, and noise added, by the block's margin
+    beyond the stage's size; else it is zero-padded, which marks positions near the border."""
 
     def __init__(self, num_stages: int, width: int, num_layers: int, slope: float, batch_norm: bool, enlarge: bool) -> None:
         super().__init__()
@@ -44,27 +40,22 @@ class GrowingGenerator(nn.Module):
         self.tail = nn.Sequential(conv(width, 3), nn.Tanh())
 
     def input_shapes(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
-        """Channels, height and width of the stages' inputs: an image or noise at stage 0, noise of features above."""
+        """Shapes of the stages' inputs: an image or noise at stage 0, noise of features above."""
         around = 2 * self.margin if self.enlarge else 0
         return [(3, *sizes[0]), *((self.width, height + around, width + around) for height, width in sizes[1:])]
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features of stage 0 for images or noise."""
         return self.blocks[0](pad(self.head(pad(images, 1)), self.margin))
 
     def decode(self, features: Tensor) -> Tensor:
-        """Images in [-1, 1] of a stage's features."""
         return self.tail(pad(features, 1))
 
     def forward(
         self, inputs: Sequence[Tensor], sizes: Sequence[tuple[int, int]], amplitudes: Tensor,
         detailed: Tensor | None = None, stage: int = 0,
     ) -> Tensor:  # fmt: skip
-        """Images in [-1, 1] of the last size, from the stages' `inputs` [N, *input_shapes[n]], sizes and amplitudes.
-
-        `detailed` is the image inputs[0] at the size of `stage` > 0: what that stage's image lacks of it, as the difference
-        of their features of stage 0, is added there.
-        """
+        """Images of the last size from the stages' inputs. `detailed` is the image inputs[0] at the size of `stage` > 0: what
+        that stage's image lacks of it, as the difference of their features of stage 0, is added there."""
         features = self.encode(inputs[0])
         for n in range(1, len(inputs)):
             grown = upsample(features, sizes[n])
@@ -89,7 +80,6 @@ class ValidCritic(nn.Module):
 
 
 def pad(images: Tensor, margin: int) -> Tensor:
-    """Zeros around images or features."""
     return F.pad(images, [margin] * 4)
 
 
@@ -99,10 +89,8 @@ def upsample(features: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def degrade(image: Tensor) -> Tensor:
-    """An image [3, H, W] with other brightness, colors, gray, noise (each with chance 0.25) and cut-outs (0.9).
-
-    Paper: transforms of a library with these chances; here: similar ones. Cut-outs become one random color each.
-    """
+    """An image [3, H, W] with other brightness, colors, gray, noise (each with chance 0.25) and cut-outs (0.9)."""
+    # Paper: transforms of a library with these chances; here: similar ones.
     chance = noise.rand(5).tolist()
     if chance[0] < 0.25:
         image = image * float(0.5 + noise.rand(1)) + float(0.8 * noise.rand(1) - 0.4)
@@ -128,7 +116,6 @@ def move_tiles(image: Tensor) -> Tensor:
 
 
 def _random_sides(image: Tensor) -> list[int]:
-    """Height and width from an eighth to a third of an image's [3, H, W]."""
     return [int(noise.randint(max(1, side // 8), max(1, side // 3) + 1, (1,))) for side in image.shape[-2:]]
 
 

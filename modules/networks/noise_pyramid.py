@@ -19,11 +19,8 @@ Size = tuple[int, int]
 
 
 def valid_stack(width: int, outputs: int, depth: int, norm: Literal["batch", "none"] = "batch") -> nn.Sequential:
-    """`depth` hidden convolutions and a linear one: [N, 3, h, w] to [N, outputs, h - 2m, w - 2m] with m = depth + 1.
-
-    `norm: batch` starts as the released code does (weights N(0, 0.02), scales N(1, 0.02)); `none` with He weights, because
-    without normalization the small ones would let nothing through.
-    """
+    """`depth` hidden convolutions and a linear one: [N, 3, h, w] to [N, outputs, h - 2m, w - 2m] with m = depth + 1. Weights
+    start as in the released code, without normalization by He, because the small ones would let nothing through."""
     conv, normalization = partial(nn.Conv2d, kernel_size=3), nn.BatchNorm2d if norm == "batch" else None
     stack = nn.Sequential(*hidden_layers(3, width, depth, conv, normalization), conv(width, outputs))
     for layer in stack:
@@ -74,11 +71,9 @@ class NoisePyramid(nn.Module):
         self.register_buffer("palette", torch.zeros(paint_colors, 3))
 
     def scaled(self, size: Size) -> list[Size]:
-        """Sizes of all scales for an output of `size`."""
         return [proportional_size(size, self.image_size, scale_size) for scale_size in self.sizes]
 
     def padded(self, size: Size) -> Size:
-        """`size` with the margin that the convolutions use up."""
         return size[0] + 2 * self.margin, size[1] + 2 * self.margin
 
     def _drawn(self, size: Size) -> Size:
@@ -93,14 +88,13 @@ class NoisePyramid(nn.Module):
         return self._with_margin(noise)
 
     def reconstruction_noise(self, scale: int) -> Tensor:
-        """The noise [1, 3, h + 2m, w + 2m] that gives the training image: z* at scale 0, zeros above."""
+        """The noise that gives the training image: z* at scale 0, zeros above."""
         if scale == 0:
             return self._with_margin(self.zstar)
         return self.zstar.new_zeros(1, 3, *self.padded(self.canvas_sizes[scale]))
 
     def random_walks(self, num_scales: int, start: int, alpha: float, beta: float) -> Iterable[tuple[Tensor, ...]]:
-        """Noise maps of the first scales for one frame after the other, without end, see `random_walk`; scales below `start`
-        stay at rest."""
+        """Noise maps of the first scales for each frame, without end; scales below `start` stay at rest."""
         walks = []
         for scale, size in enumerate(self.canvas_sizes[:num_scales]):
             rest, draw = self.reconstruction_noise(scale), partial(self.draw_noise, scale, 1, size)
@@ -108,8 +102,7 @@ class NoisePyramid(nn.Module):
         return zip(*walks, strict=True)
 
     def forward(self, noises: Sequence[Tensor], start: int = 0, images: Tensor | None = None) -> Tensor | None:
-        """Scales `start`, `start` + 1, ..., one for each unit noise map, on top of `images` of the scale below `start`; not
-        clamped. An output has the size of its noise without margin. Without noise maps `images` comes back."""
+        """Scales `start`, `start` + 1, ..., one for each unit noise map, on top of `images` of the scale below; not clamped."""
         for scale, noise in enumerate(noises, start):
             size = [side - 2 * self.margin for side in noise.shape[-2:]]
             below = self.scale_input(scale, images, (len(noise), 3, *size))
@@ -117,18 +110,16 @@ class NoisePyramid(nn.Module):
         return images
 
     def reconstruction(self, num_scales: int) -> Tensor | None:
-        """The training image from z* by the first scales, [1, 3, h, w]; None for no scale."""
         return self([self.reconstruction_noise(scale) for scale in range(num_scales)])
 
     def scale_input(self, scale: int, images: Tensor | None, shape: Sequence[int]) -> Tensor:
-        """What a scale adds detail to: zeros of `shape` at scale 0, above it the output of the scale below, upsampled."""
+        """What a scale adds detail to: zeros at scale 0, above it the output of the scale below, upsampled."""
         if images is None:
             return self.zstar.new_zeros(shape)
         # Paper's code: 8-bit resizing, enlarged by 1/r and cropped; here: float, straight to the stored size.
         images = resize(images, tuple(shape[-2:]))
         if scale != self.paint_scale:
             return images
-        # Every pixel gets the nearest color of the palette.
-        # Paper's code groups three neighboring values of one channel; here: the three channels of a pixel.
+        # Paper's code: nearest color of three neighboring values of one channel; here: of the three channels of a pixel.
         pixels = images.movedim(1, -1)
         return self.palette[nearest(pixels.reshape(-1, 3), self.palette)[1]].view_as(pixels).movedim(-1, 1)

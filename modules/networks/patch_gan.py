@@ -43,10 +43,8 @@ def conv_stack(inputs: int, width: int, outputs: int, depth: int, gain: float = 
 
 
 class ResidualGenerator(nn.Module):
-    """Adds detail to an upsampled image [N, 3, H, W]: y + tanh(stack(y)); starts as the identity.
-
-    Borders are reflected: with zeros, dark dashes grow along them at fine scales.
-    """
+    """Adds detail to an upsampled image [N, 3, H, W]: y + tanh(stack(y)); starts as the identity. Borders are reflected: with
+    zeros, dark dashes grow along them at fine scales."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
 """Gated PixelCNN over maps of codes (van den Oord et al. 2016, arXiv 1606.05328; Eq. 2, Figure 2): likelihood and sampler.
 
-Differences: causality comes from one-sided padding, not from masked weights; the vertical stack is strictly above from its
-first layer on; positions can be read.
+Differences: causality comes from one-sided padding; the vertical stack is strictly above from its first layer on; positions.
 """
 
 import math
@@ -21,7 +20,6 @@ GATED_RMS = 0.34
 
 
 def gate(features: Tensor) -> Tensor:
-    """tanh(a) · sigmoid(b) of the two halves of the channels, [B, 2C, …] → [B, C, …]."""
     a, b = features.chunk(2, dim=1)
     return torch.tanh(a) * torch.sigmoid(b)
 
@@ -44,10 +42,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None)
 
 
 class GatedLayer(nn.Module):
-    """One layer of both stacks.
-
-    `vertical` sees rows i-half … i (first layer: … i-1) of its stack, `horizontal` columns j-half … j (first: … j-1).
-    """
+    """`vertical` sees rows i-half … i (first layer: … i-1) of its stack, `horizontal` columns j-half … j (first: … j-1)."""
 
     def __init__(self, width: int, kernel: int, dropout: float, coordinates: bool, first: bool, last: bool):
         super().__init__()
@@ -71,8 +66,7 @@ class GatedLayer(nn.Module):
             nn.init.normal_(self.position_bias.weight, std=0.5)
 
     def from_above(self, rows: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor]:
-        """The vertical stack [B, C, h, w] one layer on, and its input to the horizontal stack [B, 2C, h, w]; `rows` begin
-        `half` rows above the output's."""
+        """The vertical stack one layer on, and its input to the horizontal stack; `rows` begin `half` above the output's."""
         features = self.vertical(rows)
         if self.position_bias is None:
             return gate(features), self.link(features)
@@ -94,11 +88,10 @@ class GatedLayer(nn.Module):
 class GatedPixelCNN(nn.Module):
     """p(codes) = Π p(code_t | codes before t in raster order) over int64 maps [B, h, w] of any size.
 
-    A position sees what precedes it within first_kernel // 2 + num_layers · (kernel // 2) cells, and, with `coordinates`,
-    where it is.
+    A position sees what precedes it within first_kernel // 2 + num_layers · (kernel // 2) cells.
 
     Args:
-        num_codes: K; codes are 0 … K-1.
+        num_codes: K.
         width: channels C of both stacks and of the embedding.
         num_layers: gated layers after the first one.
         first_kernel, kernel: side of the neighborhood of the first and of the other layers, odd, at least 3.
@@ -125,7 +118,7 @@ class GatedPixelCNN(nn.Module):
         nn.init.zeros_(self.head[-1].bias)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Logits [B, K, h, w] of every position given the codes before it; `codes` int64 [B, h, w] in 0 … K-1."""
+        """Logits [B, K, h, w] of every position given the codes before it, 0 … K-1."""
         return self.logits_of(self.embedding(codes).permute(0, 3, 1, 2))
 
     def logits_of(self, embedded: Tensor) -> Tensor:
@@ -153,11 +146,8 @@ class GatedPixelCNN(nn.Module):
         self, num: int, size: tuple[int, int], temperature: float = 1.0, top_k: int | None = None,
         known: Tensor | None = None, mask: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Draws code maps int64 [num, h, w] in raster order, without dropout in either mode.
-
-        With `known` codes and `mask` (bool, True = draw this cell), both [num or 1, h, w], the other cells keep their known
-        codes and are context for the cells after them. Consumes `rand(num, h, w)` whatever the mask.
-        """
+        """Code maps int64 [num, h, w], without dropout in either mode. With `known` codes and `mask` (True = draw this cell),
+        both [num or 1, h, w], the other cells keep their known codes. Consumes `rand(num, h, w)` whatever the mask."""
         if top_k is not None and top_k > self.num_codes:
             raise UserError(f"top_k={top_k}: allowed are 1 to {self.num_codes} (the number of codes) and null")
         device = self.embedding.weight.device
@@ -172,8 +162,8 @@ class GatedPixelCNN(nn.Module):
         return codes
 
     def _scan(self, codes: Tensor, ends: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
-        """Row, column and logits [B, K] of the first `ends[row]` cells of each row, in raster order and without dropout. The
-        caller writes what it draws into `codes` before it goes on; every feature is computed once."""
+        """Row, column and logits [B, K] of the first `ends[row]` cells of each row, in raster order; the caller writes what it
+        draws into `codes` before it goes on. Every feature is computed once."""
         num, height, width = codes.shape
         weight, layers = self.embedding.weight, self.layers
         coordinates = coordinate_map(height, width, weight)

@@ -13,18 +13,14 @@ conv3 = partial(nn.Conv2d, kernel_size=3, padding=1)
 
 
 def normalized_stack(inputs: int, width: int, outputs: int, depth: int, bn_mode: Literal["eval", "batch"]) -> nn.Sequential:
-    """`depth` hidden layers with batch norm, then a linear convolution; receptive field 2 * depth + 3.
-
-    `bn_mode: eval` keeps running statistics for eval mode. `batch` keeps none and always uses those of the batch at
-    hand, so that the images of a batch influence each other.
-    """
+    """`depth` hidden layers with batch norm, then a linear convolution. `bn_mode: eval` keeps running statistics for eval mode;
+    `batch` always uses those of the batch, so that its images influence each other."""
     norm = partial(nn.BatchNorm2d, track_running_stats=bn_mode == "eval")
     return nn.Sequential(*hidden_layers(inputs, width, depth, conv3, norm), conv3(width, outputs))
 
 
 class PatchEncoder(nn.Module):
-    """Images [N, 3, h, w] to mean and log-variance of a spatial latent, both [N, latent_dim, h, w]; spectral norm in the
-    hidden layers, receptive field 2 * depth + 3."""
+    """Images [N, 3, h, w] to mean and log-variance [N, latent_dim, h, w]; spectral norm in the hidden layers."""
 
     def __init__(self, latent_dim: int, width: int, depth: int) -> None:
         super().__init__()
@@ -47,20 +43,16 @@ class PatchVAE(nn.Module):
         self.decoder = normalized_stack(latent_dim, width, 3, depth, bn_mode)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images in [-1, 1] of latents [N, latent_dim, h, w]."""
         return torch.tanh(self.decoder(latents))
 
     def forward(self, images: Tensor) -> Tensor:
-        """The images through the latent's mean."""
         return self.decode(self.encoder(images)[0])
 
 
 class RefinementBlock(nn.Module):
-    """Adds detail to an upsampled image y [N, 3, H, W], with noise on the body's input only.
-
-    `squash: sum` is tanh(body + y), as the released code has it: bounded, but 0.9 becomes 0.72 where the body gives 0.
-    `residual` is y + tanh(body), as in SinGAN: the identity can be represented, the range is not bounded.
-    """
+    """Adds detail to an upsampled image y [N, 3, H, W], with noise on the body's input only. `squash: sum` is tanh(body + y),
+    as in the released code: bounded, but 0.9 becomes 0.72 where the body gives 0; `residual` is y + tanh(body), as in
+    SinGAN."""
 
     def __init__(
         self, width: int, depth: int, squash: Literal["sum", "residual"] = "sum", bn_mode: Literal["eval", "batch"] = "eval"

@@ -21,7 +21,7 @@ class VectorQuantizer(nn.Module):
         self.codebook = nn.Parameter(torch.randn(num_codes, code_dim + 2))
 
     def add_coordinates(self, features: Tensor) -> Tensor:
-        """Features [N, C, h, w] with the scaled coordinates of their grid appended: [N, C + 2, h, w]."""
+        """Features [N, C, h, w] → [N, C + 2, h, w]."""
         positions = self.position_scale * coordinate_map(*features.shape[-2:], features)
         return torch.cat([features, positions.expand(len(features), -1, -1, -1)], dim=1)
 
@@ -32,7 +32,6 @@ class VectorQuantizer(nn.Module):
             return nearest(rows, self.codebook.detach().float())[1].view(len(features), *features.shape[-2:])
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Entries [N, C + 2, h, w] of codes [N, h, w]."""
         return self.codebook[codes].permute(0, 3, 1, 2)
 
     @torch.no_grad()
@@ -57,11 +56,8 @@ def as_rows(features: Tensor) -> Tensor:
 
 
 class VQGenerator(nn.Module):
-    """Encoder, quantizer, decoder at stride 1: images [N, 3, h, w] <-> codes [N, h, w].
-
-    Features have unit root mean square at each position, so that `position_weight` has a fixed meaning next to their energy
-    `code_dim` and they cannot shrink to please the continuity loss.
-    """
+    """Encoder, quantizer, decoder at stride 1: images [N, 3, h, w] <-> codes [N, h, w]. Features have unit root mean square at
+    each position, so that `position_weight` has a fixed meaning and they cannot shrink to please the continuity loss."""
 
     def __init__(
         self, num_codes: int, code_dim: int, position_weight: float, width: int, encoder_depth: int, decoder_depth: int
@@ -81,7 +77,7 @@ class VQGenerator(nn.Module):
         return self.quantizer.indices(self.quantizer.add_coordinates(self.encode(images)))
 
     def decode(self, entries: Tensor) -> Tensor:
-        """Images in [-1, 1] of code book entries [N, code_dim + 2, h, w]."""
+        """Images of code book entries [N, code_dim + 2, h, w]."""
         return torch.tanh(self.decoder(entries))
 
     def decode_codes(self, codes: Tensor) -> Tensor:

@@ -6,24 +6,17 @@ from torch import Tensor
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Bytes of images in [-1, 1], same shape: clamped, then rounded to the nearest of 256 levels.
-
-    The only way from float to bytes: wandb casts floats without scaling, so [0, 1] becomes black (P 10.4).
-    """
+    """Bytes of images in [-1, 1], clamped and rounded; the only way from float to bytes (P 10.4)."""
     return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def from_uint8(images: Tensor) -> Tensor:
-    """The inverse of `to_uint8`: bytes to float32 in [-1, 1]."""
     return images.float().div(127.5).sub(1)
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images [N, C, H, W] brought to `size` (height, width) and clamped to [-1, 1].
-
-    Antialiased bicubic in both directions: torch's antialiased kernel has a = -0.5 also when enlarging, the plain one
-    a = -0.75. One operator for training, sampling and injection, since a generator learns the properties of its resized input.
-    """
+    """Images [N, C, H, W] brought to `size` (height, width), antialiased bicubic, and clamped to [-1, 1]. One operator for
+    training, sampling and injection, since a generator learns the properties of its resized input."""
     if tuple(images.shape[-2:]) == tuple(size):
         return images
     return F.interpolate(images, tuple(size), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
@@ -37,16 +30,12 @@ def luma(images: Tensor) -> Tensor:
 
 def image_grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
     """One picture [3, H', W'] of images [N, 3, H, W], row by row, `gap` white pixels between; empty cells are white."""
-    num_images, channels, height, width = images.shape
-    columns = max(1, min(columns, num_images))
-    rows = -(-num_images // columns)
-    grid = images.new_ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
-    for i, image in enumerate(images):
-        top, left = i // columns * (height + gap), i % columns * (width + gap)
-        grid[:, top : top + height, left : left + width] = image
-    return grid
+    columns = max(1, min(columns, len(images)))
+    cells = F.pad(images, (0, gap, 0, gap, 0, 0, 0, -len(images) % columns), value=1.0)
+    rows = [torch.cat(list(row), 2) for row in cells.split(columns)]
+    return F.pad(torch.cat(rows, 1), (0, -gap, 0, -gap))
 
 
 def rmse_by_image(outputs: Tensor, images: Tensor) -> Tensor:
-    """Root mean squared error [N] of each reconstruction of [N, C, H, W]."""
+    """Root mean squared errors [N] of reconstructions of [N, C, H, W]."""
     return (outputs - images).square().mean((1, 2, 3)).sqrt()

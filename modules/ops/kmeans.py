@@ -7,10 +7,8 @@ from modules.ops.nearest import nearest
 
 
 def kmeans(points: Tensor, num_clusters: int, generator: torch.Generator, iterations: int = 10) -> Tensor:
-    """`num_clusters` centers [K, D] of points [M, D] by Lloyd's algorithm from random points.
-
-    An empty cluster takes a random point. With fewer points than centers, points are repeated. `generator` is a CPU generator.
-    """
+    """Centers [K, D] of points [M, D] by Lloyd's algorithm from random points; an empty cluster takes a random point. With
+    fewer points than centers, points are repeated. `generator` is on the CPU."""
 
     def draw(count: int) -> Tensor:
         rounds = -(-count // len(points))

@@ -11,10 +11,7 @@ def extract(images: Tensor, patch: int, stride: int = 1) -> Tensor:
 
 
 def nearest(queries: Tensor, keys: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
-    """Squared distance [Q] to, and index [Q] of, the nearest key [M, D] of every query [Q, D]; ties go to the first key.
-
-    Memory is bounded by `chunk` x M distances at a time.
-    """
+    """Squared distance [Q] to, and index [Q] of, the nearest key [M, D] of every query [Q, D], `chunk` queries at a time."""
     norms = keys.square().sum(1)
     distances, indices = [], []
     for part in queries.split(chunk):

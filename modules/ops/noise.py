@@ -1,7 +1,6 @@
 """Random draws of sampling, so that image i depends on (seed, i) alone: on no other image, batch size, rank or device.
 
-Code that draws for images in `sample` and the other capabilities takes `randn`, `rand` and `randint` from here. In training,
-and wherever `image_generators` is not active, they are torch's own functions on the global generator.
+`sample` and the other capabilities draw from here; where `image_generators` is not active, by torch's global generator.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,7 @@ _active: ContextVar[list[torch.Generator] | None] = ContextVar("image_generators
 
 @contextmanager
 def image_generators(seed: int, images: Iterable[int]) -> Iterator[None]:
-    """Inside, row i of what is drawn comes from a separate CPU generator, which (seed, images[i]) determines."""
+    """Inside, row i of what is drawn comes from a CPU generator that (seed, images[i]) determines."""
     generators = [torch.Generator().manual_seed(_mixed(seed, image)) for image in images]
     token = _active.set(generators)
     try:
@@ -28,7 +27,7 @@ def image_generators(seed: int, images: Iterable[int]) -> Iterator[None]:
 
 @contextmanager
 def single_image(index: int) -> Iterator[None]:
-    """Inside, all draws are for image `index` of the batch: for methods that compute one image after the other."""
+    """Inside, all draws are for image `index` of the batch."""
     generators = _active.get()
     token = _active.set(None if generators is None else [generators[index]])
     try:
@@ -43,23 +42,20 @@ def randn(*shape: int, device: torch.device | None = None) -> Tensor:
 
 
 def randn_like(images: Tensor) -> Tensor:
-    """Standard normal values of the shape, type and device of `images` [N, ...]."""
     return randn(*images.shape, device=images.device).to(images.dtype) if _active.get() else torch.randn_like(images)
 
 
 def rand(*shape: int, device: torch.device | None = None) -> Tensor:
-    """Uniform values in [0, 1); see `randn`."""
     return _draw(torch.rand, shape, device)
 
 
 def randint(low: int, high: int, shape: tuple[int, ...], device: torch.device | None = None) -> Tensor:
-    """Integers from `low` to `high` - 1; see `randn`."""
     return _draw(lambda size, **options: torch.randint(low, high, size, **options), shape, device)
 
 
 def random_walk(rest: Tensor, draw: Callable[[], Tensor], alpha: float, beta: float, first_step: float) -> Iterator[Tensor]:
     """Endless z_0 = rest, z_1, …: z_{t+1} = alpha rest + (1 - alpha) (z_t + beta (z_t - z_{t-1}) + (1 - beta) u), u drawn
-    (animation of SinGAN, Rott Shaham et al. 2019); z_1 is `first_step` of the way from `rest` to a draw."""
+    (animation of SinGAN, Rott Shaham et al. 2019): `alpha` pulls back, `beta` near 1 makes the motion smooth."""
     before, now = rest, torch.lerp(rest, draw(), first_step)
     while True:
         yield before

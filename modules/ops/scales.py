@@ -10,11 +10,8 @@ ROUNDING = 1e-6  # 25 = 188 * (25 / 188) evaluates just above 25; without the co
 
 
 def scale_sizes(image_size: Sequence[int], min_size: int, scale_factor: float = 0.75) -> list[tuple[int, int]]:
-    """Heights and widths from coarsest to finest by SinGAN's rule (Rott Shaham et al. 2019, released code).
-
-    The shorter side of scale 0 is `min_size`, the last scale the image's own size. `scale_factor` < 1 is the nominal ratio of
-    neighbors; the true one is adjusted so that both ends fit. UserError without room for two scales, or for too many.
-    """
+    """Heights and widths from coarsest to finest by SinGAN's rule (Rott Shaham et al. 2019, released code): from a shorter side
+    of `min_size` to the image's own size. The true ratio of neighbors is near `scale_factor` < 1, so that both ends fit."""
     short = min(image_size)
     if short <= min_size:
         raise UserError(

@@ -14,19 +14,13 @@ from core.errors import UserError
 
 
 def read_tensors(path: str | Path) -> Any:
-    """Contents of a file written by `torch.save`; see `read_hashed`."""
     return read_hashed(path)[0]
 
 
 def read_hashed(path: str | Path) -> tuple[Any, str]:
-    """Contents of a file written by `torch.save`, on the CPU, and the SHA-256 of the file, hexadecimal.
-
-    By torch's safe loader: tensors and plain values only. The file is read in one pass; the CRC-32 of every member, which
-    torch does not compare, and SHA-256 are computed from the bytes in memory, so that what is returned is what was written.
-    Needs twice the file's size in memory for a moment. (Files of torch before 1.6, which are no zip files, have no CRC.)
-
-    Raises FileNotFoundError, and UserError for a file that is damaged, packed, or would run code.
-    """
+    """Contents of a file written by `torch.save`, on the CPU by the safe loader, and the file's SHA-256, hexadecimal. The file
+    is read once, its CRC-32s, which torch does not compare, are checked. UserError if it is damaged, packed, or would run
+    code."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -46,7 +40,6 @@ def read_hashed(path: str | Path) -> tuple[Any, str]:
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -24,7 +24,7 @@ class PatchGrid:
         self.num_patches = int(counts.sum())
 
     def locate(self, indices: Tensor) -> Tensor:
-        """Image, top and left [3, ...] of patches by index [...]."""
+        """Image, top and left [3, ...] of patches."""
         image = torch.searchsorted(self.starts, indices, right=True) - 1
         offset = indices - self.starts[image]
         return torch.stack([image, offset // self.columns[image], offset % self.columns[image]])
@@ -80,8 +80,7 @@ def pixel_sources(matches: Tensor, grid: PatchGrid) -> Tensor:
 
 
 def source_picture(sources: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """A picture [3, H, W] in [-1, 1] of `pixel_sources`: each image a range of hues, from its left to its right; darker
-    towards its bottom. Parts copied as a whole show as smooth areas, seams as edges."""
+    """A picture [3, H, W] of `pixel_sources`: each image a range of hues from left to right, darker towards its bottom."""
     image, row, column = sources
     height, width = torch.tensor([tuple(size) for size in sizes], device=sources.device).T
     hue = (image + 0.8 * column / width[image]) / len(sizes)

@@ -61,7 +61,7 @@ def halve(points: Tensor, size: int) -> Tensor:
 
 
 class NeighborIndex:
-    """Keys [M, D] prepared for exact searches on the CPU; the build costs about a tenth of a search.
+    """Keys [M, D] prepared for exact searches on the CPU.
 
     A block of keys is searched only if its bounding box, in the coordinates of `Projection`, is not farther from a block of
     queries than the worst match there so far; and a key in it only if its projected distance to some query is below that
@@ -99,7 +99,7 @@ class NeighborIndex:
         return self._compare(queries, self.blocks[near].flatten()[possible], scale)
 
     def _bounds(self, blocks: Tensor, projected: Tensor, scale: Tensor) -> Tensor:
-        """Lower bounds of the scores of all keys in some blocks; below 0 by what rounding may cost."""
+        """Lower bounds of the scores of all keys in some blocks, less what rounding may cost."""
         members, norms = self.members[blocks].flatten(0, 1), self.member_norms[blocks].flatten()
         squares = projected.square().sum(1, keepdim=True)
         bounds = torch.addmm(norms, projected, members.T, alpha=-2).add_(squares - ROUNDING * squares.amax())

@@ -10,12 +10,9 @@ STRIDES = (1, 4)  # distances of the neighbors whose match is tried; the longer 
 
 
 def patchmatch(queries: Tensor, keys: Tensor, grid: PatchGrid, matches: Tensor, sweeps: int = 10) -> tuple[Tensor, Tensor]:
-    """Squared distances [h, w] and improved `matches` [h, w], indices in `grid`, of patches with features `queries` [h, w, F]
-    among `keys` [M, F].
-
+    """Squared distances [h, w] and improved `matches` [h, w] of patches with features `queries` [h, w, F] among `keys` [M, F].
     A sweep tries for all patches at once the matches of their neighbors, shifted as the neighbors lie, then random patches
-    around the present match in windows that halve from the image's size to one pixel, and one anywhere.
-    """
+    around the match in windows that halve from the image's size to one pixel, and one anywhere."""
     distances = (queries - keys[matches]).square().sum(2)
     reach = int(grid.sizes.max())
     windows = [reach >> step for step in range(reach.bit_length())]

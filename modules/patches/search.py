@@ -17,13 +17,8 @@ SPREAD_SAMPLE = 2**16  # patches that suffice for the main axes
 
 
 class ExactSearch:
-    """Nearest key by squared distance, or with `alpha` by distance / (alpha + the key's least distance to any query) (GPNN).
-
-    Args:
-        keys: images [3, H, W] whose patches `grid` indexes.
-        allowed: indices of the patches that may be matched; all by default.
-        alpha: in units of squared L2 / dim of images in [0, 1], as in the released code; None is infinity.
-    """
+    """Nearest patch of `keys` [3, H, W], which `grid` indexes, among the `allowed` ones: by squared distance, or with `alpha`,
+    in units of images in [0, 1], by distance / (alpha + the key's least distance to any query) (GPNN)."""
 
     def __init__(
         self, keys: Sequence[Tensor], grid: PatchGrid, allowed: Tensor | None = None, alpha: float | None = None
@@ -45,10 +40,7 @@ class ExactSearch:
 
 
 class PatchMatchSearch:
-    """Nearly nearest keys by PatchMatch on projected patches, 25 values each: for large images.
-
-    Arguments as `ExactSearch`, and the number of `sweeps`. Draws from the global generator.
-    """
+    """Nearly nearest keys by PatchMatch on projected patches, 25 values each: for large images; see `ExactSearch`."""
 
     def __init__(self, keys: Sequence[Tensor], grid: PatchGrid, allowed: Tensor | None = None, sweeps: int = 4) -> None:
         self.grid, self.sweeps = grid, sweeps
@@ -62,7 +54,7 @@ class PatchMatchSearch:
             self.keys[~self.allowed] = FAR
 
     def _features(self, image: Tensor) -> Tensor:
-        """Projected patches [h, w, F] of an image [3, h + p - 1, w + p - 1], a strip of rows at a time."""
+        """Projected patches [h, w, F], a strip of rows at a time."""
         rows, overlap = image.shape[-2] - self.grid.patch + 1, self.grid.patch - 1
         strips = [image[:, top : min(top + STRIP, rows) + overlap] for top in range(0, rows, STRIP)]
         features = [self.project(extract(strip.unsqueeze(0), self.grid.patch)[0]) for strip in strips]
