@@ -1,7 +1,6 @@
 """Methods without training: fit stores something of each training image, and samples are computed from it."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 
 import torch
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
@@ -17,7 +16,13 @@ CHUNK = 16  # images that are stored at once
 
 
 class Bank(nn.Module):
-    """Rows of one shape and type, up to a capacity, in buffers: checkpoints have the same size however many there are."""
+    """Rows of one shape and type, up to a fixed capacity, in buffers: part of checkpoints, whose size is always the same.
+
+    Args:
+        capacity: largest number of rows.
+        shape: of a row.
+        dtype: of the values.
+    """
 
     def __init__(self, capacity: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -29,6 +34,7 @@ class Bank(nn.Module):
 
     @property
     def capacity(self) -> int:
+        """Largest number of rows."""
         return len(self.values)
 
     @property
@@ -37,6 +43,7 @@ class Bank(nn.Module):
         return self.values[: len(self)]
 
     def append(self, rows: Tensor) -> None:
+        """Adds rows [n, *shape]; ValueError beyond the capacity."""
         start, end = len(self), len(self) + len(rows)
         if end > self.capacity:
             raise ValueError(f"{end} rows exceed the bank's capacity of {self.capacity}")
@@ -44,6 +51,7 @@ class Bank(nn.Module):
         self.count.fill_(end)
 
     def clear(self) -> None:
+        """Forgets all rows."""
         self.count.zero_()
 
 
@@ -91,11 +99,9 @@ class BankModule(GenerativeModule):
             return
         images = self.training_sets["image"]
         starts = range(0, len(images), CHUNK)
-        bar = Tqdm(starts, desc="storing images", unit="batch", leave=False, delay=3, disable=None)
-        with bar if hasattr(bar, "__enter__") else nullcontext():
-            for start in bar:
-                chunk = torch.stack([images[i] for i in range(start, min(start + CHUNK, len(images)))])
-                self.bank.append(self.bank_rows(chunk.to(self.device)))
+        for start in Tqdm(starts, desc="storing images", unit="batch", leave=False, delay=3, disable=None):
+            chunk = torch.stack([images[i] for i in range(start, min(start + CHUNK, len(images)))])
+            self.bank.append(self.bank_rows(chunk.to(self.device)))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         self.log("train/images", float(len(self.bank)), prog_bar=True, batch_size=len(batch["image"]))

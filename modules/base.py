@@ -38,9 +38,8 @@ def sampling_mode(module: nn.Module, seed: int, images: Iterable[int] | None = N
 
 
 class Average(NamedTuple):
-    """An exponential moving average of a submodule's weights, with either a `half_life` in images or a constant `decay`, the
-    weight of the old values in an iteration. With `ramp_up` the half-life is at most that share of the images seen
-    (StyleGAN2: 0.05). Buffers are copied."""
+    """A moving average of a submodule's weights with either a `half_life` in images, at most a share `ramp_up` of the images
+    seen (StyleGAN2: 0.05), or a constant `decay`, the weight of the old values in an iteration. Buffers are copied."""
 
     source: str
     half_life: float | None = None
@@ -145,8 +144,7 @@ class GenerativeModule(LightningModule):
         return torch.Generator().manual_seed(self.epoch_seed(shared=True))
 
     def random_stream(self, name: str, *, shared: bool = False) -> torch.Generator:
-        """The CPU generator of a purpose, which (seed, epoch, name, rank unless `shared`) determine, so that a term that is
-        switched off does not shift the draws of others."""
+        """The CPU generator of a purpose: terms that are switched off do not shift the draws of others."""
         if (name, shared) not in self._streams:
             digest = hashlib.sha256(f"{self.epoch_seed(shared=shared)} {name}".encode()).digest()
             self._streams[name, shared] = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

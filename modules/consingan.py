@@ -202,8 +202,7 @@ class ConSinGAN(PyramidModule):
 
     @torch.no_grad()
     def inject(self, images: Tensor, scale: int = 0, finetune: NonNegativeInt = 0) -> Tensor:
-        """Not for mode `animation`, which has seen noise only. `finetune`: iterations of training a copy on the images
-        first."""
+        """Not for mode `animation`, which sees noise only. `finetune`: iterations of training a copy on the images first."""
         # Paper: images enter at stage 0, with random noise above; here: `scale` > 0 also adds back what that stage's image
         # lacks of them, which training never sees, and noise is random above it only.
         check_scale(self.num_scales, scale=scale)

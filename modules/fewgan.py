@@ -111,8 +111,7 @@ class FewGAN(RefiningModule):
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
         if "side" not in sets:
-            advice = "set datamodule.side_root to a folder of further images"
-            raise UserError(f"FewGAN learns layouts from side images, and datamodule gives none; {advice}")
+            raise UserError("FewGAN learns layouts from side images: set datamodule.side_root to a folder of further images")
         factor, name = max(zip(sets["image"].enlargement, sets["image"].files, strict=True))
         if factor > self.image_size[0] / self.sizes[0][0]:
             raise UserError(f"{name} is smaller than the coarsest scale {self.sizes[0]}: leave it out or lower min_size")
@@ -126,7 +125,6 @@ class FewGAN(RefiningModule):
 
     def cache_stage(self, stage: int) -> None:
         sets = self.training_sets
-        self._inputs = {}
         if stage == self.prior_stage:
             self._inputs = {name: self.each(sets[name], self._codes) for name in ("side", "side_heldout") if name in sets}
         elif stage > 0:
@@ -167,9 +165,8 @@ class FewGAN(RefiningModule):
         self, image: Tensor, mask: Tensor, num_images: int, temperature: PositiveFloat = 1.0,
         top_k: PositiveInt | None = None, dilation: NonNegativeInt | None = None, candidates: PositiveInt = 1,
     ) -> Tensor:  # fmt: skip
-        """Draws the codes in the hole again; the whole image is synthesized anew. `dilation` in cells widens the hole, by
-        default to the codes that have seen it. As the prior sees no cells below, the likeliest of `candidates` maps is
-        selected."""
+        """Draws the codes in the hole again; `dilation` in cells widens it, by default to the codes that have seen it. As the
+        prior sees no cells below, the likeliest of `candidates` maps is taken. The whole image is synthesized anew."""
         codes = self._codes(image)
         hole = F.adaptive_max_pool2d(mask.float(), codes.shape[-2:])
         reach = self.vq.encoder_reach if dilation is None else dilation
@@ -198,10 +195,9 @@ class FewGAN(RefiningModule):
             outputs, terms = self.generators[t](torch.cat(inputs)), {}
         fakes, side_fakes = outputs.split([len(reals), len(sides)])
 
-        with self.toggled_optimizer(d_opt):
-            critic = self.discriminators[t]
-            # Paper: "does not see any image from the side-dataset as real input"; here: their outputs are fakes.
-            critic_terms = self.critic_step(d_opt, critic, reals, fakes, seen=outputs if hp.critic_on_side else fakes)
+        # Paper: "does not see any image from the side-dataset as real input"; here: their outputs are fakes.
+        critic = self.discriminators[t]
+        critic_terms = self.critic_step(d_opt, critic, reals, fakes, seen=outputs if hp.critic_on_side else fakes)
 
         with self.toggled_optimizer(g_opt):
             terms["adversarial"] = wasserstein_g(critic(fakes))
@@ -250,11 +246,11 @@ class FewGAN(RefiningModule):
         bits = self.prior.eval().bits_per_code(self._inputs.get("side_heldout", self._inputs["side"]))
         bits = self.trainer.strategy.reduce(bits, reduce_op="mean")  # one value, so that all ranks stop together
         self.prior.train()
-        better = bits < self.prior_best_bits
-        if better:
+        self.prior_stale_epochs += 1
+        if bits < self.prior_best_bits:
             self.prior_best.load_state_dict(self.prior.state_dict())
             self.prior_best_bits.fill_(bits)
-        self.prior_stale_epochs.copy_(torch.where(better, 0, self.prior_stale_epochs + 1))
+            self.prior_stale_epochs.zero_()
         self.log("train/prior_heldout_bits", bits)
 
     @torch.no_grad()

@@ -24,8 +24,8 @@ SAME_PHOTOGRAPH = 0.02  # mean difference up to which an image equals a training
 class GPNN(PatchBankModule):
     """Coarse to fine, every patch of a guess is replaced by its nearest training patch, `iterations` times a scale.
 
-    Keys at a scale are patches of the coarser image enlarged, because the guess is as blurred; the values copied are those of
-    the sharp image there. Overlapping patches are averaged with Gaussian weights. Defaults: released code.
+    Keys are patches of the coarser image enlarged, as blurred as the guess; the values copied are those of the sharp image
+    there. Overlapping patches are averaged with Gaussian weights. Defaults: released code.
 
     Args:
         min_size: shorter side of the coarsest scale; near `patch` it copies layouts, more varies them.
@@ -68,8 +68,7 @@ class GPNN(PatchBankModule):
         """New images: random training images, coarse and with `noise`, rendered from patches of all of them."""
         size = tuple(size or self.image_size)
         self.check_output(size)
-        layouts = self.images[randint(0, len(self.bank), (num_images,))]
-        guess = resize(layouts, self.size_at(0, size))
+        guess = resize(self.images[randint(0, len(self.bank), (num_images,))], self.size_at(0, size))
         strength = self.hparams.noise if noise is None else noise
         return self.synthesize(guess + 2 * strength * randn_like(guess), size)
 
@@ -90,9 +89,9 @@ class GPNN(PatchBankModule):
     def inpaint(
         self, image: Tensor, mask: Tensor, num_images: int, guided: bool = False, noise: NonNegativeFloat = 0.2
     ) -> Tensor:
-        """Fills by patches that touch no hole of the image itself (image 0 in `provenance`) and of the training images except
-        one that it equals around the hole; the whole image is synthesized. The hole begins with the colors around it and
-        `noise`, or with what is painted there if `guided`, at the finest scale where it is no larger than a patch."""
+        """From the image (number 0 in `provenance`) and the training images that differ from it; the whole image is
+        synthesized. The hole begins with colors around it and `noise`, or what is painted there if `guided`, where it is no
+        larger than a patch."""
         size = tuple(image.shape[-2:])
         self.check_output(size)
         start, mask = self._scale_of_hole(mask), mask.to(image)
@@ -128,7 +127,7 @@ class GPNN(PatchBankModule):
         sources = self.images.split(1) if sources is None else sources
         rounds = [self.hparams.iterations] * self.num_scales
         rounds[start] = iterations_coarsest or self.hparams.iterations_coarsest
-        weights, coarser = center_weights(self.patch), None
+        weights = center_weights(self.patch)
         bar = Tqdm(total=len(guess) * sum(rounds[start:]), desc="GPNN", leave=False, delay=3, disable=None)
         for scale in range(start, self.num_scales):
             values, grid, search = self._level(sources, scale, scale == start, hole, alpha)
@@ -136,7 +135,7 @@ class GPNN(PatchBankModule):
             results = []
             for i, image in enumerate(images):
                 shape = tuple(side - self.patch + 1 for side in image.shape[-2:])
-                match = None if coarser is None else carry_over(self.matches[i], coarser, grid, shape)
+                match = None if scale == start else carry_over(self.matches[i], self.grid, grid, shape)
                 with single_image(i):
                     for _ in range(rounds[scale]):
                         match = search(image, match)
@@ -144,7 +143,7 @@ class GPNN(PatchBankModule):
                         bar.update()
                 results.append((image, match))
             guess, self.matches = (torch.stack(parts) for parts in zip(*results, strict=True))
-            self.grid = coarser = grid
+            self.grid = grid
         bar.close()
         return guess.clamp(-1, 1)
 
@@ -153,8 +152,8 @@ class GPNN(PatchBankModule):
     ) -> tuple[list[Tensor], PatchGrid, ExactSearch | PatchMatchSearch]:
         """Images [3, h, w] to copy from at a scale, the indices of their patches, and the search by blurred patches, or by
         `sharp` ones at the scale where the guess enters."""
-        sizes = [self.size_at(scale, image.shape[-2:]) for image in sources]
         # Paper: each scale is resized from its neighbor; here: all from the finest, as in the other pyramids.
+        sizes = [self.size_at(scale, image.shape[-2:]) for image in sources]
         values = [resize(image, size)[0] for image, size in zip(sources, sizes, strict=True)]
         grid, keys = PatchGrid(sizes, self.patch, self.device), values
         if not sharp:

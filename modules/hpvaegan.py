@@ -166,8 +166,7 @@ class HPVAEGAN(RefiningModule):
         g_opt, d_opt = self.current_optimizers()
         reconstructions, fakes = self._newest_outputs(coarse)
 
-        with self.toggled_optimizer(d_opt):
-            critic_terms = self.critic_step(d_opt, critic, reals, fakes)
+        critic_terms = self.critic_step(d_opt, critic, reals, fakes)
         with self.toggled_optimizer(g_opt):
             loss_reconstruction = F.mse_loss(reconstructions, reals)
             loss_adversarial = wasserstein_g(critic(fakes))

@@ -223,11 +223,10 @@ class SinGAN(PyramidModule):
         fixed_noise = amplitude * self.pyramid.reconstruction_noise(n)
         inputs = self._draw_inputs(batch_size)
 
-        with self.toggled_optimizer(d_opt):
-            for images in inputs:
-                with torch.no_grad():
-                    fakes = generator(noise, images)
-                critic_terms = self.critic_step(d_opt, critic, self._real, fakes)
+        for images in inputs:
+            with torch.no_grad():
+                fakes = generator(noise, images)
+            critic_terms = self.critic_step(d_opt, critic, self._real, fakes)
 
         with self.toggled_optimizer(g_opt):
             for _ in range(hp.g_steps):

@@ -11,8 +11,7 @@ def gradient_penalty(
     critic: Callable[[Tensor], Tensor], reals: Tensor, fakes: Tensor, norm: Literal["pixel", "image"] = "pixel"
 ) -> Tensor:
     """Mean of (|grad| - 1)^2 at a random point between each of the fakes [N, C, H, W] and its real, or the only one (Gulrajani
-    et al. 2017). `norm: pixel` takes the gradient's norm over the channels of each pixel, as SinGAN's released code does: the
-    data are patches there. `norm: image` is the original's norm over the whole image."""
+    et al. 2017); the norm over the channels of each pixel, as in SinGAN's released code, or over the image, as originally."""
     with torch.autocast(reals.device.type, enabled=False):
         mix = torch.rand(len(fakes), 1, 1, 1, device=reals.device)
         between = torch.lerp(fakes.detach().float(), reals.detach().float(), mix).requires_grad_()

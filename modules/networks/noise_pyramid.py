@@ -47,15 +47,9 @@ class NoiseGenerator(nn.Module):
 
 
 class NoisePyramid(nn.Module):
-    """A chain of generators, coarse to fine: each takes noise and the upsampled output of the one below.
-
-    Buffers: `zstar`, the fixed noise of scale 0 that gives the training image; `noise_amplitudes`, one for each scale;
-    `palette`, colors [K, 3] of the input of scale `paint_scale`.
-
-    Args:
-        image_size, sizes: an output's size and its sizes at all scales; `canvas`: the training image's size.
-        noisy_margin: noise in the margin around an image, too, in place of zeros.
-    """
+    """A chain of generators, coarse to fine: each takes noise and the upsampled output of the one below. `zstar` is the fixed
+    noise of scale 0 that gives the training image of size `canvas`, `palette` the colors of the input of scale
+    `paint_scale`."""
 
     def __init__(
         self, image_size: Size, sizes: Sequence[Size], canvas: Size, widths: Sequence[int], depth: int, norm: str,
@@ -73,25 +67,21 @@ class NoisePyramid(nn.Module):
     def scaled(self, size: Size) -> list[Size]:
         return [proportional_size(size, self.image_size, scale_size) for scale_size in self.sizes]
 
-    def padded(self, size: Size) -> Size:
-        return size[0] + 2 * self.margin, size[1] + 2 * self.margin
-
     def _drawn(self, size: Size) -> Size:
-        return self.padded(size) if self.noisy_margin else size
+        around = 2 * self.margin if self.noisy_margin else 0
+        return size[0] + around, size[1] + around
 
     def _with_margin(self, noise: Tensor) -> Tensor:
         return F.pad(noise, [0 if self.noisy_margin else self.margin] * 4).expand(-1, 3, -1, -1)
 
     def draw_noise(self, scale: int, batch_size: int, size: Size) -> Tensor:
         """Unit Gaussian noise [N, 3, h + 2m, w + 2m] for an output of `size`; at scale 0 the three channels are equal."""
-        noise = randn(batch_size, 3 if scale else 1, *self._drawn(size), device=self.zstar.device)
-        return self._with_margin(noise)
+        return self._with_margin(randn(batch_size, 3 if scale else 1, *self._drawn(size), device=self.zstar.device))
 
     def reconstruction_noise(self, scale: int) -> Tensor:
         """The noise that gives the training image: z* at scale 0, zeros above."""
-        if scale == 0:
-            return self._with_margin(self.zstar)
-        return self.zstar.new_zeros(1, 3, *self.padded(self.canvas_sizes[scale]))
+        zeros = self.zstar.new_zeros(1, 1, *self._drawn(self.canvas_sizes[scale]))
+        return self._with_margin(zeros if scale else self.zstar)
 
     def random_walks(self, num_scales: int, start: int, alpha: float, beta: float) -> Iterable[tuple[Tensor, ...]]:
         """Noise maps of the first scales for each frame, without end; scales below `start` stay at rest."""

@@ -86,17 +86,14 @@ class GatedLayer(nn.Module):
 
 
 class GatedPixelCNN(nn.Module):
-    """p(codes) = Π p(code_t | codes before t in raster order) over int64 maps [B, h, w] of any size.
+    """p(codes) = Π p(code_t | codes before t in raster order) over int64 maps [B, h, w] of K = `num_codes` codes, of any size.
 
     A position sees what precedes it within first_kernel // 2 + num_layers · (kernel // 2) cells.
 
     Args:
-        num_codes: K.
-        width: channels C of both stacks and of the embedding.
+        width: channels C of both stacks and of the embedding; `head`: of the hidden layer before the logits.
         num_layers: gated layers after the first one.
         first_kernel, kernel: side of the neighborhood of the first and of the other layers, odd, at least 3.
-        head: channels of the hidden 1×1 layer before the logits.
-        dropout: probability, on gated features, in training mode only.
         coordinates: condition every position on its (x, y) in [-1, 1]: landscapes have their sky above.
     """
 

@@ -51,8 +51,7 @@ class PatchVAE(nn.Module):
 
 class RefinementBlock(nn.Module):
     """Adds detail to an upsampled image y [N, 3, H, W], with noise on the body's input only. `squash: sum` is tanh(body + y),
-    as in the released code: bounded, but 0.9 becomes 0.72 where the body gives 0; `residual` is y + tanh(body), as in
-    SinGAN."""
+    as released: bounded, but 0.9 becomes 0.72 where the body gives 0; `residual` is y + tanh(body), as in SinGAN."""
 
     def __init__(
         self, width: int, depth: int, squash: Literal["sum", "residual"] = "sum", bn_mode: Literal["eval", "batch"] = "eval"

@@ -46,8 +46,8 @@ class Projection:
 
 
 def halve(points: Tensor, size: int) -> Tensor:
-    """Indices [B, at most `size`] of points [M, D] in equally large blocks of neighbors, by repeated halving along the widest
-    axis; the last point fills up what is missing."""
+    """Indices [B, at most `size`] of points in equal blocks of neighbors, by halving along the widest axis; the last
+    repeats."""
     depth = max(0, -(-len(points) // size) - 1).bit_length()
     padded = -(-len(points) // 2**depth) * 2**depth
     blocks = torch.arange(padded, device=points.device).clamp(max=len(points) - 1).view(1, -1)
@@ -106,8 +106,7 @@ class NeighborIndex:
         return bounds.mul_(scale[self.blocks[blocks].flatten()])
 
     def _compare(self, queries: Tensor, candidates: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Best candidate of each query. The few best by matrix product are compared again by plain differences, since the
-        product cannot tell nearly equal patches apart."""
+        """Best candidate of each query; the few best again by differences, as products cannot tell near patches apart."""
         keys, scale = self.keys[candidates], scale[candidates]
         scores = torch.addmm(self.norms[candidates], queries, keys.T, alpha=-2).add_(queries.square().sum(1, keepdim=True))
         few = scores.mul_(scale).topk(min(4, len(candidates)), largest=False).indices

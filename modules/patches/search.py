@@ -29,7 +29,7 @@ class ExactSearch:
         self.nearest = NearestKeys(self.keys)
 
     def __call__(self, image: Tensor, start: Tensor | None = None) -> Tensor:
-        """Indices [h, w] for the patches of `image` [3, h + p - 1, w + p - 1]; `start` is not needed."""
+        """Indices [h, w] for the patches of an image; `start` is not needed."""
         queries = extract(image.unsqueeze(0), self.patch)[0]
         scale = None
         if self.alpha is not None:
