@@ -9,7 +9,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from core.errors import UserError
 from core.files import DRAFT, atomic_write
-from modules.ops.weights import read_hashed, read_tensors
+from modules.ops.weights import read_hashed
 
 
 class StoredCheckpoint(NamedTuple):
@@ -45,7 +45,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Contents of a file on the CPU, by the safe loader only, whatever `map_location` and `weights_only` are."""
         if self._stored is None or self._stored.path != str(path):
-            return read_tensors(path)
+            return read_hashed(path)[0]
         stored, self._stored = self._stored, None
         return stored.checkpoint
 

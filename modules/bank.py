@@ -133,13 +133,11 @@ class PatchBankModule(BankModule):
 
     @property
     def images(self) -> Tensor:
-        """The stored images [n, 3, H, W] in [-1, 1]. UserError before the fit."""
         if not self.samples_ready:
             raise UserError(f"this {type(self).__name__} holds no images yet; fit stores them")
         return from_uint8(self.bank.rows)
 
     def size_at(self, scale: int, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width at a scale of an output of `size`; never below a patch."""
         return tuple(max(self.patch, side) for side in proportional_size(size, self.image_size, self.sizes[scale]))
 
     def check_output(self, size: tuple[int, int], scale: int = 0) -> None:

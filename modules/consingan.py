@@ -196,7 +196,6 @@ class ConSinGAN(PyramidModule):
 
     @torch.no_grad()
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
-        """While coarser stages train, their output is enlarged."""
         sizes = self._sizes(size or self.image_size)
         return resize(self.generator(self.draw(num_images, sizes), sizes, self.amplitudes), size or self.image_size)
 

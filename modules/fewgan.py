@@ -149,7 +149,6 @@ class FewGAN(RefiningModule):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Images of codes [N, h, w] at `size`."""
         return self.refine(self.vq.decode_codes(codes), 1, self.top, size or self.image_size).clamp(-1, 1)
 
     @torch.no_grad()

@@ -68,22 +68,18 @@ class GPDM(PatchBankModule):
         with bar, torch.inference_mode(False), torch.enable_grad():
             pixels = start.detach().clone()
             for level in scales:
-                if level > scale:
-                    pixels = resize(pixels, self.size_at(level, size))
-                pixels = self._match(pixels, resize(self.images, self.sizes[level]), bar)
+                references = resize(self.images, self.sizes[level])
+                pixels = resize(pixels, self.size_at(level, size)).requires_grad_()
+                optimizer = Adam([pixels], self.hparams.lr)
+                for _ in range(self.hparams.steps):
+                    directions = patch_directions(self.hparams.projections, self.patch, self.device)
+                    # Paper: one distance for the whole batch of outputs; here: one for each, so that none depends on another.
+                    loss = sliced_wasserstein(pixels, references, directions).sum()
+                    (pixels.grad,) = torch.autograd.grad(loss, pixels)
+                    optimizer.step()
+                    bar.update()
+                pixels = pixels.detach().clamp(-1, 1)
         return pixels
-
-    def _match(self, start: Tensor, references: Tensor, bar: Tqdm) -> Tensor:
-        pixels = start.detach().requires_grad_()
-        optimizer = Adam([pixels], self.hparams.lr)
-        for _ in range(self.hparams.steps):
-            directions = patch_directions(self.hparams.projections, self.patch, self.device)
-            # Paper: one distance for the whole batch of outputs; here: one for each, so that no output depends on another.
-            loss = sliced_wasserstein(pixels, references, directions).sum()
-            (pixels.grad,) = torch.autograd.grad(loss, pixels)
-            optimizer.step()
-            bar.update()
-        return pixels.detach().clamp(-1, 1)
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:

@@ -65,7 +65,6 @@ class GPNN(PatchBankModule):
 
     @torch.no_grad()
     def sample(self, num_images: int, size: tuple[int, int] | None = None, noise: NonNegativeFloat | None = None) -> Tensor:
-        """New images: random training images, coarse and with `noise`, rendered from patches of all of them."""
         size = tuple(size or self.image_size)
         self.check_output(size)
         guess = resize(self.images[randint(0, len(self.bank), (num_images,))], self.size_at(0, size))
@@ -110,7 +109,6 @@ class GPNN(PatchBankModule):
         return max((s for s, share in enumerate(shares) if 0 < extent * share <= self.patch), default=0)
 
     def _different_images(self, image: Tensor, mask: Tensor) -> list[Tensor]:
-        """The training images [1, 3, H, W] that show something else than the image does outside of its hole."""
         outside = 1 - F.adaptive_max_pool2d(mask, self.image_size)
         difference = ((self.images - resize(image, self.image_size)).abs() * outside).sum((1, 2, 3))
         same = difference < 3 * SAME_PHOTOGRAPH * outside.sum()
@@ -131,9 +129,8 @@ class GPNN(PatchBankModule):
         bar = Tqdm(total=len(guess) * sum(rounds[start:]), desc="GPNN", leave=False, delay=3, disable=None)
         for scale in range(start, self.num_scales):
             values, grid, search = self._level(sources, scale, scale == start, hole, alpha)
-            images = guess if scale == start else resize(guess, self.size_at(scale, size))
             results = []
-            for i, image in enumerate(images):
+            for i, image in enumerate(resize(guess, self.size_at(scale, size))):
                 shape = tuple(side - self.patch + 1 for side in image.shape[-2:])
                 match = None if scale == start else carry_over(self.matches[i], self.grid, grid, shape)
                 with single_image(i):
@@ -165,15 +162,13 @@ class GPNN(PatchBankModule):
         return values, grid, PatchMatchSearch(keys, grid, allowed, self.hparams.sweeps)
 
     def _outside(self, hole: Tensor, grid: PatchGrid, sizes: Sequence[tuple[int, int]]) -> Tensor:
-        """Numbers of the patches that do not touch the hole of the first image."""
         holes = [hole.new_zeros(size) for size in sizes]
         holes[0] = F.adaptive_max_pool2d(hole, sizes[0])[0, 0]
         allowed = grid.untouched(holes)
         if len(allowed) == 0:
-            raise UserError(
-                f"no patch of {self.patch} pixels lies outside of the hole at {sizes[0][0]}×{sizes[0][1]} pixels "
-                f"(height × width); make the mask smaller"
-            )
+            height, width = sizes[0]
+            outside = f"no patch of {self.patch} pixels lies outside of the hole at {height}×{width} pixels (height × width)"
+            raise UserError(f"{outside}; make the mask smaller")
         return allowed
 
     def provenance(self) -> Tensor:

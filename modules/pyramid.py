@@ -45,7 +45,6 @@ class PyramidModule(StagedModule):
         return self.sizes[stage % self.num_scales]
 
     def size_at(self, scale: int, size: Sequence[int]) -> tuple[int, int]:
-        """Height and width at a scale of an output of `size`."""
         return proportional_size(size, self.image_size, self.sizes[scale])
 
     def critic_step(
@@ -105,7 +104,6 @@ class RefiningModule(PyramidModule):
 
     @torch.no_grad()
     def reconstruction_errors(self, images: Tensor) -> tuple[dict[str, float], Tensor]:
-        """Diagnostics of the reconstructions at all scales, and the errors [N] at the finest."""
         numbers = {}
         for scale, size in enumerate(self.sizes[: self.top + 1]):
             errors = rmse_by_image(self.reconstruct_at(images, scale), resize(images, size))

@@ -199,7 +199,6 @@ class SinGAN(PyramidModule):
         self._reconstruction_input = self.pyramid.scale_input(stage, self.pyramid.reconstruction(stage), self._real.shape)
 
     def _draw_zstar(self, index: int = 0) -> None:
-        """Draws z*, the one with this index in the epoch, equal on all ranks."""
         generator = torch.Generator().manual_seed((self.epoch_seed(shared=True) + index) % 2**63)
         self.pyramid.zstar.copy_(torch.randn(self.pyramid.zstar.shape, generator=generator))
 

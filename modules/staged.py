@@ -80,7 +80,6 @@ class StagedModule(GenerativeModule):
 
     @property
     def stage_name(self) -> str:
-        """The stage in training with its size: "scale 1 35×47"."""
         stage = max(self.stage, 0)
         return "{} {}×{}".format(self.stage_label(stage), *self.stage_size(stage))
 
@@ -140,9 +139,8 @@ class StagedModule(GenerativeModule):
     @contextmanager
     def toggled_optimizer(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         """Inside: no gradients for what the stage's other optimizers step. Lightning's own goes through all stages."""
-        remaining = [other for other in self.current_optimizers() if other is not optimizer]
-        parameters = [p for other in remaining for group in other.param_groups for p in group["params"]]
-        trained = [p for p in parameters if p.requires_grad]
+        groups = [group for other in self.current_optimizers() if other is not optimizer for group in other.param_groups]
+        trained = [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
         for parameter in trained:
             parameter.requires_grad_(False)
         try:
@@ -225,8 +223,7 @@ class StagedModule(GenerativeModule):
     def _require_finite_weights(self) -> None:
         frozen = {id(tensor) for part in self.frozen() for tensor in part.state_dict(keep_vars=True).values()}
         states = [t for part in self.stage_modules(self.stage) for t in part.state_dict(keep_vars=True).values()]
-        states = [tensor for tensor in states if id(tensor) not in frozen]
-        if not torch.stack([tensor.isfinite().all() for tensor in states]).all():
+        if not torch.stack([tensor.isfinite().all() for tensor in states if id(tensor) not in frozen]).all():
             for callback in self.trainer.checkpoint_callbacks:
                 callback.save_on_exception = False  # the last checkpoint is one that a run can be resumed from
             raise NonFiniteError(

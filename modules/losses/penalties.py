@@ -1,17 +1,14 @@
 """Gradient penalties. They run in float32 outside autocast: double backward through bf16 is 5 % off (P 12.2)."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 
-def gradient_penalty(
-    critic: Callable[[Tensor], Tensor], reals: Tensor, fakes: Tensor, norm: Literal["pixel", "image"] = "pixel"
-) -> Tensor:
+def gradient_penalty(critic: Callable[[Tensor], Tensor], reals: Tensor, fakes: Tensor, norm: str = "pixel") -> Tensor:
     """Mean of (|grad| - 1)^2 at a random point between each of the fakes [N, C, H, W] and its real, or the only one (Gulrajani
-    et al. 2017); the norm over the channels of each pixel, as in SinGAN's released code, or over the image, as originally."""
+    et al. 2017); `norm` over the channels of each pixel, as in SinGAN's released code, or over the image, as originally."""
     with torch.autocast(reals.device.type, enabled=False):
         mix = torch.rand(len(fakes), 1, 1, 1, device=reals.device)
         between = torch.lerp(fakes.detach().float(), reals.detach().float(), mix).requires_grad_()

@@ -40,7 +40,6 @@ class GrowingGenerator(nn.Module):
         self.tail = nn.Sequential(conv(width, 3), nn.Tanh())
 
     def input_shapes(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
-        """Shapes of the stages' inputs: an image or noise at stage 0, noise of features above."""
         around = 2 * self.margin if self.enlarge else 0
         return [(3, *sizes[0]), *((self.width, height + around, width + around) for height, width in sizes[1:])]
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import repeat
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from modules.ops.scales import proportional_size
 Size = tuple[int, int]
 
 
-def valid_stack(width: int, outputs: int, depth: int, norm: Literal["batch", "none"] = "batch") -> nn.Sequential:
+def valid_stack(width: int, outputs: int, depth: int, norm: str = "batch") -> nn.Sequential:
     """`depth` hidden convolutions and a linear one: [N, 3, h, w] to [N, outputs, h - 2m, w - 2m] with m = depth + 1. Weights
     start as in the released code, without normalization by He, because the small ones would let nothing through."""
     conv, normalization = partial(nn.Conv2d, kernel_size=3), nn.BatchNorm2d if norm == "batch" else None
@@ -79,7 +78,6 @@ class NoisePyramid(nn.Module):
         return self._with_margin(randn(batch_size, 3 if scale else 1, *self._drawn(size), device=self.zstar.device))
 
     def reconstruction_noise(self, scale: int) -> Tensor:
-        """The noise that gives the training image: z* at scale 0, zeros above."""
         zeros = self.zstar.new_zeros(1, 1, *self._drawn(self.canvas_sizes[scale]))
         return self._with_margin(zeros if scale else self.zstar)
 
@@ -103,7 +101,6 @@ class NoisePyramid(nn.Module):
         return self([self.reconstruction_noise(scale) for scale in range(num_scales)])
 
     def scale_input(self, scale: int, images: Tensor | None, shape: Sequence[int]) -> Tensor:
-        """What a scale adds detail to: zeros at scale 0, above it the output of the scale below, upsampled."""
         if images is None:
             return self.zstar.new_zeros(shape)
         # Paper's code: 8-bit resizing, enlarged by 1/r and cropped; here: float, straight to the stored size.

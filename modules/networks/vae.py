@@ -1,7 +1,6 @@
 """Patch VAE and refinement blocks of HP-VAE-GAN: 3x3 convolutions, stride 1, same padding, so any size works."""
 
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from modules.networks.patch_gan import hidden_layers
 conv3 = partial(nn.Conv2d, kernel_size=3, padding=1)
 
 
-def normalized_stack(inputs: int, width: int, outputs: int, depth: int, bn_mode: Literal["eval", "batch"]) -> nn.Sequential:
+def normalized_stack(inputs: int, width: int, outputs: int, depth: int, bn_mode: str) -> nn.Sequential:
     """`depth` hidden layers with batch norm, then a linear convolution. `bn_mode: eval` keeps running statistics for eval mode;
     `batch` always uses those of the batch, so that its images influence each other."""
     norm = partial(nn.BatchNorm2d, track_running_stats=bn_mode == "eval")
@@ -35,9 +34,7 @@ class PatchEncoder(nn.Module):
 class PatchVAE(nn.Module):
     """Scale 0: images [N, 3, h, w] <-> a latent of the same height and width."""
 
-    def __init__(
-        self, latent_dim: int, width: int, depth: int, encoder_depth: int, bn_mode: Literal["eval", "batch"] = "eval"
-    ) -> None:
+    def __init__(self, latent_dim: int, width: int, depth: int, encoder_depth: int, bn_mode: str = "eval") -> None:
         super().__init__()
         self.encoder = PatchEncoder(latent_dim, width, encoder_depth)
         self.decoder = normalized_stack(latent_dim, width, 3, depth, bn_mode)
@@ -53,9 +50,7 @@ class RefinementBlock(nn.Module):
     """Adds detail to an upsampled image y [N, 3, H, W], with noise on the body's input only. `squash: sum` is tanh(body + y),
     as released: bounded, but 0.9 becomes 0.72 where the body gives 0; `residual` is y + tanh(body), as in SinGAN."""
 
-    def __init__(
-        self, width: int, depth: int, squash: Literal["sum", "residual"] = "sum", bn_mode: Literal["eval", "batch"] = "eval"
-    ) -> None:
+    def __init__(self, width: int, depth: int, squash: str = "sum", bn_mode: str = "eval") -> None:
         super().__init__()
         self.squash = squash
         self.body = normalized_stack(3, width, 3, depth, bn_mode)

@@ -69,7 +69,6 @@ class VQGenerator(nn.Module):
         self.encoder_reach = encoder_depth + 1  # radius of the encoder's receptive field, in cells
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features [N, code_dim, h, w] before quantization."""
         features = self.encoder(images)
         return features * (features.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 

@@ -4,9 +4,8 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +14,7 @@ _active: ContextVar[list[torch.Generator] | None] = ContextVar("image_generators
 
 
 @contextmanager
-def image_generators(seed: int, images: Iterable[int]) -> Iterator[None]:
-    """Inside, row i of what is drawn comes from a CPU generator that (seed, images[i]) determines."""
-    generators = [torch.Generator().manual_seed(_mixed(seed, image)) for image in images]
+def _activated(generators: list[torch.Generator] | None) -> Iterator[None]:
     token = _active.set(generators)
     try:
         yield
@@ -25,15 +22,15 @@ def image_generators(seed: int, images: Iterable[int]) -> Iterator[None]:
         _active.reset(token)
 
 
-@contextmanager
-def single_image(index: int) -> Iterator[None]:
+def image_generators(seed: int, images: Iterable[int]) -> AbstractContextManager[None]:
+    """Inside, row i of what is drawn comes from a CPU generator that (seed, images[i]) determines."""
+    return _activated([torch.Generator().manual_seed(_mixed(seed, image)) for image in images])
+
+
+def single_image(index: int) -> AbstractContextManager[None]:
     """Inside, all draws are for image `index` of the batch."""
     generators = _active.get()
-    token = _active.set(None if generators is None else [generators[index]])
-    try:
-        yield
-    finally:
-        _active.reset(token)
+    return _activated(None if generators is None else [generators[index]])
 
 
 def randn(*shape: int, device: torch.device | None = None) -> Tensor:
@@ -62,14 +59,14 @@ def random_walk(rest: Tensor, draw: Callable[[], Tensor], alpha: float, beta: fl
         before, now = now, alpha * rest + (1 - alpha) * (now + beta * (now - before) + (1 - beta) * draw())
 
 
-def _draw(function: Callable[..., Tensor], shape: tuple[int, ...], device: torch.device | None, **options: Any) -> Tensor:
+def _draw(function: Callable[..., Tensor], shape: tuple[int, ...], device: torch.device | None) -> Tensor:
     generators = _active.get()
     if generators is None:
-        return function(shape, device=device, **options)
+        return function(shape, device=device)
     rows, rest = divmod(shape[0], len(generators))
     if rest:
         raise ValueError(f"{shape[0]} rows cannot be shared out among {len(generators)} images")
-    return torch.cat([function((rows, *shape[1:]), generator=generator, **options) for generator in generators]).to(device)
+    return torch.cat([function((rows, *shape[1:]), generator=generator) for generator in generators]).to(device)
 
 
 def _mixed(seed: int, image: int) -> int:

@@ -13,10 +13,6 @@ import torch
 from core.errors import UserError
 
 
-def read_tensors(path: str | Path) -> Any:
-    return read_hashed(path)[0]
-
-
 def read_hashed(path: str | Path) -> tuple[Any, str]:
     """Contents of a file written by `torch.save`, on the CPU by the safe loader, and the file's SHA-256, hexadecimal. The file
     is read once, its CRC-32s, which torch does not compare, are checked. UserError if it is damaged, packed, or would run
