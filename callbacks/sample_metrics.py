@@ -12,7 +12,6 @@ from torch import Tensor
 from core.errors import UserError, nearest_hint
 from core.types import PathStr, PositiveInt, Seed
 from metrics.backbones.backbone import Backbone
-from metrics.backbones.mobilenet import PACKAGE
 from metrics.backbones.random_cnn import RandomCNN
 from metrics.backbones.registry import load_backbone
 from metrics.features import ImageSet, crop_features
@@ -26,6 +25,7 @@ from metrics.suite import FEATURE_METRICS, FULL, METRICS, QUICK, Suite, possible
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import Reconstructs
 from modules.ops.images import from_uint8, rmse_by_image, to_uint8
+from modules.ops.pretrained import PACKAGE
 
 PATIENCE = 5.0  # seconds that drawing may take without a message
 READ_AT_ONCE = 64  # reference images

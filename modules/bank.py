@@ -4,55 +4,16 @@ from collections.abc import Mapping
 
 import torch
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from core.errors import UserError
 from modules.base import GenerativeModule
+from modules.ops.bank_rows import Bank
 from modules.ops.images import from_uint8, to_uint8
 from modules.ops.scales import check_scale, proportional_size, scale_sizes
 
 CHUNK = 16  # images that are stored at once
-
-
-class Bank(nn.Module):
-    """Rows of one shape and type, up to a fixed capacity, in buffers: part of checkpoints, whose size is always the same.
-
-    Args:
-        capacity: largest number of rows.
-        shape: of a row.
-        dtype: of the values.
-    """
-
-    def __init__(self, capacity: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        self.register_buffer("values", torch.zeros(capacity, *shape, dtype=dtype))
-        self.register_buffer("count", torch.tensor(0))
-
-    def __len__(self) -> int:
-        return int(self.count)
-
-    @property
-    def capacity(self) -> int:
-        """Largest number of rows."""
-        return len(self.values)
-
-    @property
-    def rows(self) -> Tensor:
-        """The stored rows [n, *shape]."""
-        return self.values[: len(self)]
-
-    def append(self, rows: Tensor) -> None:
-        """Adds rows [n, *shape]; ValueError beyond the capacity."""
-        start, end = len(self), len(self) + len(rows)
-        if end > self.capacity:
-            raise ValueError(f"{end} rows exceed the bank's capacity of {self.capacity}")
-        self.values[start:end] = rows.to(self.values)
-        self.count.fill_(end)
-
-    def clear(self) -> None:
-        """Forgets all rows."""
-        self.count.zero_()
 
 
 class BankModule(GenerativeModule):

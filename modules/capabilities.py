@@ -88,8 +88,8 @@ def functions(capability: type) -> list[str]:
     return [name for name in vars(capability) if not name.startswith("_")]
 
 
-def options(method: type, capability: type) -> dict[str, inspect.Parameter]:
-    """Parameters of a method's function beyond those of the capability."""
+def options(method: Any, capability: type) -> dict[str, inspect.Parameter]:
+    """Parameters of the function of a method, or of a module, beyond those of the capability."""
     name = functions(capability)[0]
     common = inspect.signature(getattr(capability, name)).parameters
     return {key: p for key, p in inspect.signature(getattr(method, name)).parameters.items() if key not in common}

@@ -6,16 +6,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
+from torch.utils.data import Dataset
 
 from core.errors import UserError
 from core.nodes import build_node
 from core.types import BelowOne, Betas, ImageSize, Node, NonNegativeInt, PathStr, PositiveFloat, PositiveInt, Probability
 from modules.augment.ada import ADA
 from modules.augment.diffaugment import DiffAugment
-from modules.conditions import Condition
+from modules.base import sampling_mode
+from modules.conditions import Condition, DataInstancePrior
 from modules.losses.adversarial import hinge_d, nonsaturating_d, nonsaturating_g, wasserstein_g
 from modules.networks.resnet import Judgment, ResNetDiscriminator, ResNetGenerator, check_widths
 from modules.ops import noise
+from modules.ops.images import resize
+from modules.ops.standing import standing_statistics
 from modules.staged import StagedModule
 
 # Published widths of the generator at 4×4 and after each block, of the discriminator's blocks, and how many of these halve.
@@ -25,6 +29,7 @@ PUBLISHED = {
     128: ([1024, 1024, 512, 256, 128, 64], [64, 128, 256, 512, 1024, 1024], 5),
 }
 LOSSES = {"hinge": (hinge_d, wasserstein_g), "logistic": (nonsaturating_d, nonsaturating_g)}
+MAX_MATCHED = 100  # images of a diagnostic
 STANDING_BATCH = 64  # samples of one batch for the standing statistics
 Vectors = Tensor | None
 
@@ -106,6 +111,8 @@ class SNGAN(StagedModule):
         augmentations = {"none": nn.Identity(), "diffaugment": DiffAugment(hp.policy), "ada": ADA(kimg=hp.ada_kimg)}
         self.augment = augmentations[hp.augment]
         self.add_average("generator_ema", "generator", decay=hp.ema_decay)
+        if isinstance(self.condition, DataInstancePrior):
+            self.inject = self.from_image  # the capability `Injects`, which the condition gives
 
     def networks(self, side: int) -> tuple[ResNetGenerator, ResNetDiscriminator]:
         """Generator and discriminator for s×s images."""
@@ -151,6 +158,9 @@ class SNGAN(StagedModule):
         """What the discriminator's optimizer trains."""
         return [self.discriminator]
 
+    def enter_stage(self, stage: int) -> None:
+        self.prepare_sampling()
+
     # --- the iteration ------------------------------------------------------------------------------------------------
 
     def fakes(self, number: int, vectors: Vectors) -> Tensor:
@@ -166,6 +176,16 @@ class SNGAN(StagedModule):
         """The discriminator's judgment after augmentation."""
         return self.discriminator(self.augment(images), vectors)
 
+    @torch.no_grad()
+    def image_features(self, images: Tensor) -> Tensor:
+        """The discriminator's features [N, C] of images, in eval mode: what clusters are made of."""
+        training = self.discriminator.training
+        features = self.discriminator.eval().features(images)
+        self.discriminator.train(training)
+        for block in self.frozen():
+            block.eval()
+        return features
+
     def discriminator_terms(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
         """Further weighted terms of the discriminator's loss by name."""
         return {}
@@ -177,6 +197,8 @@ class SNGAN(StagedModule):
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         optimizers = self.current_optimizers()
         self._set_learning_rates(optimizers)
+        if self.condition is not None:
+            self.condition.before_iteration(self)
         g_opt, d_opt = optimizers
         number = len(batch["image"]) // self.reals_per_iteration
 
@@ -209,9 +231,10 @@ class SNGAN(StagedModule):
         terms = self.discriminator_terms(reals, fakes)
         loss = LOSSES[self.hparams.loss][0](real.logits, fake.logits) + sum(terms.values())
         self.optimize(optimizer, loss)
-        values = {"d_loss": loss, **terms, "real_logits": real.logits.mean(), "fake_logits": fake.logits.mean()}
+        values = {"d_loss": loss, "real_logits": real.logits.mean(), "fake_logits": fake.logits.mean()}
+        values |= {f"d_{name}": term for name, term in terms.items()}
         if self.condition is not None:
-            values |= {"linear": real.linear.mean(), "projection": real.projection.mean()}
+            values |= {"linear": real.linear.mean(), "projection": real.projection.mean(), **self.condition.statistics()}
         if self.hparams.augment == "ada":
             self.augment.update(real.logits, self.mean_over_ranks, self.trainer.world_size)
             values |= {"ada_p": self.augment.p, "ada_overfitting": self.augment.overfitting}
@@ -243,20 +266,12 @@ class SNGAN(StagedModule):
         net = self.generator_ema
         if self.condition is not None:
             self.condition.refresh(net.embedding)
-        norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-        if not self.hparams.standing_batches or not norms:
-            return
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            torch.manual_seed(0)  # equal on all ranks
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.train()
-                norm.momentum = None  # the mean over all batches
-            for _ in range(self.hparams.standing_batches):
-                net(torch.randn(STANDING_BATCH, self.hparams.z_dim, device=self.device), self._codes(STANDING_BATCH))
-        for norm in norms:
-            norm.momentum = 0.1
-        net.eval()
+        batch = STANDING_BATCH
+        standing_statistics(
+            net,
+            lambda: net(torch.randn(batch, self.hparams.z_dim, device=self.device), self._codes(batch)),
+            self.hparams.standing_batches,
+        )
 
     # --- capabilities -------------------------------------------------------------------------------------------------
 
@@ -271,7 +286,7 @@ class SNGAN(StagedModule):
             picks = noise.randint(0, len(labels), (number,)).tolist()
             rows = torch.eye(condition.dim, device=self.device)[[labels[pick] for pick in picks]]
             return net.embedding(rows)
-        return None if condition is None else condition.draw_codes(number, net.embedding)
+        return None if condition is None else condition.draw_codes(number, net.embedding, self.device)
 
     @torch.no_grad()
     def sample_latents(self, num_images: int, size: Sequence[int] | None = None) -> Tensor:
@@ -295,6 +310,51 @@ class SNGAN(StagedModule):
         self.check_size(size)
         z = noise.randn(num_images, self.hparams.z_dim, device=self.device)
         return self.generator_ema(z, self._codes(num_images, labels))
+
+    @torch.no_grad()
+    def from_image(
+        self, images: Tensor, scale: Literal[0] = 0, variants: PositiveInt = 1, neighbors: NonNegativeInt = 0
+    ) -> Tensor:
+        """DISP's semantic diffusion: images with the priors of edited images or sketches [N, 3, H, W], `variants` of each with
+        their own z one after the other, at the size of the inputs. What they share is meaning, not pixels.
+
+        With `neighbors` the prior is the mean of so many nearest ones of training images, which helps with inputs that are
+        unlike all of them.
+        """
+        vectors, rows = self.condition.of_images(images), self.condition.bank.rows
+        if neighbors:
+            distances = torch.cdist(vectors, rows)
+            vectors = rows[distances.topk(min(neighbors, len(rows)), largest=False).indices].mean(1)
+        codes = self.generator_ema.embedding(vectors).repeat_interleave(variants, 0)
+        z = noise.randn(len(codes), self.hparams.z_dim, device=self.device)
+        return resize(self.generator_ema(z, codes), images.shape[-2:])
+
+    @torch.no_grad()
+    def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
+        """Whether priors matter: how often the discriminator knows the image that a prior is of (by chance 1 / number), root
+        mean squares of the two terms of its logits, and how much pixels change with the prior and with z."""
+        prior = self.condition
+        if not isinstance(prior, DataInstancePrior) or not len(prior.bank):
+            return {}
+        number = min(len(prior.bank), len(sets["image"]), MAX_MATCHED)
+        images = torch.stack([sets["image"][i] for i in range(number)]).to(self.device)
+        with sampling_mode(self, 0):
+            rows = prior.bank.rows[:number]
+            judgment = self.discriminator(images, rows)
+            matches = (judgment.features @ self.discriminator.embedding(rows).T).argmax(1)
+            z = torch.randn(number, self.hparams.z_dim, device=self.device)
+            codes = self.generator_ema.embedding(rows)
+            by_prior = self.generator_ema(z[:1].expand(number, -1), codes).std(0).mean()
+            by_z = torch.stack([self.generator_ema(z, code.expand(number, -1)).std(0).mean() for code in codes[:4]]).mean()
+        values = {
+            "prior_match": (matches == torch.arange(number, device=self.device)).float().mean(),
+            "prior_match_by_chance": 1 / number,
+            "logit_linear_rms": judgment.linear.square().mean().sqrt(),
+            "logit_projection_rms": judgment.projection.square().mean().sqrt(),
+            "pixel_spread_over_priors": by_prior,
+            "pixel_spread_over_z": by_z,
+        }
+        return {name: float(value) for name, value in values.items()}
 
     # --- source -------------------------------------------------------------------------------------------------------
 

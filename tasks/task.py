@@ -94,7 +94,7 @@ class Task(ABC):
                 f"{self._sizes()}: {height}×{width} pixels need at least {human_bytes(needed)} of memory, "
                 f"{human_bytes(_memory(module))} are available; reduce them"
             )
-        keywords = self._checked_options(type(module)) | ({} if self.scale is None else {"scale": self.scale})
+        keywords = self._checked_options(module) | ({} if self.scale is None else {"scale": self.scale})
         return partial(self.call, module, partial(getattr(module, function), **keywords))
 
     def check_trained(self, module: GenerativeModule) -> None:
@@ -114,14 +114,14 @@ class Task(ABC):
         values = {key: value for key in SIZE_KEYS if (value := vars(self).get(key)) is not None}
         return ", ".join(f"task.{key}={value}" for key, value in values.items()) or f"task {self.name}"
 
-    def _checked_options(self, method: type[GenerativeModule]) -> dict[str, Any]:
-        known, values = capabilities.options(method, self.capability), {}
+    def _checked_options(self, module: GenerativeModule) -> dict[str, Any]:
+        known, values = capabilities.options(module, self.capability), {}
         for name, value in (self.options or {}).items():
             if name not in known:
                 methods = capabilities.methods(self.capability)
                 able = [other.__name__ for other in methods if name in capabilities.options(other, self.capability)]
                 raise UserError(
-                    f"task.options.{name}: {method.__name__} has no such option in the task {self.name}."
+                    f"task.options.{name}: {type(module).__name__} has no such option in the task {self.name}."
                     f"{nearest_hint(name, known)} It has: {', '.join(known) or 'none'}. "
                     f"Methods with {name}: {', '.join(able) or 'none'}."
                 )

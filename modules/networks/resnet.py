@@ -192,11 +192,14 @@ class ResNetDiscriminator(nn.Module):
         self.linear = layers.linear(channels[-1], 1)
         self.embedding = layers.linear(condition, channels[-1], bias=False) if condition else None
 
-    def forward(self, images: Tensor, vectors: Tensor | None = None) -> Judgment:
-        features = images
+    def features(self, images: Tensor) -> Tensor:
+        """h [N, C]."""
         for block in self.blocks:
-            features = block(features)
-        features = features.relu().sum((2, 3))
+            images = block(images)
+        return images.relu().sum((2, 3))
+
+    def forward(self, images: Tensor, vectors: Tensor | None = None) -> Judgment:
+        features = self.features(images)
         linear = self.linear(features).squeeze(1)
         if self.embedding is None:
             return Judgment(linear, linear, torch.zeros_like(linear), features)

@@ -10,11 +10,12 @@ from torchvision.models import inception_v3, mobilenet_v2
 from metrics.backbones import backbone as backbone_module
 from metrics.backbones import registry
 from metrics.backbones.inception import FIDInception, fid_inception
-from metrics.backbones.mobilenet import PACKAGE, SHA256, MobileNetV2
+from metrics.backbones.mobilenet import MobileNetV2
 from metrics.backbones.random_cnn import RandomCNN
 from metrics.backbones.registry import load_backbone
+from modules.ops.pretrained import PACKAGE, PACKAGE_SHA256
 
-PACKAGE_IS_INSTALLED = registry._package_file() is not None
+PACKAGE_IS_INSTALLED = registry.package_file() is not None
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -82,7 +83,7 @@ def test_only_bytes_are_taken() -> None:
 
 
 def test_auto_falls_back_to_the_random_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "PACKAGE", "a-package-that-nobody-has-installed")
+    monkeypatch.setattr("modules.ops.pretrained.PACKAGE", "a-package-that-nobody-has-installed")
     assert isinstance(load_backbone(), RandomCNN)
     with pytest.raises(FileNotFoundError, match="a-package-that-nobody-has-installed"):
         load_backbone("mobilenet_v2")
@@ -93,9 +94,9 @@ def test_auto_falls_back_to_the_random_network(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.skipif(not PACKAGE_IS_INSTALLED, reason=f"the optional package {PACKAGE} is not installed")
 def test_mobilenet_of_the_package() -> None:
     backbone = load_backbone()
-    assert backbone.key("kd") == "kd_mobilenet_v2" and backbone.weights_sha256 == SHA256
+    assert backbone.key("kd") == "kd_mobilenet_v2" and backbone.weights_sha256 == PACKAGE_SHA256
     network = mobilenet_v2(weights=None).eval()
-    network.load_state_dict(torch.load(registry._package_file(), weights_only=True))
+    network.load_state_dict(torch.load(registry.package_file(), weights_only=True))
     images = noise(2, 3, 224, 224)  # no resize: torchvision's own network on its own normalisation
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     inputs = (images / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
@@ -106,7 +107,7 @@ def test_mobilenet_of_the_package() -> None:
 
 @pytest.mark.skipif(not PACKAGE_IS_INSTALLED, reason=f"the optional package {PACKAGE} is not installed")
 def test_changed_package_file_is_refused(monkeypatch: pytest.MonkeyPatch, mobilenet_file: Path) -> None:
-    monkeypatch.setattr(registry, "_package_file", lambda: mobilenet_file)
+    monkeypatch.setattr(registry, "package_file", lambda: mobilenet_file)
     with pytest.raises(ValueError, match="SHA-256"):
         load_backbone()
 
