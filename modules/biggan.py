@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.types import BelowOne, Betas, ImageSize, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from core.types import BelowOne, Betas, ImageSize, Node, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from modules.networks.resnet import LayerFactory, ResNetDiscriminator, ResNetGenerator, normal
 from modules.ops import noise
 from modules.sngan import SNGAN
@@ -32,11 +32,12 @@ class BigGAN(SNGAN):
     joined_batches = True
 
     def __init__(
-        self, image_size: ImageSize, ortho: NonNegativeFloat = 0.0, n_dis: PositiveInt = 4, betas: Betas = (0.0, 0.999),
-        ema_decay: BelowOne = 0.9999, ema_start: NonNegativeInt = 1000, standing_batches: NonNegativeInt = 16, **settings: Any,
+        self, image_size: ImageSize, condition: Node | None = None, ortho: NonNegativeFloat = 0.0, n_dis: PositiveInt = 4,
+        betas: Betas = (0.0, 0.999), ema_decay: BelowOne = 0.9999, ema_start: NonNegativeInt = 1000,
+        standing_batches: NonNegativeInt = 16, **settings: Any,
     ) -> None:  # fmt: skip
         shared = {"ema_decay": ema_decay, "ema_start": ema_start, "standing_batches": standing_batches}
-        super().__init__(image_size, n_dis=n_dis, betas=betas, **shared, **settings)
+        super().__init__(image_size, condition=condition, n_dis=n_dis, betas=betas, **shared, **settings)
 
     def networks(self, side: int) -> tuple[ResNetGenerator, ResNetDiscriminator]:
         g_channels, d_channels, down = self.widths(side, PUBLISHED)

@@ -57,10 +57,6 @@ class Condition(nn.Module):
         """Vectors [N, dim] of a training batch."""
         raise NotImplementedError
 
-    def statistics(self) -> dict[str, Tensor]:
-        """What is logged in each iteration, by name."""
-        return {}
-
     def of_fakes(self, number: int, generator: torch.Generator) -> Tensor:
         """Vectors [N, dim] of fakes in training, on the CPU or this module's device."""
         raise NotImplementedError
@@ -126,6 +122,7 @@ class Clusters(Condition):
         interval: iterations between two clusterings.
         max_images: capacity, so that any checkpoint of a configuration fits; mirrored images count.
         max_clustered: images, chosen once, whose features are clustered; others get the nearest cluster.
+    Attributes: `agreement`, the normalized mutual information of the last two clusterings.
     """
 
     one_hot = True
@@ -183,9 +180,6 @@ class Clusters(Condition):
 
     def of_batch(self, batch: Mapping[str, Tensor]) -> Tensor:
         return self.of_labels(self.labels[batch["index"]])
-
-    def statistics(self) -> dict[str, Tensor]:
-        return {"cluster_agreement": self.agreement}
 
     def of_fakes(self, number: int, generator: torch.Generator) -> Tensor:
         picks = torch.randint(0, max(1, int(self.count)), (number,), generator=generator)

@@ -12,7 +12,7 @@ from core.types import BelowOne, Betas, ImageSize, NonNegativeFloat, NonNegative
 from modules.augment.diffaugment import DiffAugment
 from modules.losses.adversarial import soft_hinge_d, wasserstein_g
 from modules.losses.reconstruction import gradient_l1, outputs_of, perceptual
-from modules.networks.fastgan import (
+from modules.networks.skip_excitation import (
     FastGANDiscriminator,
     FastGANGenerator,
     Noise,

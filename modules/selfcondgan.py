@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.types import Betas, ImageSize, Node, PositiveFloat, PositiveInt
+from modules.conditions import Clusters
 from modules.losses.adversarial import nonsaturating_d, nonsaturating_g
 from modules.networks.resnet import Judgment, check_widths
 from modules.sngan import SNGAN
@@ -115,4 +116,6 @@ class SelfCondGAN(SNGAN):
         with self.toggled_optimizer(g_opt):
             self.optimize(g_opt, g_loss := nonsaturating_g(self.judge(fakes, vectors).logits))
         values = {"g_loss": g_loss, "d_loss": d_loss, "real_logits": real.mean(), "fake_logits": fake.mean()}
-        self.log_training({**values, **self.condition.statistics()}, len(reals))
+        if isinstance(self.condition, Clusters):
+            values["cluster_agreement"] = self.condition.agreement
+        self.log_training(values, len(reals))

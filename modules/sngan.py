@@ -14,7 +14,7 @@ from core.types import BelowOne, Betas, ImageSize, Node, NonNegativeInt, PathStr
 from modules.augment.ada import ADA
 from modules.augment.diffaugment import DiffAugment
 from modules.base import sampling_mode
-from modules.conditions import Condition, DataInstancePrior
+from modules.conditions import Clusters, Condition, DataInstancePrior
 from modules.losses.adversarial import hinge_d, nonsaturating_d, nonsaturating_g, wasserstein_g
 from modules.networks.resnet import Judgment, ResNetDiscriminator, ResNetGenerator, check_widths
 from modules.ops import noise
@@ -234,7 +234,9 @@ class SNGAN(StagedModule):
         values = {"d_loss": loss, "real_logits": real.logits.mean(), "fake_logits": fake.logits.mean()}
         values |= {f"d_{name}": term for name, term in terms.items()}
         if self.condition is not None:
-            values |= {"linear": real.linear.mean(), "projection": real.projection.mean(), **self.condition.statistics()}
+            values |= {"linear": real.linear.mean(), "projection": real.projection.mean()}
+        if isinstance(self.condition, Clusters):
+            values["cluster_agreement"] = self.condition.agreement
         if self.hparams.augment == "ada":
             self.augment.update(real.logits, self.mean_over_ranks, self.trainer.world_size)
             values |= {"ada_p": self.augment.p, "ada_overfitting": self.augment.overfitting}

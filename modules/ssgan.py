@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.types import ImageSize, NonNegativeFloat
+from core.types import ImageSize, Node, NonNegativeFloat
 from modules.networks.resnet import LayerFactory
 from modules.sngan import SNGAN
 
@@ -22,9 +22,10 @@ class SSGAN(SNGAN):
     """
 
     def __init__(
-        self, image_size: ImageSize, rotation_d: NonNegativeFloat = 1.0, rotation_g: NonNegativeFloat = 0.2, **settings: Any
-    ) -> None:
-        super().__init__(image_size, **settings)
+        self, image_size: ImageSize, condition: Node | None = None, rotation_d: NonNegativeFloat = 1.0,
+        rotation_g: NonNegativeFloat = 0.2, **settings: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(image_size, condition=condition, **settings)
 
     def _build(self) -> None:
         super()._build()

@@ -83,6 +83,7 @@ def test_only_bytes_are_taken() -> None:
 
 
 def test_auto_falls_back_to_the_random_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "PACKAGE", "a-package-that-nobody-has-installed")
     monkeypatch.setattr("modules.ops.pretrained.PACKAGE", "a-package-that-nobody-has-installed")
     assert isinstance(load_backbone(), RandomCNN)
     with pytest.raises(FileNotFoundError, match="a-package-that-nobody-has-installed"):

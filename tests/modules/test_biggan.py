@@ -10,7 +10,7 @@ from tests.modules import test_sngan
 from tests.modules.test_sngan import LABELS, changed, count, fit, state
 
 TINY = [*test_sngan.TINY, "datamodule.labels=folder"]
-PARAMETERS = {"biggan": 0, "disp_biggan": 0, "biggan_cifar": 0}
+PARAMETERS = {"biggan": 645_207, "disp_biggan": 960_855, "biggan_cifar": 12_816_135}
 
 
 def build(**changes) -> BigGAN:

@@ -11,7 +11,7 @@ from modules.base import sampling_mode
 from modules.fastgan import FastGAN
 from modules.losses.adversarial import soft_hinge_d
 from modules.losses.reconstruction import gradient_l1
-from modules.networks.fastgan import FastGANDiscriminator, FastGANGenerator, Noise, SkipExcitation, crop_quadrant
+from modules.networks.skip_excitation import FastGANDiscriminator, FastGANGenerator, Noise, SkipExcitation, crop_quadrant
 from modules.ops.pretrained import package_file
 from tests.modules.test_sngan import changed, count, state
 
@@ -28,7 +28,7 @@ TINY = [
     "module.standing_batches=1",
     "module.reconstruction=l1",
 ]
-PARAMETERS = {"fastgan": 0, "fastgan_256": 2 * 29_127_846 + 11_526_160}
+PARAMETERS = {"fastgan": 1_250_444, "fastgan_256": 2 * 29_127_846 + 11_526_160}
 SMALL = {"image_size": [32, 32], "epochs": 2, "z_dim": 8, "width": 2, "excitation": 8, "standing_batches": 1}
 
 

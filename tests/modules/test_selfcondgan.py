@@ -23,7 +23,7 @@ TINY = [
     "module.class_embedding=4",
     "datamodule.samples_per_epoch=4",
 ]
-PARAMETERS = {"selfcondgan": 0, "selfcondgan_cifar": 0}
+PARAMETERS = {"selfcondgan": 877_456, "selfcondgan_cifar": 15_617_194}
 
 
 def build(**changes) -> SelfCondGAN:

@@ -11,7 +11,7 @@ from tests.modules import test_sngan
 from tests.modules.test_sngan import changed, fit, state
 
 TINY = test_sngan.TINY
-PARAMETERS = {"ssgan": 0, "ssgan_128": 0}
+PARAMETERS = {"ssgan": 577_163, "ssgan_128": 93_323_531}
 
 
 def build(**changes) -> SSGAN:
