@@ -29,13 +29,18 @@ def at_one_position(convolution: nn.Conv2d, window: Tensor) -> Tensor:
     return F.linear(window.flatten(1), convolution.weight.flatten(1), convolution.bias)
 
 
-def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> Tensor:
+def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None, top_p: float = 1.0) -> Tensor:
     """Codes [B] from logits [B, K] by inverting the distribution function at `uniform` [B] in [0, 1), of the `top_k` likeliest
-    codes (None: of all)."""
+    codes (None: of all), and of these of the fewest likeliest that have the probability `top_p` together."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     if top_k is not None and top_k < logits.shape[1]:
         values, top = logits.topk(top_k, dim=1)
         logits = torch.full_like(logits, -math.inf).scatter_(1, top, values)
+    if top_p < 1:
+        values, order = logits.sort(1, descending=True, stable=True)
+        shares = values.softmax(1)
+        values = values.masked_fill(shares.cumsum(1) - shares >= top_p, -math.inf)
+        logits = torch.empty_like(logits).scatter_(1, order, values)
     cumulative = logits.softmax(1).cumsum(1)
     # Divided by its own end the sum reaches exactly 1 > uniform: no index K, never a code of probability 0.
     return (cumulative / cumulative[:, -1:] <= uniform[:, None]).sum(1)
