@@ -13,7 +13,15 @@ from torch.utils.data import Dataset
 
 from core.errors import UserError
 from core.types import (
-    BelowOne, Betas, ImageSize, NonNegativeFloat, NonNegativeInt, OpenFraction, PathStr, PositiveFloat, PositiveInt,
+    BelowOne,
+    Betas,
+    ImageSize,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenFraction,
+    PathStr,
+    PositiveFloat,
+    PositiveInt,
     Probability,
 )  # fmt: skip
 from modules.networks.code_transformer import CodeTransformer
@@ -215,7 +223,8 @@ class VQGANTransformer(OnCodes, StagedModule):
             if labels is not None or not self.hparams.num_classes:
                 numbers["nll_heldout"] = self._nats(codes, labels)
             seen = self._codes if self._codes is not None else self._set_codes(sets["image"], MAX_COUNTED)[0]
-            numbers["unigram_nll"] = unigram_nats(seen[seen[:, 0, 0] >= 0].long().to(codes.device), codes, self.hparams.num_codes)
+            seen = seen[seen[:, 0, 0] >= 0].long().to(codes.device)
+            numbers["unigram_nll"] = unigram_nats(seen, codes, self.hparams.num_codes)
         return numbers
 
     def _nats(self, codes: Tensor, labels: Tensor | None) -> float:
