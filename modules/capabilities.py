@@ -100,9 +100,10 @@ def methods(capability: type = Samples) -> list[type[GenerativeModule]]:
     files = [import_module(f"modules.{entry.name}") for entry in iter_modules([str(Path(__file__).parent)])]
     classes = [value for file in files for value in vars(file).values() if isinstance(value, type)]
     able = {c for c in classes if issubclass(c, GenerativeModule) and c.sample is not GenerativeModule.sample}
+    able = {c for c in able if capability is not Samples or c.no_samples is None}
     return sorted((c for c in able if issubclass(c, capability)), key=lambda c: c.__name__)
 
 
 def adopt(path: str) -> dict[str, Any] | None:
     """The model in a file of another project as a checkpoint of the first method that reads such files, else None."""
-    return next(filter(None, (method.adopt(path) for method in methods())), None)
+    return next(filter(None, (method.adopt(path) for method in methods(GenerativeModule))), None)
