@@ -70,8 +70,9 @@ def test_every_method_accepts_what_its_capabilities_pass(method):
 
 def test_methods_by_capability():
     names = {c.__name__: [m.__name__ for m in capabilities.methods(c)] for c in capabilities.CAPABILITIES}
-    assert names["Inpaints"] == ["FewGAN", "GPNN"] and names["ExplainsSources"] == ["GPNN"]
-    assert set(names["Samples"]) > set(names["Reconstructs"]) and "GenerativeModule" not in names["Samples"]
+    assert {"FewGAN", "GPNN", "VQGANTransformer"} <= set(names["Inpaints"]) and "GPNN" in names["ExplainsSources"]
+    assert set(names["Samples"]) > set(names["Reconstructs"]) - {"VQGAN"} and "GenerativeModule" not in names["Samples"]
+    assert "VQGAN" not in names["Samples"]  # an autoencoder
 
 
 class Choosy(NoisyMethod):
