@@ -25,6 +25,7 @@ from core.types import (
     Probability,
 )  # fmt: skip
 from modules.networks.code_transformer import CodeTransformer
+from modules.networks.vqgan_checkpoints import check_keys, read_transformer
 from modules.ops import noise
 from modules.ops.images import resize
 from modules.staged import StagedModule
@@ -42,7 +43,9 @@ class VQGANTransformer(OnCodes, StagedModule):
         image_size, num_codes, downsampling: those of the autoencoder.
         tokenizer_checkpoint: file of the autoencoder: of this project, or a public one, see `VQGAN`.
         num_classes: classes of `datamodule.labels`, whose token begins a sequence; null: a start token.
-        layers, width, heads, dropout, above: see `networks.code_transformer.CodeTransformer`.
+        start_token: false: code 0 is the start token, as in the released unconditional models.
+        source_checkpoint: file whose transformer's weights are the first ones: a public one, or of this project.
+        layers, width, heads, dropout, positions, above: see `networks.code_transformer.CodeTransformer`.
         keep: probability that a code stays in the input; others are replaced by random ones, against overfitting.
         lr: of AdamW, rises in `warmup` iterations and falls by a cosine to a tenth; released code: constant,
             4.5e-6 for each image of an iteration.
@@ -60,10 +63,12 @@ class VQGANTransformer(OnCodes, StagedModule):
         num_codes: PositiveInt = 1024,
         downsampling: PositiveInt = 16,
         num_classes: PositiveInt | None = None,
+        start_token: bool = True,
         layers: PositiveInt = 24,
         width: PositiveInt = 1024,
         heads: PositiveInt = 16,
         dropout: BelowOne = 0.0,
+        positions: PositiveInt | None = None,
         above: bool = False,
         keep: Probability = 1.0,
         lr: PositiveFloat = 3e-4,
@@ -74,14 +79,14 @@ class VQGANTransformer(OnCodes, StagedModule):
         temperature: PositiveFloat = 1.0,
         top_k: PositiveInt | None = None,
         top_p: OpenFraction | None = None,
+        source_checkpoint: PathStr | None = None,
     ) -> None:
         super().__init__(epochs)
         self.save_hyperparameters()
         self.image_size = tuple(image_size)
         self.grid = tuple(side // downsampling for side in self.image_size)
-        self.transformer = CodeTransformer(
-            num_codes, self.grid, num_classes or 1, layers, width, heads, dropout, above=above
-        )
+        tokens = num_classes or int(start_token)
+        self.transformer = CodeTransformer(num_codes, self.grid, tokens, layers, width, heads, dropout, positions, above)
         self._codes: Tensor | None = None  # of the training images as far as they have been seen
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
@@ -100,6 +105,17 @@ class VQGANTransformer(OnCodes, StagedModule):
         for key, theirs in (("num_codes", tokenizer.quantize.num_codes), ("downsampling", tokenizer.downsampling)):
             if own[key] != theirs:
                 raise UserError(f"module.{key} is {own[key]}, the autoencoder's {theirs}")
+
+    def start_from_source(self) -> tuple[str, Any, str]:
+        lineage, path = super().start_from_source(), self.hparams.source_checkpoint
+        if path:
+            try:
+                state, expected = read_transformer(path), self.transformer.state_dict()
+                check_keys(*({key: tuple(value.shape) for key, value in part.items()} for part in (state, expected)), [], path)
+            except (UserError, OSError) as error:
+                raise UserError(f"module.source_checkpoint={path}: {str(error).removeprefix(f'{path}: ')}") from None
+            self.transformer.load_state_dict(state)
+        return lineage
 
     # --- training -----------------------------------------------------------------------------------------------------
 

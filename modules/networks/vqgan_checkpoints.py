@@ -179,6 +179,21 @@ def read_public_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(description, settings, weights, file_sha256(path))
 
 
+def read_transformer(path: str | Path) -> dict[str, Tensor]:
+    """The weights of the transformer in a public file, or in one of this project; masks are left out."""
+    content, archive, folder = read_pickled(Path(path))
+    with archive:
+        state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+        found = {key.removeprefix("transformer."): value for key, value in state.items() if key.startswith("transformer.")}
+        found = {key: value for key, value in found.items() if not key.endswith(".attn.mask")}
+        if not found:
+            raise NotVQGAN(f"{path}: holds no transformer")
+        try:
+            return _materialized(found, archive, folder)
+        except (zipfile.BadZipFile, RuntimeError, KeyError, ValueError, AttributeError, TypeError):
+            raise UserError(f"{path}: damaged") from None
+
+
 def _with_averages(state: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """The state with the average of each weight in its place, where latent-diffusion stored one: `model_ema.<name without
     dots>`."""
@@ -240,4 +255,4 @@ def check_keys(
     }
     lines = [f"{kind}: {', '.join(keys[:8])}{' …' * (len(keys) > 8)}" for kind, keys in lists.items() if keys]
     if lines:
-        raise UserError(f"{path} does not fit VQGAN; {'; '.join(lines)}")
+        raise UserError(f"{path} does not fit the network; {'; '.join(lines)}")

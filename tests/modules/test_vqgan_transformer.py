@@ -235,6 +235,20 @@ def test_another_tokenizer_is_refused(changes, message):
         build(**changes).start_from_source()
 
 
+def test_the_transformer_of_a_public_file(tmp_path):
+    source = build(start_token=False, positions=80)
+    state = {f"transformer.{key}": torch.randn(value.shape) for key, value in source.transformer.state_dict().items()}
+    state["transformer.blocks.0.attn.mask"] = torch.ones(1, 1, 80, 80)
+    torch.save({"state_dict": {**state, "first_stage_model.quant_conv.bias": torch.zeros(1)}}, tmp_path / "public.ckpt")
+    module = build(start_token=False, positions=80, source_checkpoint=str(tmp_path / "public.ckpt"))
+    module.start_from_source()
+    assert all(torch.equal(state[f"transformer.{key}"], value) for key, value in module.transformer.state_dict().items())
+    with pytest.raises(UserError, match=r"module\.source_checkpoint=.*of another shape: pos_emb"):
+        build(start_token=False, source_checkpoint=str(tmp_path / "public.ckpt")).start_from_source()
+    with pytest.raises(UserError, match="holds no transformer"):
+        build(source_checkpoint=tokenizer_file()).start_from_source()
+
+
 @pytest.fixture(scope="module")
 def trained():
     return fit(build())
