@@ -255,7 +255,8 @@ class VQGANTransformer(OnCodes, StagedModule):
         picks = picks.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, : self.grid[0], : self.grid[1]].to(codes.device)
         rows, columns = (torch.arange(side, device=codes.device) for side in self.grid)
         blocks = codes[picks, rows[:, None], columns]
-        return {"reconstructions": self.tokenizer.decode(codes[:num_images]), "random_4x4": self.tokenizer.decode(blocks)}
+        some = codes[torch.linspace(0, len(codes) - 1, min(num_images, len(codes))).long().to(codes.device)]
+        return {"reconstructions": self.tokenizer.decode(some), "random_4x4": self.tokenizer.decode(blocks)}
 
 
 def unigram_nats(train: Tensor, heldout: Tensor, num_codes: int) -> float:

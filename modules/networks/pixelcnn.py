@@ -37,7 +37,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None,
         values, top = logits.topk(top_k, dim=1)
         logits = torch.full_like(logits, -math.inf).scatter_(1, top, values)
     if top_p < 1:
-        values, order = logits.sort(1, descending=True, stable=True)
+        values, order = logits.sort(dim=1, descending=True, stable=True)
         shares = values.softmax(1)
         values = values.masked_fill(shares.cumsum(1) - shares >= top_p, -math.inf)
         logits = torch.empty_like(logits).scatter_(1, order, values)

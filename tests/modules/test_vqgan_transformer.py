@@ -308,6 +308,11 @@ def test_unigram_of_each_position_by_counting():
     assert unigram_nats(train, heldout, 3) == pytest.approx(total / 20, rel=1e-5)
 
 
-def test_random_blocks_are_copied_from_their_places(trained):
-    images = trained.baselines(6)
-    assert images["random_4x4"].shape == images["reconstructions"].shape == (6, 3, 16, 16)
+def test_random_blocks_are_copied_from_their_places(trained, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(trained.tokenizer, "decode", lambda codes: decoded.append(codes) or codes)
+    images, codes = trained.baselines(6), trained.tokenizer.encode(_data().sets()["image"].stack())
+    assert torch.equal(images["reconstructions"], codes) and len(images["random_4x4"]) == 6
+    for row in images["random_4x4"]:
+        for i in (slice(4), slice(4, 8)):
+            assert all(any(torch.equal(row[i, j], other[i, j]) for other in codes) for j in (slice(4), slice(4, 8)))
