@@ -20,7 +20,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cli.build import build
-from cli.command import run_command
+from cli.command import end_process, run_command
 from cli.evaluation import output_folder, rebuild, report_config, split_arguments, stored_config, task_config
 from core.errors import UserError
 from core.files import atomic_folder
@@ -104,4 +104,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_process(main(sys.argv[1:]))

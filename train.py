@@ -27,7 +27,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cli.build import build
-from cli.command import run_command
+from cli.command import end_process, run_command
 from cli.loader import load_config
 from cli.signals import StopSignals, is_first_process, resume_hint
 from core.errors import UserError
@@ -126,4 +126,4 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_process(main(sys.argv[1:]))

@@ -37,14 +37,18 @@ class StyleGAN2(StagedModule):
     Args:
         image_size: [s, s], a power of two of at least 16.
         epochs, iterations: how long the training takes; one of the two.
+        z_dim, w_dim: length of the latents z and of the styles w.
         channel_multiplier, channel_max, channels: see `channels_at`; 2 is config F.
         mapping_lr_mul: 0.01 for eight layers; two layers need 0.1 to move.
         noise: noise inputs of the layers. They become salt and pepper at 64 pixels and below.
         mixing: probability that two latents make an image.
-        r1_gamma, r1_interval: weight of R1 is gamma / 2; 0 iterations: off. `path_weight`, `path_interval`: the same.
+        r1_gamma, r1_interval: weight of R1 is gamma / 2, computed every so many iterations; 0: off.
+        path_weight, path_interval: weight of path lengths, computed every so many iterations; 0: off.
         ema_decay: of the average for each iteration; 0.5^(32 / 10000) in rosinality's and the adaptations' code.
         ema_ramp_up: the average starts with shorter memory: for training from scratch.
-        augment: of reals and fakes, see `modules.augment`; `ada_kimg`, `policy`: their settings.
+        augment: of reals and fakes, see `modules.augment`.
+        policy: operations of diffaugment.
+        ada_kimg: thousands of images in which the probability of ada can rise from 0 to 1.
         source_checkpoint: file of weights to begin with: of this project, or one that `networks.style_checkpoints` reads.
     """
 

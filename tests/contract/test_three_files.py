@@ -36,7 +36,8 @@ def repository(tmp_path):
 SCRIPT = """
 import runpy, sys
 import pytest, train
-runpy.run_module("tests.tasks.table", run_name="__main__")
+for generator in ("tests.tasks.table", "tests.cli.reference_page"):
+    runpy.run_module(generator, run_name="__main__")
 assert train.main(["configs/dcgan_toy.yaml", "trainer.accelerator=cpu", "--dry-run"]) == 0
 names = ["contract", "modules/test_dcgan_toy.py", "test_import_direction.py", "experiment/test_cost.py", "tasks"]
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "dcgan_toy", *(f"tests/{name}" for name in names)]))
@@ -44,12 +45,14 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "dcgan_toy", *(f"tes
 
 
 def test_a_method_is_three_files(repository):
-    """The whole contract, the tasks, the plan, and the table of tasks in the documentation."""
+    """The whole contract, the tasks, the plan, and the generated pages of the documentation."""
     environment = {**os.environ, "PYTHONPATH": str(repository), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", SCRIPT]
     result = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-3000:]
     assert "training  48×64" in result.stdout and "parameters; about" in result.stdout
     assert "DCGAN" in (repository / "docs/tasks.md").read_text()
+    reference = (repository / "docs/reference.md").read_text()
+    assert "`modules.dcgan_toy.DCGAN` in [dcgan_toy]" in reference and "| `module.width` | int >= 1 |" in reference
     passed = int(re.search(r"(\d+) passed", result.stdout)[1])
     assert passed > 20 and "skipped" not in result.stdout

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+import train
+from cli.loader import load_config
 from core.errors import UserError
 from modules.networks.style_checkpoints import (
     from_nvidia,
@@ -19,7 +21,7 @@ from modules.networks.style_checkpoints import (
     read_style_checkpoint,
     to_rosinality,
 )
-from tests.modules.style_source import networks, source_model
+from tests.modules.style_source import TINY, networks, source_model
 
 ROSINALITY = {  # of a 16-pixel model: some of each kind, as the public code names them
     "style.1.weight": "mapping_layers.0.weight",
@@ -193,6 +195,10 @@ def test_a_pickle_of_nvidia_is_read_without_running_its_code(weights, nvidia, tm
     }
     (tmp_path / "network.pkl").write_bytes(pickle.dumps(content))
     same(read_style_checkpoint(tmp_path / "network.pkl")[0], weights)
+    drawn, source = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule", tmp_path / "network.pkl"
+    config = load_config(["configs/stylegan2.yaml", *TINY, "module.epochs=null", drawn, "trainer.accelerator=cpu",
+                          "callbacks=null", f"run_dir={tmp_path / 'run'}", f"module.source_checkpoint={source}"])  # fmt: skip
+    same(networks(train.prepare(config, dry_run=True)[1]), weights)  # as train.py reads it
 
 
 def test_an_incomplete_pickle_is_an_error(weights, nvidia):
