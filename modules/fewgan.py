@@ -177,13 +177,9 @@ class FewGAN(RefiningModule):
         return self.decode(filled, image.shape[-2:])
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        if self.stage == self.prior_stage:
-            self._prior_step()
-        else:
-            self._gan_step(batch)
-
-    def _gan_step(self, batch: Mapping[str, Tensor]) -> None:
         """Eq. 2-4 and continuity at scale 0, Eq. 6 above: one critic step, one generator step."""
+        if self.stage == self.prior_stage:
+            return self._prior_step()
         t, hp = self.stage, self.hparams
         g_opt, d_opt = self.current_optimizers()
         reals, sides = (resize(batch[name], self.sizes[t]) for name in ("image", "side"))
@@ -233,24 +229,21 @@ class FewGAN(RefiningModule):
         self.optimize(self.current_optimizers()[0], loss, clip_norm=1.0)
         self.log_training({"prior_bits": loss / math.log(2)}, len(rows))
 
-    def on_train_epoch_end(self) -> None:
-        if self.stage == self.prior_stage:
-            self._keep_best_prior()
-        super().on_train_epoch_end()
-
     def finished(self, epochs: int) -> bool:
         return super().finished(epochs) or int(self.prior_stale_epochs) >= self.hparams.prior_patience
 
-    def _keep_best_prior(self) -> None:
-        bits = self.prior.eval().bits_per_code(self._inputs.get("side_heldout", self._inputs["side"]))
-        bits = self.trainer.strategy.reduce(bits, reduce_op="mean")  # one value, so that all ranks stop together
-        self.prior.train()
-        self.prior_stale_epochs += 1
-        if bits < self.prior_best_bits:
-            self.prior_best.load_state_dict(self.prior.state_dict())
-            self.prior_best_bits.fill_(bits)
-            self.prior_stale_epochs.zero_()
-        self.log("train/prior_heldout_bits", bits)
+    def on_train_epoch_end(self) -> None:
+        if self.stage == self.prior_stage:
+            bits = self.prior.eval().bits_per_code(self._inputs.get("side_heldout", self._inputs["side"]))
+            bits = self.mean_over_ranks(bits)  # one value, so that all ranks stop together
+            self.prior.train()
+            self.prior_stale_epochs += 1
+            if bits < self.prior_best_bits:
+                self.prior_best.load_state_dict(self.prior.state_dict())
+                self.prior_best_bits.fill_(bits)
+                self.prior_stale_epochs.zero_()
+            self.log("train/prior_heldout_bits", bits)
+        super().on_train_epoch_end()
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
