@@ -28,7 +28,6 @@ class BankModule(GenerativeModule):
         return to_uint8(images)
 
     def store(self, images: Tensor) -> None:
-        """Fills the bank with images [n, 3, H, W] in place of its rows."""
         self.bank.clear()
         self.bank.append(self.bank_rows(images.to(self.device)))
 
@@ -100,6 +99,9 @@ class PatchBankModule(BankModule):
 
     def size_at(self, scale: int, size: tuple[int, int]) -> tuple[int, int]:
         return tuple(max(self.patch, side) for side in proportional_size(size, self.image_size, self.sizes[scale]))
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        return self.inject(images)
 
     def check_output(self, size: tuple[int, int], scale: int = 0) -> None:
         if min(size) < self.patch:

@@ -172,8 +172,7 @@ class GenerativeModule(LightningModule):
     # --- averages, frozen parts, source weights -----------------------------------------------------------------------
 
     def add_average(self, name: str, source: str, **settings: float) -> None:
-        """Adds the submodule `name`, the moving average of the submodule `source`, updated after each iteration, always in
-        eval mode and part of checkpoints; `settings` are those of `Average`."""
+        """Adds the submodule `name`, the average of the submodule `source`, always in eval mode; `settings` as in `Average`."""
         if ("half_life" in settings) == ("decay" in settings):
             raise ValueError(f"{name}: give either half_life or decay")
         self.averages[name] = Average(source, **settings)

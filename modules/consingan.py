@@ -29,9 +29,8 @@ LR_DROP, LR_DROP_AT = 0.1, 0.8  # both rates, after this share of a stage
 class ConSinGAN(PyramidModule):
     """A pyramid in feature space: stage n upsamples the features of stage n - 1, adds noise and a residual.
 
-    The last `train_depth` stages train together, the j-th newest with the learning rate lr_g * lr_scale^j, the image
-    layer with lr_g, the input layer with lr_g * lr_scale^n while stage 0 trains. One critic goes on through all stages.
-    Defaults: released code, which takes 2000 iterations a stage.
+    The last `train_depth` stages train together; one critic goes on through all stages. Defaults: released code, which takes
+    2000 iterations a stage.
 
     Args:
         epochs_per_stage: both rates drop to a tenth for the last fifth of a stage's epochs.
@@ -41,7 +40,7 @@ class ConSinGAN(PyramidModule):
             animation: as generation, and fixed noise reconstructs the image (code: min_size 20).
             harmonization: degraded versions of the image; even scales (code: 3, min_size 120, slope 0.3, batch_norm).
             editing: the image with tiles moved, and noise of 0.1 (code: batch_norm).
-        num_scales, min_size: see `concurrent_sizes`. `lr_scale`: 0.5 for complex or large images.
+        num_scales, min_size: see `concurrent_sizes`. `lr_scale`: factor of an older stage's rate; 0.5 for complex images.
         width, num_layers: channels and layers of a stage; the critic has as many hidden layers.
         slope: of all LeakyReLUs. `batch_norm`: in the generator's stages, against black samples.
         noise_factor: noise amplitude of a stage as a share of its reconstruction error when it begins.
@@ -131,7 +130,6 @@ class ConSinGAN(PyramidModule):
         return self.generator(self.fixed_inputs(sizes), sizes, self.amplitudes)
 
     def draw(self, num_images: int, sizes: Sequence[tuple[int, int]], images: Tensor | None = None) -> list[Tensor]:
-        """Random inputs of the stages; `images` stand in for changed training images."""
         shapes = self.generator.input_shapes(sizes)
         inputs = [noise.randn(num_images, *shape, device=self.device) for shape in shapes]
         if self.hparams.mode in INPUT_AUGMENTATIONS:
@@ -226,7 +224,6 @@ class ConSinGAN(PyramidModule):
     def animate(
         self, num_frames: int, alpha: Probability = 0.1, beta: Probability = 0.9, start_scale: NonNegativeInt = 0
     ) -> Tensor:
-        """A random walk of the inputs from `start_scale` on, see `random_walk`."""
         check_scale(self.num_scales, start_scale=start_scale)
         sizes = self._sizes(self.image_size)
         rest = self.fixed_inputs(sizes)

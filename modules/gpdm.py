@@ -57,9 +57,6 @@ class GPDM(PatchBankModule):
         start = resize(images, self.size_at(scale, size))
         return self.optimize_pixels(start + 2 * noise * randn_like(start), size, scale)
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        return self.inject(images)
-
     def optimize_pixels(self, start: Tensor, size: tuple[int, int], scale: int = 0) -> Tensor:
         """Images [N, 3, *size] from `start` [N, 3, h, w], the pixels to begin with at `scale`."""
         scales = range(scale, self.num_scales)

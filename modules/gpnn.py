@@ -81,9 +81,6 @@ class GPNN(PatchBankModule):
         guess = resize(images, self.size_at(scale, size))
         return self.synthesize(guess, size, scale, alpha=alpha, iterations_coarsest=iterations_coarsest)
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        return self.inject(images)
-
     @torch.no_grad()
     def inpaint(
         self, image: Tensor, mask: Tensor, num_images: int, guided: bool = False, noise: NonNegativeFloat = 0.2
@@ -147,8 +144,7 @@ class GPNN(PatchBankModule):
     def _level(
         self, sources: Sequence[Tensor], scale: int, sharp: bool, hole: Tensor | None, alpha: float | None
     ) -> tuple[list[Tensor], PatchGrid, ExactSearch | PatchMatchSearch]:
-        """Images [3, h, w] to copy from at a scale, the indices of their patches, and the search by blurred patches, or by
-        `sharp` ones at the scale where the guess enters."""
+        """Images [3, h, w] to copy from, the indices of their patches, and the search by blurred or `sharp` patches."""
         # Paper: each scale is resized from its neighbor; here: all from the finest, as in the other pyramids.
         sizes = [self.size_at(scale, image.shape[-2:]) for image in sources]
         values = [resize(image, size)[0] for image, size in zip(sources, sizes, strict=True)]

@@ -137,7 +137,6 @@ class HPVAEGAN(RefiningModule):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, size: tuple[int, int] | None = None, noise: bool = False) -> Tensor:
-        """Images in [-1, 1]; without noise a continuous function of the latents."""
         size = size or self.image_size
         return resize(self.refine(self.vae.decode(latents), 1, self.top, size, noise=noise), size).clamp(-1, 1)
 

@@ -65,7 +65,6 @@ class RefiningModule(PyramidModule):
 
     @property
     def top(self) -> int:
-        """The finest scale in use."""
         return self.num_scales - 1
 
     def coarse(self, images: Tensor) -> Tensor:

@@ -39,7 +39,6 @@ class SinGAN(PyramidModule):
         noise_factor: noise amplitude for a reconstruction error of 1.
         resample_zstar: draw z* again in every iteration of scale 0, as the released code does: the reconstruction blurs.
         paint_scale: scale that sees its input in `paint_colors` colors of the training image, for clip-art as input.
-        d_steps, g_steps: critic and generator steps in an iteration.
         weight_reconstruction: alpha; 100 for super-resolution. `weight_gp`: lambda of the pixel-wise penalty.
         decay_at: share of a stage after which both learning rates are a tenth.
     """
@@ -124,8 +123,7 @@ class SinGAN(PyramidModule):
 
     @torch.no_grad()
     def sample(self, num_images: int, size: tuple[int, int] | None = None, start_scale: NonNegativeInt = 0) -> Tensor:
-        """Scales below `start_scale` reconstruct, so that larger values keep more of the training image's layout; such samples
-        have the training image's size by default."""
+        """Scales below `start_scale` reconstruct, which keeps more of the layout; such samples have the image's own size."""
         check_scale(self.num_scales, start_scale=start_scale)
         if start_scale == 0:
             return self._decode(num_images, size or self.image_size)
@@ -171,7 +169,6 @@ class SinGAN(PyramidModule):
     def animate(
         self, num_frames: int, alpha: Probability = 0.1, beta: Probability = 0.9, start_scale: NonNegativeInt = 0
     ) -> Tensor:
-        """A random walk in the noise of the scales from `start_scale` on, see `random_walk`."""
         check_scale(self.num_scales, start_scale=start_scale)
         steps = islice(self.pyramid.random_walks(self._trained, start_scale, alpha, beta), num_frames)
         return torch.cat([resize(self.pyramid(step), self.canvas) for step in steps]).clamp(-1, 1)

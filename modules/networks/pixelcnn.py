@@ -124,7 +124,6 @@ class GatedPixelCNN(nn.Module):
         return self.logits_of(self.embedding(codes).permute(0, 3, 1, 2))
 
     def logits_of(self, embedded: Tensor) -> Tensor:
-        """The network after its embedding: [B, C, h, w] → [B, K, h, w]."""
         coordinates = coordinate_map(*embedded.shape[-2:], embedded)
         v = h = embedded
         skips = []

@@ -36,7 +36,6 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, features: Tensor, generator: torch.Generator) -> None:
-        """Sets the code book to the k-means centers of features with coordinates [N, C + 2, h, w]."""
         self.codebook.copy_(kmeans(as_rows(features), len(self.codebook), generator))
 
     @torch.no_grad()

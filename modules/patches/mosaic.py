@@ -24,7 +24,6 @@ class PatchGrid:
         self.num_patches = int(counts.sum())
 
     def locate(self, indices: Tensor) -> Tensor:
-        """Image, top and left [3, ...] of patches."""
         image = torch.searchsorted(self.starts, indices, right=True) - 1
         offset = indices - self.starts[image]
         return torch.stack([image, offset // self.columns[image], offset % self.columns[image]])
