@@ -23,7 +23,7 @@ def build_node(node: Mapping[str, Any], /, allowed: Sequence[str] = ("modules.",
         objects: keywords that a mapping cannot hold.
     """
     class_ = find_class(node.get("class_path"), allowed)
-    parameters = inspect.signature(class_).parameters
+    parameters = signature_of(class_)
     plain = {name for name, parameter in parameters.items() if takes_mapping(parameter.annotation)}
 
     def built(value: Any) -> Any:
@@ -33,6 +33,18 @@ def build_node(node: Mapping[str, Any], /, allowed: Sequence[str] = ("modules.",
 
     keywords = {name: value for name, value in node.items() if name != "class_path"}
     return class_(**{name: value if name in plain else built(value) for name, value in keywords.items()}, **objects)
+
+
+def signature_of(class_: type) -> dict[str, inspect.Parameter]:
+    """The parameters of a constructor, with those of its bases where it passes further keywords on."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for base in class_.__mro__:
+        if "__init__" in vars(base) and base is not object:
+            own = inspect.signature(base).parameters
+            parameters = dict(own) | parameters
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+                break
+    return parameters
 
 
 def find_class(class_path: Any, allowed: Sequence[str]) -> type:

@@ -9,20 +9,38 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from core.errors import UserError
-from core.types import Betas, ImageSize, NonNegativeFloat, NonNegativeInt, PathStr, PositiveFloat, PositiveInt, Probability
+from core.nodes import build_node
+from core.types import (
+    Betas,
+    ImageSize,
+    Node,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PathStr,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+)
 from modules.augment.ada import ADA
 from modules.augment.diffaugment import DiffAugment
 from modules.losses.adversarial import nonsaturating_d, nonsaturating_g
 from modules.losses.penalties import path_lengths, r1_penalty
+from modules.networks.equalized import EqualLinear
 from modules.networks.residual_discriminator import ResidualDiscriminator
 from modules.networks.style_checkpoints import read_style_checkpoint
 from modules.networks.style_generator import StyleGenerator
 from modules.ops import noise as image_noise
+from modules.ops.pretrained import unit_rms
 from modules.staged import StagedModule
 
 PATH_DECAY = 0.01  # of the running mean of path lengths
 NETWORKS = ("generator", "generator_ema", "discriminator")
 MEAN_SAMPLES = 4096  # latents whose mean is the center of truncation
+
+
+def beside(z: Tensor, codes: Tensor | None) -> Tensor:
+    """z with the codes of a condition behind it, both with a mean square of 1 in each row."""
+    return z if codes is None else torch.cat([unit_rms(z), unit_rms(codes)], 1)
 
 
 class StyleGAN2(StagedModule):
@@ -49,6 +67,8 @@ class StyleGAN2(StagedModule):
         augment: of reals and fakes, see `modules.augment`.
         policy: operations of diffaugment.
         ada_kimg: thousands of images in which the probability of ada can rise from 0 to 1.
+        condition: null, or a node of `modules.conditions`: its code stands beside z, each of unit mean square, and its vector
+            enters the discriminator by projection. Fakes have the vectors of the batch's reals.
         source_checkpoint: file of weights to begin with: of this project, or one that `networks.style_checkpoints` reads.
     """
 
@@ -81,6 +101,7 @@ class StyleGAN2(StagedModule):
         augment: Literal["none", "diffaugment", "ada"] = "none",
         policy: str = "color,translation,cutout",
         ada_kimg: PositiveFloat = 500.0,
+        condition: Node | None = None,
         source_checkpoint: PathStr | None = None,
     ) -> None:
         stages = self.stage_iterations(iterations)
@@ -99,8 +120,13 @@ class StyleGAN2(StagedModule):
         if self.image_size[0] != self.image_size[1]:
             raise UserError(f"image_size is {list(hp.image_size)}; StyleGAN2 makes square images")
         side, width = self.image_size[0], (hp.channel_multiplier, hp.channel_max, hp.channels)
-        self.generator = StyleGenerator(side, hp.z_dim, hp.w_dim, hp.mapping_layers, hp.mapping_lr_mul, *width)
-        self.discriminator = ResidualDiscriminator(side, *width)
+        condition = self.condition = hp.condition and build_node(hp.condition)
+        code_dim = (condition.embedding or condition.dim) if condition else 0
+        self.generator = StyleGenerator(side, hp.z_dim + code_dim, hp.w_dim, hp.mapping_layers, hp.mapping_lr_mul, *width)
+        self.discriminator = ResidualDiscriminator(side, *width, condition=condition.dim if condition else 0)
+        if condition:
+            self.generator.embedding = EqualLinear(condition.dim, code_dim)
+        self._vectors: Tensor | None = None  # of the condition, of the batch in training
         augmentations = {"none": nn.Identity(), "diffaugment": DiffAugment(hp.policy), "ada": ADA(kimg=hp.ada_kimg)}
         self.augment = augmentations[hp.augment]
         self.register_buffer("path_mean", torch.tensor(0.0))
@@ -142,10 +168,12 @@ class StyleGAN2(StagedModule):
     def mixed_latents(self, number: int) -> Tensor:
         """Latents w [N, num_latents, w_dim] of normal z, with style mixing."""
         net = self.generator
-        w = self.map(torch.randn(number, net.z_dim, device=self.device))
+        codes = None if self.condition is None else net.embedding(self._vectors[:number])
+        w = self.map(beside(torch.randn(number, self.hparams.z_dim, device=self.device), codes))
         if self.hparams.mixing and float(torch.rand(())) < self.hparams.mixing:
             crossover = int(torch.randint(1, net.num_latents, ()))
-            return net.broadcast(w, self.map(torch.randn(number, net.z_dim, device=self.device)), crossover)
+            z = torch.randn(number, self.hparams.z_dim, device=self.device)
+            return net.broadcast(w, self.map(beside(z, codes)), crossover)
         return net.broadcast(w)
 
     def map(self, z: Tensor) -> Tensor:
@@ -164,7 +192,7 @@ class StyleGAN2(StagedModule):
 
     def discriminate(self, images: Tensor) -> Tensor:
         """Logits of images in training, after augmentation."""
-        return self.discriminator(self.augment(images)).logits
+        return self.discriminator(self.augment(images), vectors=self._vectors).logits
 
     def generator_terms(self) -> dict[str, Tensor]:
         """Further weighted terms of the generator's loss by name."""
@@ -172,6 +200,9 @@ class StyleGAN2(StagedModule):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         reals, hp = batch["image"], self.hparams
+        if self.condition is not None:
+            self.condition.before_iteration(self)
+            self._vectors = self.condition.of_batch(batch)
         g_opt, d_opt = self.current_optimizers()
         fakes = self.generator.synthesis(self.latents(len(reals)), self.layer_noise).images
 
@@ -217,6 +248,18 @@ class StyleGAN2(StagedModule):
             self.averages["generator_ema"] = self.averages["generator_ema"]._replace(decay=decay)
         super().update_averages(batch_images)
 
+    def on_train_batch_end(self, outputs: Any, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.condition is not None and self.trainer.is_last_batch:  # before validation and checkpoints
+            self.condition.refresh(self.generator_ema.embedding)
+
+    @torch.no_grad()
+    def image_features(self, images: Tensor) -> Tensor:
+        """The discriminator's last activations at 4×4 [N, C]: what clusters are made of."""
+        resolution = self.discriminator.resolutions[-1]
+        tap = f"{resolution}.conv2"
+        return self.discriminator(images, stop_after=tap).taps[tap].mean((2, 3))
+
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
         self.update_w_mean()
@@ -226,7 +269,11 @@ class StyleGAN2(StagedModule):
     def update_w_mean(self) -> None:
         """The center of truncation, equal on all ranks."""
         generator = torch.Generator().manual_seed(0)
-        z = torch.randn(MEAN_SAMPLES, self.generator.z_dim, generator=generator).to(self.device)
+        z = torch.randn(MEAN_SAMPLES, self.hparams.z_dim, generator=generator).to(self.device)
+        if self.condition is not None:
+            with torch.random.fork_rng(range(torch.cuda.device_count())):
+                torch.manual_seed(0)
+                z = beside(z, self.condition.draw_codes(MEAN_SAMPLES, self.generator_ema.embedding, self.device))
         for net in (self.generator, self.generator_ema):
             net.w_mean.copy_(net.mapping(self.before_mapping(z)).mean(0))
 
@@ -234,9 +281,12 @@ class StyleGAN2(StagedModule):
 
     @torch.no_grad()
     def sample_latents(self, num_images: int, size: Sequence[int] | None = None) -> Tensor:
-        """z [N, z_dim]."""
+        """z [N, z_dim], with a condition its code behind it."""
         self.check_size(size)
-        return image_noise.randn(num_images, self.generator.z_dim, device=self.device)
+        z = image_noise.randn(num_images, self.hparams.z_dim, device=self.device)
+        if self.condition is None:
+            return z
+        return beside(z, self.condition.draw_codes(num_images, self.generator_ema.embedding, self.device))
 
     @torch.no_grad()
     def decode(self, latents: Tensor, size: Sequence[int] | None = None, truncation: NonNegativeFloat = 1.0) -> Tensor:

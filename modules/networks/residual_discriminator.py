@@ -56,11 +56,12 @@ class ResidualDiscriminator(nn.Module):
         image_size: side s, a power of two.
         channel_multiplier, channel_max, channels: see `channels_at`.
         deviation_group: images in a group of `minibatch_deviation`.
+        condition: length of the vectors of a condition, which enter by projection (Miyato & Koyama 2018); 0: none.
     """
 
     def __init__(
         self, image_size: int, channel_multiplier: float = 2, channel_max: int = 512,
-        channels: Sequence[int] | None = None, deviation_group: int = 4,
+        channels: Sequence[int] | None = None, deviation_group: int = 4, condition: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.resolutions = resolutions(image_size)[:0:-1]
@@ -71,6 +72,7 @@ class ResidualDiscriminator(nn.Module):
         self.conv = EqualConv(width[4] + 1, width[4], 3)
         self.linear = EqualLinear(width[4] * 16, width[4], activation=True)
         self.output = EqualLinear(width[4], 1)
+        self.embedding = EqualLinear(condition, width[4]) if condition else None
 
     @property
     def tap_names(self) -> list[str]:
@@ -84,7 +86,9 @@ class ResidualDiscriminator(nn.Module):
         weight = getattr(block, conv).weight
         return weight.shape[0], int(resolution) // (2 if conv == "conv2" else 1)
 
-    def forward(self, images: Tensor, taps: Collection[str] = (), stop_after: str | None = None) -> DiscriminatorOutput:
+    def forward(
+        self, images: Tensor, taps: Collection[str] = (), stop_after: str | None = None, vectors: Tensor | None = None
+    ) -> DiscriminatorOutput:
         """Logits of images [N, 3, s, s], and activations of `taps`; with `stop_after` the pass ends at that tap."""
         unknown = {*taps, *([stop_after] if stop_after else [])} - set(self.tap_names)
         if unknown:
@@ -97,4 +101,8 @@ class ResidualDiscriminator(nn.Module):
             if stop_after is not None and stop_after in found:
                 return DiscriminatorOutput(None, {name: found[name] for name in {*taps, stop_after}})
         features = self.conv(minibatch_deviation(features, self.deviation_group))
-        return DiscriminatorOutput(self.output(self.linear(features.flatten(1))), {name: found[name] for name in taps})
+        features = self.linear(features.flatten(1))
+        logits = self.output(features)
+        if self.embedding is not None:
+            logits = logits + (self.embedding(vectors) * features).sum(1, keepdim=True) / math.sqrt(features.shape[1])
+        return DiscriminatorOutput(logits, {name: found[name] for name in taps})

@@ -46,8 +46,9 @@ def method_class(path: Path) -> type:
 
 
 def tiny(path: Path) -> list[str]:
-    """Overrides for a fit of a few seconds; a configuration whose method has no test file fails here."""
-    return method_tests(path).TINY
+    """Overrides for a fit of a few seconds, and those of one configuration; a method without a test file fails here."""
+    tests = method_tests(path)
+    return [*tests.TINY, *getattr(tests, "TINY_OF", {}).get(path.stem, [])]
 
 
 # The configuration that is named as its module comes first, so that it is the head.

@@ -10,6 +10,7 @@ from tests.modules import test_sngan
 from tests.modules.test_sngan import LABELS, changed, count, fit, state
 
 TINY = [*test_sngan.TINY, "datamodule.labels=folder"]
+TINY_OF = {"disp_biggan": ["module.condition.extractor=colors"]}  # needs no weights
 PARAMETERS = {"biggan": 645_207, "disp_biggan": 960_855, "biggan_cifar": 12_816_135}
 
 

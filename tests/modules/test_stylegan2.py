@@ -23,7 +23,9 @@ TINY = [
     "module.mapping_layers=2",
     "module.channels=[8,8,8]",
 ]
-PARAMETERS = {"stylegan2": 410_207, "stylegan2_256": 88_932_805}  # with the average; the networks: test_style_generator
+TINY_OF = {"disp_stylegan2": ["module.condition.extractor=colors"]}  # needs no weights
+# With the average; the networks: test_style_generator.
+PARAMETERS = {"stylegan2": 410_207, "disp_stylegan2": 0, "stylegan2_256": 88_932_805}
 SMALL = {"image_size": [16, 16], "epochs": 2, "z_dim": 8, "w_dim": 8, "mapping_layers": 2, "channels": [8, 8, 8]}
 
 
@@ -188,3 +190,34 @@ def test_300_iterations_stay_calm_and_come_nearer_to_the_data():
     fit(module, data, [Watch()], max_epochs=3)
     assert module.iteration == 300 and torch.tensor(logits).abs().max() < 20
     assert distance() < before / 2
+
+
+# --- conditions ---------------------------------------------------------------------------------------------------------
+
+LABELS = {"class_path": "modules.conditions.Labels", "num_classes": 2}
+PRIOR = {"class_path": "modules.conditions.DataInstancePrior", "extractor": "colors", "max_images": 16, "embedding": 6}
+CLUSTERS = {"class_path": "modules.conditions.Clusters", "num_clusters": 2, "max_images": 16, "interval": 2}
+
+
+@pytest.mark.parametrize("condition", [LABELS, PRIOR, CLUSTERS], ids=["labels", "prior", "clusters"])
+def test_conditions_reach_both_networks(condition):
+    module = fit(build(condition=condition, path_interval=2), drawn(num_images=8, labels="folder"))
+    fresh = build(condition=condition)
+    for name in ("generator.embedding.weight", "generator_ema.embedding.weight", "discriminator.embedding.weight"):
+        assert not torch.equal(module.state_dict()[name], fresh.state_dict()[name])
+    assert module.generator.z_dim == 8 + (6 if condition is PRIOR else 2)
+    with sampling_mode(module, 0, range(4)):
+        latents = module.sample_latents(4)
+    assert torch.allclose(latents.split([8, latents.shape[1] - 8], 1)[1].square().mean(1), torch.ones(4), atol=1e-4)
+    with sampling_mode(module, 0, range(4)):
+        assert module.sample(4).shape == (4, 3, 16, 16)
+
+
+def test_projection_written_out():
+    module = build(condition=PRIOR)
+    net, images, vectors = module.discriminator, torch.randn(4, 3, 16, 16), torch.randn(2, 4, 192)
+    hidden = []
+    net.linear.register_forward_hook(lambda _, __, output: hidden.append(output))
+    first, second = (net(images, vectors=rows).logits[:, 0] for rows in vectors)
+    difference = ((net.embedding(vectors[0]) - net.embedding(vectors[1])) * hidden[0]).sum(1) / 8**0.5
+    assert torch.allclose(first - second, difference, atol=1e-5)
