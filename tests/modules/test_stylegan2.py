@@ -25,7 +25,7 @@ TINY = [
 ]
 TINY_OF = {"disp_stylegan2": ["module.condition.extractor=colors"]}  # needs no weights
 # With the average; the networks: test_style_generator.
-PARAMETERS = {"stylegan2": 410_207, "disp_stylegan2": 0, "stylegan2_256": 88_932_805}
+PARAMETERS = {"stylegan2": 410_207, "disp_stylegan2": 643_855, "stylegan2_256": 88_932_805}
 SMALL = {"image_size": [16, 16], "epochs": 2, "z_dim": 8, "w_dim": 8, "mapping_layers": 2, "channels": [8, 8, 8]}
 
 
