@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 import evaluate
@@ -23,6 +24,7 @@ from modules.networks.quantizer import VectorQuantizer
 from modules.networks.vqgan_autoencoder import AttnBlock, Downsample
 from modules.ops.codes import code_usage
 from modules.vqgan import VQGAN, load_vqgan
+from tests.contract.runs import RankStates, read
 
 STARTER = Path(__file__).parents[2] / "datamodules/starter"
 SIZES = {
@@ -262,6 +264,21 @@ def test_four_images_are_learned_by_heart():
     watch = Watch(lambda m: losses.append(float(m.trainer.callback_metrics["train/reconstruction"])))
     fit(module, batch_size=4, iterations=60, callbacks=[watch])
     assert losses[-1] < 0.16 < losses[0]
+
+
+def test_two_processes_train_as_one_with_the_joined_batch(tmp_path):
+    """K-means, averages, revival, adaptive weight and discriminator included; up to rounding."""
+    settings = {"ema": True, "bypass": 1, "revive_every": 2, "perceptual": "rand_cnn", "perceptual_start": 2, "disc_start": 2,
+                "disc_norm": "spectral", "lr": 1e-3}  # fmt: skip
+    joined = fit(build(**settings), batch_size=4).state_dict()
+    two = DDPStrategy(start_method="fork", process_group_backend="gloo")
+    fit(build(**settings), batch_size=2, iterations=8, strategy=two, devices=2, callbacks=[RankStates(tmp_path)])
+    first, second = (read(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    initial = build(**settings).state_dict()
+    for key, value in joined.items():
+        assert torch.equal(first[key], second[key])
+        moved = (value - initial[key]).abs().max()
+        assert (first[key] - value).abs().max() <= 0.02 * moved + 1e-6, key
 
 
 # --- perceptual loss --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import lightning
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.strategies import DDPStrategy
 
 from core.errors import UserError
 from datamodules.synthetic import SyntheticDataModule
@@ -17,6 +18,7 @@ from modules.networks.code_transformer import CodeTransformer
 from modules.networks.pixelcnn import draw
 from modules.vqgan import VQGAN
 from modules.vqgan_transformer import VQGANTransformer, unigram_nats
+from tests.contract.runs import RankStates, read
 from tests.modules.test_vqgan import SIZES
 
 MODEL = {"num_codes": 16, "downsampling": 2, "layers": 2, "width": 16, "heads": 2}
@@ -63,11 +65,11 @@ def build(**changes) -> VQGANTransformer:
     return VQGANTransformer(**(settings | changes))
 
 
-def fit(module, **data):
+def fit(module, trainer=None, **data):
     lightning.seed_everything(0, verbose=False)
     settings = {"accelerator": "cpu", "max_epochs": -1, "logger": False, "enable_checkpointing": False,
                 "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}  # fmt: skip
-    lightning.Trainer(**settings).fit(
+    lightning.Trainer(**(settings | (trainer or {}))).fit(
         module, SyntheticDataModule([16, 16], **({"batch_size": 2, "samples_per_epoch": 8, "num_images": 4} | data))
     )
     return module.eval()
@@ -206,6 +208,15 @@ def _data():
     data = SyntheticDataModule([16, 16], num_images=4)
     data.setup()
     return data
+
+
+def test_two_processes_train_as_one_with_the_joined_batch(tmp_path):
+    joined = fit(build(), batch_size=4, samples_per_epoch=16).state_dict()
+    two = DDPStrategy(start_method="fork", process_group_backend="gloo")
+    fit(build(), {"strategy": two, "devices": 2, "callbacks": [RankStates(tmp_path)]}, samples_per_epoch=16)
+    first, second = (read(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(first[key], second[key]) for key in joined)
+    assert max((first[key] - joined[key]).abs().max() for key in joined) < 1e-5
 
 
 def test_the_tokenizer_is_frozen_and_part_of_the_file(tmp_path):
