@@ -24,7 +24,6 @@ from modules.networks.quantizer import VectorQuantizer
 from modules.networks.vqgan_autoencoder import AttnBlock, Downsample
 from modules.ops.codes import code_usage
 from modules.vqgan import VQGAN, load_vqgan
-from tests.contract.runs import RankStates, read
 
 STARTER = Path(__file__).parents[2] / "datamodules/starter"
 SIZES = {
@@ -268,6 +267,8 @@ def test_four_images_are_learned_by_heart():
 
 def test_two_processes_train_as_one_with_the_joined_batch(tmp_path):
     """K-means, averages, revival, adaptive weight and discriminator included; up to rounding."""
+    from tests.contract.runs import RankStates, read  # imports the tests of all methods
+
     settings = {"ema": True, "bypass": 1, "revive_every": 2, "perceptual": "rand_cnn", "perceptual_start": 2, "disc_start": 2,
                 "disc_norm": "spectral", "lr": 1e-3}  # fmt: skip
     joined = fit(build(**settings), batch_size=4).state_dict()

@@ -18,7 +18,6 @@ from modules.networks.code_transformer import CodeTransformer
 from modules.networks.pixelcnn import draw
 from modules.vqgan import VQGAN
 from modules.vqgan_transformer import VQGANTransformer, unigram_nats
-from tests.contract.runs import RankStates, read
 from tests.modules.test_vqgan import SIZES
 
 MODEL = {"num_codes": 16, "downsampling": 2, "layers": 2, "width": 16, "heads": 2}
@@ -211,6 +210,8 @@ def _data():
 
 
 def test_two_processes_train_as_one_with_the_joined_batch(tmp_path):
+    from tests.contract.runs import RankStates, read  # imports the tests of all methods
+
     joined = fit(build(), batch_size=4, samples_per_epoch=16).state_dict()
     two = DDPStrategy(start_method="fork", process_group_backend="gloo")
     fit(build(), {"strategy": two, "devices": 2, "callbacks": [RankStates(tmp_path)]}, samples_per_epoch=16)
