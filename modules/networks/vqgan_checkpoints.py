@@ -20,8 +20,8 @@ from modules.networks.vqgan_autoencoder import Decoder, Encoder
 from modules.ops.weights import file_sha256
 
 PARTS = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
-PREFIX = "first_stage_model."  # of the autoencoder in a file of the transformer
-IGNORED = ("loss", "transformer", "cond_stage_model", "model_ema", "permuter")  # other parts of the files
+PREFIX = "first_stage_model."  # of the autoencoder in a file of a second stage, which holds other models, too
+IGNORED = ("loss", "model_ema")  # what else belongs to an autoencoder in training
 RESOLUTION = 256  # of all public files; weights do not show it
 # Libraries whose objects a checkpoint may mention; they become empty objects.
 MENTIONED = (
@@ -157,13 +157,13 @@ def read_public_checkpoint(path: str | Path) -> Checkpoint:
     with archive:
         state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
         tensors = {key: value for key, value in state.items() if isinstance(value, _StoredTensor)}
-        transformer = any(key.startswith(PREFIX) for key in tensors)
-        own = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX) or not transformer}
+        second = any(key.startswith(PREFIX) for key in tensors)
+        own = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX) or not second}
         own, averaged = _with_averages(own)
         found = {key: value for key, value in own.items() if key.split(".")[0] in PARTS}
         shapes = {key: value.size for key, value in found.items()}
         settings = infer_settings(shapes, str(path))
-        left = [key for key in tensors if key.removeprefix(PREFIX).split(".")[0] not in (*PARTS, *IGNORED)]
+        left = [key for key in own if key.split(".")[0] not in (*PARTS, *IGNORED)]
         check_keys(shapes, expected_shapes(settings), left, str(path))
         try:
             weights = _materialized(found, archive, folder)
@@ -171,7 +171,7 @@ def read_public_checkpoint(path: str | Path) -> Checkpoint:
             raise UserError(f"{path}: damaged") from None
     number = sum(tensor.numel() for tensor in weights.values())
     f, (k, dim) = 2 ** (len(settings["ch_mult"]) - 1), (settings["num_codes"], settings["embed_dim"])
-    kind = "the autoencoder in a transformer's file" if transformer else "an autoencoder"
+    kind = "the autoencoder in a second stage's file" if second else "an autoencoder"
     description = (
         f"{kind} of VQGAN in the format of taming-transformers: downsampling {f}, {k} codes of {dim} numbers, "
         f"{number:,} parameters" + ", averaged weights" * averaged
