@@ -170,7 +170,7 @@ def read_public_checkpoint(path: str | Path) -> Checkpoint:
         except (zipfile.BadZipFile, RuntimeError, KeyError, ValueError):
             raise UserError(f"{path}: damaged") from None
     number = sum(tensor.numel() for tensor in weights.values())
-    f, (k, dim) = 2 ** (len(settings["ch_mult"]) - 1), (settings["num_codes"], settings["embed_dim"])
+    f, (k, dim) = settings["unshuffle"] * 2 ** (len(settings["ch_mult"]) - 1), (settings["num_codes"], settings["embed_dim"])
     kind = "the autoencoder in a second stage's file" if second else "an autoencoder"
     description = (
         f"{kind} of VQGAN in the format of taming-transformers: downsampling {f}, {k} codes of {dim} numbers, "
