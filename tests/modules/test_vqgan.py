@@ -275,11 +275,18 @@ def test_two_processes_train_as_one_with_the_joined_batch(tmp_path):
     two = DDPStrategy(start_method="fork", process_group_backend="gloo")
     fit(build(**settings), batch_size=2, iterations=8, strategy=two, devices=2, callbacks=[RankStates(tmp_path)])
     first, second = (read(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    initial = build(**settings).state_dict()
-    for key, value in joined.items():
-        assert torch.equal(first[key], second[key])
-        moved = (value - initial[key]).abs().max()
-        assert (first[key] - value).abs().max() <= 0.02 * moved + 1e-6, key
+    assert all(torch.equal(first[key], second[key]) for key in joined)
+    # Not the weights themselves: a bias before the norm of single channels has no gradient but rounding, which Adam magnifies.
+    images, codes = torch.rand(4, 3, 16, 16) * 2 - 1, torch.randint(16, (4, 8, 8))
+    results = []
+    for state in (build(**settings).state_dict(), joined, first):
+        module = build(**settings).eval()
+        module.load_state_dict(state)
+        with torch.no_grad():
+            latents = module.quant_conv(module.encoder(images))
+            results.append((latents, module.decode(codes), module.codebook, module.discriminator(images)))
+    for initial, one, two in zip(*results, strict=True):
+        assert (one - two).abs().max() < 0.02 * (one - initial).abs().max()
 
 
 # --- perceptual loss --------------------------------------------------------------------------------------------------
