@@ -169,7 +169,7 @@ class SampleMetrics(Callback):
                 self.drawn = samples.images.cpu()
                 notes += suite.notes
             else:
-                notes.append("no samples: the part of the model that draws them is not trained yet")
+                notes.append(module.no_samples or "no samples: the part of the model that draws them is not trained yet")
         logged = {key: value for key, value in (results["metrics"] | results["diagnostics"]).items() if value is not None}
         logged |= {key: float(results["verdict"][key]) for key in LOGGED_VERDICTS if results["verdict"]}
         self.log_dict({f"{phase}/{key}": value for key, value in logged.items()}, sync_dist=True)
