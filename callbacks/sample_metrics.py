@@ -16,6 +16,7 @@ from metrics.backbones.random_cnn import RandomCNN
 from metrics.backbones.registry import load_backbone
 from metrics.features import ImageSet, crop_features
 from metrics.intervals import mean_interval
+from metrics.kernel import kernel_distance
 from metrics.memorization import COMPARISONS, memorization, reconstruction_test
 from metrics.perceptual_distance import load_perceptual
 from metrics.protocol import measurement_protocol
@@ -164,6 +165,7 @@ class SampleMetrics(Callback):
                     verdict["reference_name"] = "reference images"
                 if evaluated:
                     results |= self._evaluate(trainer, module, suite, results["metrics"], sets)
+                    results["metrics"] |= self._by_class(module, images)
                     verdict |= {"comparisons": COMPARISONS, "reconstruction": compare_reconstructions(module, sets)}
                 results["verdict"], self.nearest = memorization(samples, reference, self.backbone, **verdict)
                 self.drawn = samples.images.cpu()
@@ -197,6 +199,24 @@ class SampleMetrics(Callback):
             points = reference_points(suite, self._reference, images, self.num_images, self._sample_set)
         points = {name: finite(values, suite.notes) for name, values in points.items()}
         return {"metrics": metrics, "intervals": intervals, "reference_points": points}
+
+    def _by_class(self, module: GenerativeModule, images: Any) -> dict[str, float]:
+        """The kernel distance of each class, of a method that draws classes: as many samples as all classes share out."""
+        labels = getattr(images, "labels", None)
+        drawn_by_label = any(condition.by_label for condition in module.conditions())
+        if labels is None or not drawn_by_label or not self._uses_features or len(images) != len(self._reference.whole):
+            return {}
+        number, values = max(2, self.num_images // (int(labels.max()) + 1)), {}
+        for label in labels.unique().tolist():
+            features = []
+            for first in range(0, number, self.chunk):
+                chunk = range(first, min(first + self.chunk, number))
+                with sampling_mode(module, self.seed, chunk):
+                    features.append(self.backbone(to_uint8(module.sample(len(chunk), labels=[label]))))
+            reals = self._reference.whole[(labels == label).to(module.device)]
+            if len(reals) > 1:
+                values[f"{self.backbone.key('kd')}_class_{label}"] = float(kernel_distance(reals, torch.cat(features)))
+        return values
 
     def _read_reference(self, trainer: Trainer, module: GenerativeModule, images: Any) -> ImageSet:
         """The reference of all ranks; each reads its own part in pieces, and keeps features of all and bytes of some."""

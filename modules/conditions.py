@@ -36,12 +36,14 @@ class Condition(nn.Module):
         embedding: length of the codes that a generator receives, a linear function of vectors that it learns; None: codes are
             the vectors.
         one_hot: whether vectors are one-hot.
+        by_label: whether vectors are those of the data module's labels.
         paired: whether fakes in a discriminator's step have the vectors of its real images.
     """
 
     dim: int
     embedding: int | None = None
     one_hot = False
+    by_label = False
     paired = False
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
@@ -81,6 +83,7 @@ class Labels(Condition):
     """
 
     one_hot = True
+    by_label = True
 
     def __init__(self, num_classes: PositiveInt) -> None:
         super().__init__()

@@ -24,6 +24,7 @@ from metrics.perceptual_distance import PerceptualDistance
 from metrics.protocol import protocol_hash
 from metrics.sifid import single_image_frechet
 from modules.base import GenerativeModule
+from modules.conditions import Labels
 from modules.ops.images import from_uint8, to_uint8
 from modules.ops.noise import image_generators, rand, randint
 
@@ -646,3 +647,33 @@ def test_memory_does_not_grow_with_the_pixels_of_the_reference() -> None:
         process.join()
         assert num_real == number
     assert found[3000] - found[1000] < 50
+
+
+class Classes(Toy):
+    """Class 0 is dark, class 1 bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.condition = Labels(2)
+
+    def sample(self, num_images: int, size: tuple[int, int] | None = None, labels: list[int] | None = None) -> Tensor:
+        picks = torch.tensor(labels or [0, 1])[randint(0, len(labels or [0, 1]), (num_images,))]
+        return (super().sample(num_images) / 4 + picks.view(-1, 1, 1, 1) - 0.5).clamp(-1, 1)
+
+
+def test_a_method_with_classes_has_a_distance_for_each() -> None:
+    metrics = SampleMetrics(**SMALL)
+    values = measure(metrics, Classes(), num_images=6, labels="folder")["metrics"]
+    backbone = RandomCNN()
+    images = data(num_images=6, labels="folder")
+    images.setup()
+    folder, module = images.sets()["image"], Classes().eval()
+    for label in (0, 1):
+        rows = []
+        for image in range(5):
+            with torch.no_grad(), image_generators(0, [image]):
+                rows.append(to_uint8(module.sample(1, labels=[label])))
+        reals = to_uint8(folder.stack()[folder.labels == label])
+        expected = float(kernel_distance(backbone(reals), backbone(torch.cat(rows))))
+        assert values[f"kd_rand_cnn_class_{label}"] == pytest.approx(expected, abs=1e-6)
+    assert not [key for key in measure(SampleMetrics(**SMALL), num_images=6, labels="folder")["metrics"] if "_class_" in key]
