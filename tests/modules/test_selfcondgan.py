@@ -20,6 +20,7 @@ TINY = [
     "module.condition.num_clusters=3",
     "module.condition.interval=3",
     "module.condition.max_clustered=4",
+    "module.condition.max_images=16",
     "module.class_embedding=4",
     "datamodule.samples_per_epoch=4",
 ]
