@@ -9,14 +9,8 @@ from omegaconf import OmegaConf
 
 
 class ConfigSnapshot(Callback):
-    """Writes `config.yaml` when training begins, adds "config" to checkpoints, hands the values to the loggers once.
-
-    Checkpoints get "data", too: number of images and fingerprint of every set; and "roots": the absolute path of each root.
-
-    Args:
-        config: the resolved configuration, a DictConfig or plain containers; kept as plain containers, which the safe
-            loader accepts (P 8.2).
-    """
+    """Writes `config.yaml` when training begins, hands the values to the loggers once, and adds to checkpoints "config", in
+    plain containers (P 8.2), "data", number and fingerprint of every set, and "roots", their absolute paths."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(config), resolve=True)

@@ -9,14 +9,7 @@ from experiment.ranks import differing_facts
 
 
 class CheckRanksAgree(Callback):
-    """Ends a fit whose ranks differ in their start facts, on all of them, before the first step.
-
-    A rank that does not see the checkpoint that the others resume from, or reads other images, would train apart from them
-    without a sign, or let them wait.
-
-    Args:
-        facts: this rank's, see `experiment.ranks.start_facts`.
-    """
+    """Ends a fit whose ranks differ in their `experiment.ranks.start_facts`, on all of them, before the first step."""
 
     def __init__(self, facts: Mapping[str, str]) -> None:
         self.facts = dict(facts)

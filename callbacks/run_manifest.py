@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from experiment.checkpoint import StoredCheckpoint
 from experiment.manifest import git_state, lineage_entry, now, read_manifest, write_manifest
 from experiment.resume import has_finished
 from metrics.results import versions
+from modules.base import GenerativeModule
 
 PROJECT = Path(__file__).resolve().parents[1]
 INTERRUPTIONS = (KeyboardInterrupt, SIGTERMException, SystemExit)
@@ -28,13 +29,7 @@ class RunManifest(Callback):
     `status` is running, finished (nothing is left to train), interrupted (Ctrl-C, a signal, a limit of the trainer) or failed.
     A process that is killed leaves "running" behind: `host`, `pid` and `started` tell whether it still is. `wandb_id` is made
     at the first start in a folder and used again by every resume there. `lineage` lists the checkpoints that the run was
-    resumed from (kind "resume"), and the file of source weights that it was begun from (kind "source").
-
-    Args:
-        config: the resolved configuration.
-        stored: the checkpoint that the training resumes from.
-        source: path, content and SHA-256 of the file of source weights.
-    Raises UserError if an earlier manifest cannot be read.
+    resumed from (kind "resume"), and the file of source weights, here with content and SHA-256 (kind "source").
     """
 
     def __init__(
@@ -44,15 +39,19 @@ class RunManifest(Callback):
         self.folder = Path(config["run_dir"])
         self.wandb_id: str | None = None
         self._earlier = {} if config["resume"] is None else read_manifest(self.folder)
-        self._lineage = self._ancestry(stored, source)
+        run = (stored.checkpoint.get("run") or {}) if stored else {}
+        self._lineage: list[dict[str, Any]] = self._earlier.get("lineage") or run.get("lineage", [])
+        if stored:
+            self._lineage = [*self._lineage, lineage_entry("resume", *stored)]
+        elif source and not self._lineage:
+            self._lineage = [lineage_entry("source", *source)]
 
-    def begin(self, trainer: Trainer, module: LightningModule, datamodule: LightningDataModule | None) -> None:
-        """Writes the manifest and gives the loggers their id. To be called before `fit`, which begins the W&B run first."""
+    def begin(self, trainer: Trainer, module: GenerativeModule, datamodule: LightningDataModule | None) -> None:
+        """To be called before `fit`, which begins the W&B run first."""
         if not trainer.is_global_zero:
             return
         earlier = self._earlier
         self.wandb_id = _configured_id(trainer) or earlier.get("wandb_id") or f"{self.run_name[:48]}-{secrets.token_hex(4)}"
-        stages = getattr(module, "num_stages", None)
         manifest = {
             "run_name": self.run_name,
             "wandb_id": self.wandb_id,
@@ -67,20 +66,17 @@ class RunManifest(Callback):
             "git": git_state(PROJECT),
             "versions": versions(),
             "world_size": trainer.world_size,
-            "data": datamodule.fingerprints() if hasattr(datamodule, "fingerprints") else {},
+            "data": datamodule.fingerprints() if datamodule else {},
             "parameters": sum(parameter.numel() for parameter in module.parameters()),
-            "num_stages": 1 if stages is None else stages,
-            "stage": 0,
-            "epoch": 0,
-            "iteration": 0,
-            "checkpoints": [],
+            "num_stages": module.num_stages,
+            **{key: earlier.get(key, 0) for key in ("stage", "epoch", "iteration")},
+            "checkpoints": earlier.get("checkpoints", []),
             "lineage": self._lineage,
         }
-        manifest |= {key: earlier[key] for key in ("stage", "epoch", "iteration", "checkpoints") if key in earlier}
         write_manifest(self.folder, manifest)
         self._set_logger_ids(trainer)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: GenerativeModule, stage: str) -> None:
         if stage != "fit":
             return
         if self.wandb_id is None:  # `begin` was not called
@@ -88,57 +84,51 @@ class RunManifest(Callback):
         self.wandb_id = trainer.strategy.broadcast(self.wandb_id)
         self._set_logger_ids(trainer)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.is_global_zero:
             manifest = read_manifest(self.folder)
             for logger in trainer.loggers:
                 logger.log_hyperparams({"run": {key: manifest[key] for key in LOGGED}})
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if has_finished(trainer, pl_module):  # a finished run that is resumed would train one epoch more (P 6.12)
             trainer.should_stop = True
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: GenerativeModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:  # not at the epoch's start: the module enters its stage after the callbacks' hooks
             self._update(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *arguments: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: GenerativeModule, *arguments: Any) -> None:
         if (trainer.fit_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0 or trainer.is_last_batch:  # a row is written
-            pl_module.log("train/stage", float(getattr(pl_module, "stage", 0)), batch_size=1)
+            pl_module.log("train/stage", float(pl_module.stage), batch_size=1)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: GenerativeModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = {"run_name": self.run_name, "wandb_id": self.wandb_id, "lineage": self._lineage}
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: GenerativeModule, exception: BaseException) -> None:
         status = "interrupted" if isinstance(exception, INTERRUPTIONS) else "failed"
         error = f"{type(exception).__name__}: {exception}".removesuffix(": ")
         self._update(trainer, pl_module, status=status, error=error)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: GenerativeModule, stage: str) -> None:
         if stage == "fit":
             self._update(trainer, pl_module, status="finished" if has_finished(trainer, pl_module) else "interrupted")
-
-    def _ancestry(self, stored: StoredCheckpoint | None, source: tuple[str, Any, str] | None) -> list[dict[str, Any]]:
-        earlier = self._earlier.get("lineage")
-        if stored:
-            return [*(earlier or (stored.checkpoint.get("run") or {}).get("lineage", [])), lineage_entry("resume", *stored)]
-        return earlier or ([lineage_entry("source", *source)] if source else [])
 
     def _set_logger_ids(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
             if hasattr(logger, "use_id"):
                 logger.use_id(self.wandb_id)
 
-    def _update(self, trainer: Trainer, module: LightningModule, **changes: Any) -> None:
+    def _update(self, trainer: Trainer, module: GenerativeModule, **changes: Any) -> None:
         """Changes the file, not a copy in memory: the process that waits for forked ranks would write an old state."""
         manifest = read_manifest(self.folder) if trainer.is_global_zero else {}
         if not manifest:
             return
         manifest |= {
             "updated": now(),
-            "stage": max(0, getattr(module, "stage", 0)),
+            "stage": max(0, module.stage),
             "epoch": trainer.current_epoch,
-            "iteration": getattr(module, "iteration", 0),
+            "iteration": module.iteration,
             "checkpoints": sorted(path.name for path in self.folder.glob("checkpoints/*.ckpt")),
         }
         write_manifest(self.folder, manifest | changes)

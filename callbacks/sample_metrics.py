@@ -38,32 +38,18 @@ LOGGED_VERDICTS = ("copies", "undecided", "duplicate_share")
 class SampleMetrics(Callback):
     """Quality, diversity and novelty of `module.sample`, logged as `val/<key>` in training and as `test/<key>` in a test.
 
-    Image i depends on (seed, i) alone: neither on `chunk` nor on the ranks, which share the work. The reference is the data
-    module's set `tile` if there is one, else `image`. While `module.samples_ready` is False only `module.diagnostics` is
-    logged. A test measures intervals, reference points and the whole verdict too; in training the verdict compares small
-    pictures only. The keys are explained in docs/evaluation.md.
+    Image i depends on (seed, i) alone: neither on `chunk` nor on the ranks, which share the work. While
+    `module.samples_ready` is False only `module.diagnostics` is logged. A test measures intervals, reference points and the
+    whole verdict too; in training the verdict compares small pictures only. Keys: docs/evaluation.md.
 
     Memory on every rank: bytes and features of all samples; features of all reference images and bytes of up to 1000 of
-    them, evenly chosen, which the crops, the pixel metrics and the verdict use; for `perceptual` at most 2 GB of rows of
-    either side.
+    them, evenly chosen, which the crops, the pixel metrics and the verdict use.
 
     Args:
-        num_images: samples; values are comparable at equal numbers only.
-        metrics: the same for `quick` and `full`.
-        quick: metrics in training; null: those of `metrics.suite.QUICK` that the reference allows.
-        full: metrics in a test; null: all that the reference allows. A requested metric that does not apply becomes a note.
-        backbone, weights, lowpass: see `load_backbone`.
-        perceptual_weights: torchvision's file of AlexNet or VGG-16 for LPIPS; null: a distance on the backbone, pd_<backbone>.
+        lowpass: size in pixels that images are averaged down to before the backbone.
         every_n_epochs: of training; a test always measures.
         chunk: samples drawn at once.
         crops, sample_crops: number for each reference image, and for each sample.
-        sampling_seeds: in a test so many sets of samples are drawn; values are means over them, intervals come from them.
-        max_reference: of more reference images so many are chosen, by `seed`; null: all.
-
-    Attributes:
-        results: "metrics", "reference_points", "diagnostics", "intervals", "verdict" and "protocol" of the last measurement.
-        nearest: the picture [3, H, W] of the samples nearest to reference images; None without samples.
-        drawn: the bytes [num_images, 3, H, W] of the first set of samples, on the CPU; None without samples.
     """
 
     def __init__(
@@ -102,9 +88,9 @@ class SampleMetrics(Callback):
             )
         needs_perceptual = "perceptual" in used or perceptual_weights
         self.perceptual = load_perceptual(self.backbone, perceptual_weights) if needs_perceptual else None
-        self.results: dict[str, Any] = {}
-        self.nearest: Tensor | None = None
-        self.drawn: Tensor | None = None
+        self.results: dict[str, Any] = {}  # of the last measurement
+        self.nearest: Tensor | None = None  # the picture [3, H, W] of the samples nearest to reference images
+        self.drawn: Tensor | None = None  # bytes [num_images, 3, H, W] of the first set of samples, on the CPU
         self._reference: ImageSet | None = None
 
     def keys_in_training(self, sets: Mapping[str, Any]) -> list[str]:
@@ -238,7 +224,7 @@ class SampleMetrics(Callback):
         return ImageSet.concatenate(parts).gather(mine.to(module.device))
 
     def _draw_set(self, trainer: Trainer, module: GenerativeModule, names: list[str], seed: int) -> tuple[Suite, ImageSet]:
-        """The metrics, updated by this rank's part of the set of samples with that seed, and the samples of all ranks."""
+        """The metrics, updated by this rank's part of the samples with that seed, and the samples of all ranks."""
         suite = Suite(names, self._reference, self.backbone, self.perceptual, self.num_images, self.sample_crops)
         starts = range(trainer.global_rank * self.chunk, self.num_images, trainer.world_size * self.chunk)
         empty = self._sample_set(self._reference.images[:0])  # a rank that draws nothing takes part in the gathering (P 9.6)
@@ -290,8 +276,8 @@ class SampleMetrics(Callback):
 
 
 def compare_reconstructions(module: GenerativeModule, sets: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Errors of `module.reconstruct` on images of its training against held-out ones, of the first set `<name>` with a
-    `<name>_heldout`, called `of`; None without these or where `reconstruct` ignores its input."""
+    """`reconstruction_test` of the first set `<name>` with a `<name>_heldout`, called `of`; None without these or where
+    `reconstruct` ignores its input."""
     names = [name for name in sets if len(sets[name]) and len(sets.get(f"{name}_heldout", ()))]
     if not names or not isinstance(module, Reconstructs):
         return None

@@ -4,20 +4,15 @@ import sys
 import time
 from typing import Any
 
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from core.types import NonNegativeInt
+from modules.base import GenerativeModule
 
 
 class StageProgress(TQDMProgressBar):
-    """Lightning's bar with the stage's name and the values logged with `prog_bar=True`.
-
-    Where the output is no terminal there is one line an epoch instead.
-
-    Args:
-        refresh_rate: batches between two updates of the bar.
-    """
+    """Lightning's bar with the stage's name; where the output is no terminal there is one line an epoch instead."""
 
     def __init__(self, refresh_rate: NonNegativeInt = 1) -> None:
         super().__init__(refresh_rate=refresh_rate)
@@ -35,21 +30,21 @@ class StageProgress(TQDMProgressBar):
         self._epoch_start = time.monotonic()
         super().on_train_epoch_start(trainer, *arguments)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: GenerativeModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:  # not at the epoch's start: the module enters its stage after the callbacks' hooks
             self.train_progress_bar.set_description(self._title(trainer, pl_module))
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         if self.is_enabled and self.is_disabled:
             values = [f"{key} {value:.4g}" for key, value in self.get_metrics(trainer, pl_module).items()]
             seconds = f"{time.monotonic() - self._epoch_start:.1f} s"
             print(" · ".join([self._title(trainer, pl_module), *values, seconds]), flush=True)
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        """Values logged for the bar, without the group's name: `train/g_loss` is shown as `g_loss`."""
+    def get_metrics(self, trainer: Trainer, pl_module: GenerativeModule) -> dict[str, float]:
+        """`train/g_loss` is shown as `g_loss`."""
         return {key.removeprefix("train/"): float(value) for key, value in trainer.progress_bar_metrics.items()}
 
     @staticmethod
-    def _title(trainer: Trainer, module: LightningModule) -> str:
-        return f"epoch {trainer.current_epoch} {getattr(module, 'stage_name', '')}".strip()
+    def _title(trainer: Trainer, module: GenerativeModule) -> str:
+        return f"epoch {trainer.current_epoch} {module.stage_name}".strip()

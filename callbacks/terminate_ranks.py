@@ -15,10 +15,9 @@ GRACE = 3.0  # seconds for a rank to end its own workers before it is killed
 class TerminateAllRanks(Callback):
     """A fit or a test that ends by a signal or an error ends on all ranks, and at once.
 
-    Lightning's handler of SIGTERM waits for the other ranks inside of the handler, and for the end of the batch (P 7.3);
-    in a test nobody asks whether the signal came. Nothing is saved within an epoch (P 6.7), so there is nothing to wait for:
-    the handler from before the fit is restored. The ranks that this process has started hang in their next collective when
-    it ends: they are ended first.
+    Lightning's handler of SIGTERM waits for the other ranks and for the end of the batch (P 7.3). Nothing is saved within an
+    epoch (P 6.7), so the handler from before the fit is restored. The ranks that this process has started hang in their next
+    collective when it ends: they are ended first.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

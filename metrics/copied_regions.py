@@ -17,9 +17,9 @@ MAX_DISTANCES = 2**24  # computed at once, 64 MB
 def copied_shares(images: Tensor, sources: Tensor, flip: bool = True, tolerance: float = TOLERANCE) -> Tensor:
     """Size of the largest region of each image that is in each source, as a share of the image: float64 [n, m] in 0…1.
 
-    Floats [n, 3, H, W] and [m, 3, H, W] in 0…1. Around every second pixel of an image the nearest patch of the source is
-    searched; 4-neighbors whose matches are equal within `tolerance` and lie at the same offset are one region. With `flip`
-    the mirrored source counts as well. The work grows with the square of the pixels.
+    Floats [n, 3, H, W] and [m, 3, H, W] in 0…1. Around every second pixel of an image the nearest patch of the source, with
+    `flip` also of the mirrored one, is searched; 4-neighbors whose matches are equal within `tolerance` and lie at the same
+    offset are one region.
     """
     if min(*images.shape[-2:], *sources.shape[-2:]) < PATCH:
         raise UserError(f"images of {tuple(images.shape[-2:])} pixels contain no patch of {PATCH}")
@@ -43,7 +43,7 @@ def copied_shares(images: Tensor, sources: Tensor, flip: bool = True, tolerance:
 
 
 def largest_region(labels: Tensor) -> Tensor:
-    """Number of cells [n] of the largest region of 4-neighbors with one label in maps [n, h, w]; -1 is no label."""
+    """Cells [n] of the largest region of 4-neighbors with one label in maps [n, h, w]; -1 is no label."""
     cells = torch.arange(labels.numel()).view_as(labels)
     labels = labels.cpu()
     down, right = labels[:, 1:] == labels[:, :-1], labels[:, :, 1:] == labels[:, :, :-1]

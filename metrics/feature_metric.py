@@ -64,8 +64,7 @@ class SampleSetMetric(Metric):
         return f"needs at least {needed}, got {found}" if samples < cls.min_samples or reference < cls.min_reference else ""
 
     def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
-        """95 % intervals of `values`, those of the last `compute`, for another draw of as many samples (`number`). Extremes,
-        and scores that change with the number of samples, have none."""
+        """95 % intervals of `values`, those of the last `compute`, for another draw of as many samples (`number`)."""
         return {}
 
 
@@ -77,8 +76,6 @@ class FeatureMetric(SampleSetMetric):
 
 
 class FeatureDistance(FeatureMetric):
-    """A distance to the reference rows, with intervals."""
-
     higher_is_better = False
 
     def of_subsets(self) -> Callable[[Tensor], Tensor]:

@@ -26,7 +26,6 @@ class ImageSet(NamedTuple):
     indices: Tensor
 
     def rows(self, metric: str) -> Tensor:
-        """The rows [n, d] that a metric of features compares."""
         return self.crops.flatten(0, 1) if metric == "kd_crops" else self.whole
 
     @staticmethod
@@ -37,7 +36,6 @@ class ImageSet(NamedTuple):
         return ImageSet(whole, images, crops, torch.cat(indices))
 
     def every_second(self, start: int) -> "ImageSet":
-        """Half of the images, from position 0 or 1 on."""
         mine = self.indices % 2 == start
         return ImageSet(self.whole[start::2], self.images[mine], self.crops[mine], self.indices[mine] // 2)
 
@@ -56,13 +54,11 @@ def gather_rows(tensor: Tensor) -> Tensor:
 
 
 def crop_size(height: int, width: int) -> tuple[int, int]:
-    """Crops are half as high and wide as the image."""
     return height // 2, width // 2
 
 
 def random_crops(images: Tensor, indices: Sequence[int], count: int, seed: int) -> Tensor:
-    """`count` crops of each image [N, 3, H, W] at uniformly random positions, a function of (seed, index) alone:
-    [N, count, 3, H // 2, W // 2]."""
+    """[N, count, 3, H // 2, W // 2] at uniformly random positions, a function of (seed, index) alone."""
     height, width = crop_size(*images.shape[-2:])
     crops = []
     for image, index in zip(images, indices, strict=True):
@@ -80,6 +76,5 @@ def crop_features(backbone: Backbone, images: Tensor, indices: Sequence[int], co
 
 
 def distances(reals: ImageSet, fakes: ImageSet, metrics: Sequence[str]) -> dict[str, float]:
-    """Those of `metrics` that are in DISTANCES and for which both sides have enough rows."""
     rows = {name: (reals.rows(name).cpu(), fakes.rows(name).cpu()) for name in DISTANCES if name in metrics}
     return {name: float(DISTANCES[name](*both)) for name, both in rows.items() if min(map(len, both)) >= MIN_ROWS}

@@ -12,8 +12,8 @@ MIN_REFERENCE, MIN_SAMPLES = 2000, 1000  # rows that the extrapolation needs
 def frechet_distance(reals: Tensor, fakes: Tensor) -> Tensor:
     """|mu_r - mu_f|^2 + Tr(S_r) + Tr(S_f) - 2 Tr((S_r S_f)^(1/2)) of feature rows [m, d] and [n, d], float64 scalar.
 
-    Covariances divide by N - 1. The trace of the root is the nuclear norm of X_r X_f^T with rows X centered and scaled:
-    exact for any rank, without a constant on the diagonal. Biased upwards by about c / N: compare only at equal m and n.
+    The trace of the root is the nuclear norm of X_r X_f^T with rows X centered and scaled: exact for any rank, without a
+    constant on the diagonal. Biased upwards by about c / N: compare only at equal m and n.
     """
     if min(len(reals), len(fakes)) < 2:
         raise UserError(f"the Fréchet distance needs two rows of either side, got {len(reals)} and {len(fakes)}")
@@ -60,8 +60,6 @@ class FrechetDistance(FeatureDistance):
 
 
 class ExtrapolatedFrechet(FeatureMetric):
-    """`extrapolated_frechet`; needs a reference so large that its bias is small."""
-
     higher_is_better = False
     min_samples, min_reference = MIN_SAMPLES, MIN_REFERENCE
 

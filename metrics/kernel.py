@@ -14,10 +14,7 @@ MAX_KERNELS = 2**24  # computed at once: 128 MB
 
 
 def kernel_distance(reals: Tensor, fakes: Tensor, at_once: int = MAX_KERNELS) -> Tensor:
-    """Unbiased squared MMD of feature rows [m, d] and [n, d] under k(a, b) = (a.b / d + 1)^3, float64 scalar.
-
-    One U-statistic over all pairs; m and n may differ. Its mean is 0 for equal distributions, so it may be negative.
-    """
+    """Unbiased squared MMD of rows [m, d] and [n, d] under k(a, b) = (a.b / d + 1)^3: float64 scalar, may be negative."""
     m, n = len(reals), len(fakes)
     if min(m, n) < 2:
         raise UserError(f"the kernel distance needs two rows of either side, got {m} and {n}")
@@ -39,8 +36,7 @@ def kernel_distance_of_subsets(reals: Tensor, fakes: Tensor) -> Callable[[Tensor
 
 
 def subset_kernel_distance(reals: Tensor, fakes: Tensor, subsets: int = SUBSETS, size: int = FULL_SAMPLE) -> Tensor:
-    """Mean of `kernel_distance` over random subsets of `size` rows of each side, the same on every call: as published for
-    large sets."""
+    """Mean of `kernel_distance` over random subsets of `size` rows of each side, the same on every call."""
     generator = torch.Generator().manual_seed(0)
     values = []
     for _ in range(subsets):

@@ -18,8 +18,8 @@ def manifold_scores(reals: Tensor, fakes: Tensor, neighbors: int = NEIGHBORS) ->
 
     The sphere of a row reaches to its k-th nearest other row of the same side. `precision`: samples in a sphere of a
     reference row, `recall`: the reverse, both with equality (<=). `density`: number of reference spheres around a sample over
-    k, may exceed 1; `coverage`: reference rows with a sample in their sphere, both strictly (<), as their authors compare.
-    Two sets of one distribution do not reach 1. Compare only at equal m, n and k.
+    k, may exceed 1; `coverage`: reference rows with a sample in their sphere, both strictly (<). Compare only at equal m, n
+    and k: two sets of one distribution do not reach 1.
     """
     if min(len(reals), len(fakes)) <= neighbors:
         raise UserError(f"{neighbors} neighbors need more rows of either side, got {len(reals)} and {len(fakes)}")
@@ -53,8 +53,6 @@ def _radii(rows: Tensor, neighbors: int) -> Tensor:
 
 
 class ManifoldScores(FeatureMetric):
-    """`balanced_scores`."""
-
     higher_is_better = True
     value_names = ("precision", "recall", "density", "coverage")
     min_samples = min_reference = MIN_ROWS

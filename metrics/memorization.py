@@ -32,11 +32,8 @@ class DistanceSet(NamedTuple):
 
 
 def relative_distances(distances: DistanceSet) -> tuple[Tensor, Tensor]:
-    """Distance of each sample [n], and of each training image [m], to the nearest (other) training image, in parts of
-    the distance from that one to its own nearest neighbor: float64.
-
-    The latter is the leave-one-out baseline; it needs three training images and is empty below.
-    """
+    """Distance of each sample [n], and of each training image [m] as a baseline, to the nearest (other) training image, in
+    parts of the distance from that one to its own nearest neighbor: float64. With fewer than three there is no baseline."""
     among = distances.training.double().clone().fill_diagonal_(torch.inf)
     unequal = among.where(among > 0, torch.inf)  # a set that holds an image twice is no scale
     scale = unequal.amin(1) if len(among) > 1 else distances.flipped.double()
@@ -67,7 +64,6 @@ def intrinsic_dimension(distances: Tensor) -> float:
 
 
 def near_share(ratios: Tensor) -> float:
-    """The share of relative distances [n] below a third of the usual one."""
     return float((ratios < LEVELS[0]).double().mean()) if len(ratios) else 0.0
 
 
@@ -170,7 +166,6 @@ def memorization_verdict(sets: Mapping[str, DistanceSet], num_training: int) -> 
 
 
 def verdict_line(verdict: Mapping[str, Any], reference_name: str = "training images") -> str:
-    """The verdict in a sentence; `reference_name` is what the images compared with are called."""
     near = f"{round(verdict['duplicate_share'] * verdict['num_samples'])} of {verdict['num_samples']} samples"
     near += f" are near-duplicates of the {verdict['num_training']} {reference_name} (distance below 1/3 of the typical one)"
     if verdict["copies"]:
@@ -191,8 +186,7 @@ def verdict_line(verdict: Mapping[str, Any], reference_name: str = "training ima
 
 
 def reconstruction_test(training: Tensor, heldout: Tensor, permutations: int = 2000) -> dict[str, float]:
-    """Means of the reconstruction errors [a] of training images and [b] of held-out ones, and the one-sided p-value of a
-    permutation test that the former are smaller."""
+    """Means of the errors [a] and [b], and the one-sided p-value of a permutation test that the former are smaller."""
     errors, number = torch.cat([training, heldout]).double().cpu(), len(training)
     generator = torch.Generator().manual_seed(0)
     picks = [torch.arange(number), *(torch.randperm(len(errors), generator=generator)[:number] for _ in range(permutations))]
@@ -203,8 +197,7 @@ def reconstruction_test(training: Tensor, heldout: Tensor, permutations: int = 2
 
 
 def nearest_pairs(samples: Tensor, training: Tensor, distances: DistanceSet, columns: int = 10) -> Tensor:
-    """The samples nearest to training images, each above the training image: one picture [3, H, W] in [-1, 1] of at most 20
-    pairs. Bytes [n, 3, H, W] and [m, 3, H, W]."""
+    """One picture [3, H, W] in [-1, 1] of the samples nearest to training images, each above the training image."""
     order = relative_distances(distances)[0].argsort(stable=True)[:PAIRS]
     rows = []
     for part in order.split(columns):

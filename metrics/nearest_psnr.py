@@ -14,26 +14,18 @@ MAX_PSNR = 100.0  # dB, stands for equal images: one level in one value of a 256
 
 
 def nearest_psnr(fakes: Tensor, reals: Tensor, flip: bool = True, chunk: int = 64) -> Tensor:
-    """PSNR in dB [n] of each sample to the training image nearest to it, bytes [n, 3, H, W] and [m, 3, H, W].
-
-    With `flip` mirrored training images count too. Float64; equal images give 100. Memory: floats of `chunk` images of
-    either side.
-    """
+    """PSNR in dB [n] of each sample to the training image nearest to it, float64, 100 for equal ones. Bytes [n, 3, H, W] and
+    [m, 3, H, W], of which floats of `chunk` are in memory; with `flip` mirrored training images count too."""
     check_bytes(fakes)
     check_bytes(reals)
     if fakes.shape[1:] != reals.shape[1:]:
         raise UserError(f"samples are {tuple(fakes.shape[1:])} and training images {tuple(reals.shape[1:])}")
-    smallest = [_smallest_distances(part, reals, flip, chunk) for part in fakes.split(chunk)]
+    smallest, sources = [], torch.cat([reals, reals.flip(-1)]) if flip else reals
+    for part in fakes.split(chunk):
+        rows = _unit_rows(part)
+        smallest.append(torch.stack([exact_distances(rows, _unit_rows(some)).amin(1) for some in sources.split(chunk)]).amin(0))
     mean_square = torch.cat(smallest).square().cpu().double() / fakes.shape[1:].numel()
     return (-10 * mean_square.log10()).clamp(max=MAX_PSNR)
-
-
-def _smallest_distances(fakes: Tensor, reals: Tensor, flip: bool, chunk: int) -> Tensor:
-    rows, smallest = _unit_rows(fakes), torch.full((len(fakes),), torch.inf, device=fakes.device)
-    for part in reals.split(chunk):
-        for images in (part, part.flip(-1)) if flip else (part,):
-            smallest = smallest.minimum(exact_distances(rows, _unit_rows(images)).amin(1))
-    return smallest
 
 
 def _unit_rows(images: Tensor) -> Tensor:
@@ -46,10 +38,7 @@ def exact_distances(left: Tensor, right: Tensor) -> Tensor:
 
 
 class NearestPSNR(SampleSetMetric):
-    """Highest and mean `nearest_psnr` to the training images `reals`, bytes [m, 3, H, W].
-
-    A highest value above about 30 dB means that a sample repeats a training image.
-    """
+    """Highest and mean `nearest_psnr`; above about 30 dB a sample repeats a training image."""
 
     value_names = ("nearest_psnr_max", "nearest_psnr_mean")
 

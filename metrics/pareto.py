@@ -32,20 +32,13 @@ class Choice(NamedTuple):
     reason: str
 
 
-def dominates(one: Candidate, other: Candidate) -> bool:
-    no_worse = one.quality <= other.quality and one.diversity >= other.diversity
-    return no_worse and (one.quality, one.diversity) != (other.quality, other.diversity)
-
-
 def pareto_front(candidates: Sequence[Candidate]) -> list[int]:
     """Indices, from the best quality to the best diversity, of the candidates that no other dominates; of equal ones the first.
     Copies and values that are not finite are left out."""
     eligible = [i for i, c in enumerate(candidates) if not c.copies and math.isfinite(c.quality + c.diversity)]
-    seen, front = set(), []
+    front: list[int] = []
     for i in sorted(eligible, key=lambda i: (candidates[i].quality, -candidates[i].diversity, i)):
-        values = candidates[i][1:3]
-        if values not in seen and not any(dominates(candidates[j], candidates[i]) for j in eligible):
-            seen.add(values)
+        if not front or candidates[i].diversity > candidates[front[-1]].diversity:
             front.append(i)
     return front
 
@@ -81,15 +74,14 @@ def choose(candidates: Sequence[Candidate], quality: str = "quality", diversity:
 
 
 def losses(candidate: Candidate, front: Sequence[Candidate]) -> tuple[float, float]:
-    """Losses in quality and in diversity against the best of the front, in parts of its largest absolute value, or of its
-    range if that is larger, as for distances below zero."""
+    """Against the best of the front, in parts of its largest absolute value, or of its range if that is larger."""
     qualities, diversities = ([c.quality for c in front], [c.diversity for c in front])
     spans = [max(max(values) - min(values), *map(abs, values)) or 1.0 for values in (qualities, diversities)]
     return (candidate.quality - min(qualities)) / spans[0], (max(diversities) - candidate.diversity) / spans[1]
 
 
 def first_key(patterns: Iterable[str], keys: Iterable[str]) -> str | None:
-    """The first key that fully matches a pattern, in the order of the patterns, then of the alphabet."""
+    """The first match in the order of the patterns, then of the alphabet."""
     ordered = sorted(keys)
     return next((key for pattern in patterns for key in ordered if re.fullmatch(pattern, key)), None)
 

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UserError
-from metrics.backbones.backbone import Backbone, bicubic, check_bytes, full_precision, low_passed
-from metrics.backbones.state_dicts import read_state_dict
+from metrics.backbones.backbone import Backbone, bicubic, check_bytes, full_precision, low_passed, read_state_dict
 
 MAX_SIZE = 256  # pixels of the longer side; larger images are brought down to it
 TRUNKS = {"vgg": "features.28.weight", "alex": "features.10.weight"}  # the last layer of torchvision's files
@@ -20,11 +19,7 @@ TRUNKS = {"vgg": "features.28.weight", "alex": "features.10.weight"}  # the last
 class PerceptualDistance(nn.Module):
     """Bytes [N, 3, H, W] -> rows [N, D] whose squared distances are sum over layers of mean over positions of the weighted
     squared difference of unit-length features (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a
-    Perceptual Metric", 2018, equation 1).
-
-    Here with the weight 1 / channels on the stages of a backbone, so that no learned heads are needed: `pd_<backbone>`, which
-    has another scale than LPIPS. Images keep their size between `min_size` on the shorter and 256 on the longer side.
-    """
+    Perceptual Metric", 2018, equation 1). Here with the weight 1 / channels on the stages of a backbone."""
 
     min_size, lowpass = 64, None
 
@@ -55,17 +50,16 @@ class PerceptualDistance(nn.Module):
         return torch.cat(rows, 1)
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
-        """The size at which images of these pixels are compared."""
+        """The size at which images are compared: unchanged between `min_size` on the shorter and 256 on the longer side."""
         factor = max(min(1, MAX_SIZE / max(height, width)), self.min_size / min(height, width))
         return round(height * factor), round(width * factor)
 
     def protocol(self, height: int, width: int) -> dict[str, str | list[int] | None]:
-        """How images of these pixels are compared: `size` is what the network sees."""
         return {"key": self.key, "weights_sha256": self.sha256, "size": list(self.size_of(height, width))}
 
 
 class LPIPS(PerceptualDistance):
-    """LPIPS 0.1 with the heads of the package lpips on torchvision's AlexNet or VGG-16 `state`: `lpips_alex`, `lpips_vgg`."""
+    """LPIPS 0.1 with the heads of the package lpips on torchvision's AlexNet or VGG-16 `state`."""
 
     def __init__(self, state: Mapping[str, Tensor], net: str, sha256: str) -> None:
         import lpips
@@ -85,7 +79,7 @@ class LPIPS(PerceptualDistance):
 
 class ShiftTolerantLPIPS(PerceptualDistance):
     """LPIPS that blurs before it halves (Ghildyal and Liu, "Shift-tolerant Perceptual Similarity Metric", 2022), with trunk
-    and heads from the `state` of the authors' files: `st_lpips_alex`, `st_lpips_vgg`."""
+    and heads from the `state` of the authors' files."""
 
     def __init__(self, state: Mapping[str, Tensor], sha256: str) -> None:
         nn.Module.__init__(self)
@@ -123,7 +117,7 @@ def _half_blurred(maps: Tensor) -> Tensor:
 
 def load_perceptual(backbone: Backbone | None, weights: str | None) -> PerceptualDistance:
     """LPIPS where `weights` is torchvision's file of AlexNet or VGG-16, ST-LPIPS where it is one of that distance, else the
-    distance on `backbone`. FileNotFoundError or UserError for a file that is missing, of another network or not readable."""
+    distance on `backbone`. FileNotFoundError or UserError for other files."""
     if weights is None:
         return PerceptualDistance(backbone)
     path = Path(weights)

@@ -1,7 +1,7 @@
 """Diversity of samples as the mean perceptual distance of pairs, over all of them and around the training images."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -9,17 +9,49 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import depth_first_order
 from torch import Tensor
 
-from metrics.embedding_cache import MAX_VALUES, EmbeddingCache
 from metrics.feature_metric import Intervals, SampleSetMetric
 from metrics.intervals import student_interval, subsample_interval
 from metrics.nearest_psnr import exact_distances
 from metrics.perceptual_distance import PerceptualDistance
 from metrics.source_share import MAX_NAMED
 
+MAX_VALUES = 2**28  # of the cached rows: 1 GB
 PAIRS = 700  # of LatentPatch
 CLUSTER = 50  # members of a cluster that are compared, in the code of Ojha et al.
 MAX_IN_TABLE = 256  # samples whose distances are all computed, for the interval
-MIN_MEMBERS = 4  # of a cluster, for the interval: the spread of fewer is hardly known
+MIN_MEMBERS = 4  # of a cluster that is not empty, for the interval: the spread of fewer is hardly known
+
+
+class EmbeddingCache:
+    """Rows of images, each computed once and cached; where they would need more than 1 GB, computed at each access. An access
+    to `max_rows` rows, compared with `chunk` others at a time, stays below 2 GB."""
+
+    def __init__(self, images: Tensor, embed: Callable[[Tensor], Tensor], max_values: int = MAX_VALUES) -> None:
+        self.images, self.embed, self.cached = images, embed, None
+        self.first = embed(images[:1])
+        fit = max(1, max_values // max(1, self.first.numel()))
+        self.chunk = max(1, fit // 6)
+        self.max_rows = fit if len(images) > fit else self.chunk
+        if len(images) <= fit:
+            rows = self.first.new_empty(len(images), self.first.shape[1])
+            rows[:1] = self.first
+            self._fill(rows[1:], torch.arange(1, len(images), device=images.device))
+            self.cached = rows
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        indices = indices.to(self.images.device)
+        if self.cached is not None:
+            return self.cached[indices]
+        return self._fill(self.first.new_empty(len(indices), self.first.shape[1]), indices)
+
+    def _fill(self, rows: Tensor, indices: Tensor) -> Tensor:
+        for start in range(0, len(rows), self.chunk):  # into given memory: joining the parts would need twice as much
+            part = slice(start, start + self.chunk)
+            rows[part] = self.embed(self.images[indices[part]])
+        return rows
 
 
 class Pairs(NamedTuple):
@@ -62,7 +94,7 @@ def random_pairs(number: int, count: int = PAIRS, seed: int = 0) -> Tensor:
 
 
 def walk(pairs: Tensor, number: int) -> Tensor:
-    """All images [number] in an order in which most of the two of a pair follow closely: depth first along the pairs."""
+    """All images [number], depth first along the pairs: most of the two of a pair follow closely."""
     graph = csr_array((torch.ones(len(pairs)), tuple(pairs.T)), shape=(number, number))
     order: dict[int, None] = {}
     for start in range(number):
@@ -132,9 +164,6 @@ class PerceptualDiversity(SampleSetMetric):
     of the training images, undefined for equal ones (LatentPatch); and of `intra_distances` around several training images
     `K_intra` the mean over the clusters that have pairs, `K_intra_all` with 0 for the others, `K_clusters` their number, and
     `K_cluster_<i>` the samples around each of up to 16 training images.
-
-    The published protocol (Ojha et al.) is this with LPIPS on torchvision's file of VGG-16, at 256 x 256 pixels, of 1000
-    samples and 10 training images. At another size or on another network the distances have another scale.
     """
 
     higher_is_better = True
@@ -167,14 +196,12 @@ class PerceptualDiversity(SampleSetMetric):
         return values | {f"{key}_clusters": torch.tensor(float(valid))} | {f"{key}_cluster_{i}": n for i, n in enumerate(sizes)}
 
     def pairs_of(self, picks: Tensor) -> float:
-        """The mean distance of as many random pairs among these samples, from the table: for the interval."""
+        """As `mean` of random pairs among these samples, from the table."""
         pairs = random_pairs(len(picks), self.num_pairs, seed=int(picks[0]))
         left, right = picks[pairs].sort(1).values.T
         return float(self.table[left, right].mean())
 
     def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
-        """That of `K_intra` leaves empty clusters empty, and there is none where another has fewer than four members: those
-        that have pairs would be others in another draw."""
         key = self.distance.key
         names = [name for name in (f"{key}_pairs", f"{key}_ratio") if name in values]
         if self.table is None:

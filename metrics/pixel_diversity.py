@@ -18,7 +18,7 @@ def pixel_diversity(fakes: Tensor, reals: Tensor) -> dict[str, Tensor]:
     `pixel_diversity_raw` is the standard deviation of each pixel's gray value (mean of channels, 0 to 1) over the
     samples, averaged over pixels. Over the mean of the training images' own standard deviations it is
     `pixel_diversity`, the paper's number when m = 1; over the standard deviation of all training pixels together,
-    `pixel_diversity_pooled`. Population deviations. 0 means equal samples; noise scores highest.
+    `pixel_diversity_pooled`. Population deviations.
     """
     metric = PixelDiversity(reals)
     metric.update(fakes)
@@ -26,7 +26,7 @@ def pixel_diversity(fakes: Tensor, reals: Tensor) -> dict[str, Tensor]:
 
 
 class PixelDiversity(SampleSetMetric):
-    """`pixel_diversity` from integer sums; the samples have the size of the training images `reals`."""
+    """`pixel_diversity` from integer sums."""
 
     higher_is_better = True
     value_names = ("pixel_diversity", "pixel_diversity_pooled", "pixel_diversity_raw")

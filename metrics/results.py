@@ -20,7 +20,7 @@ def versions() -> dict[str, str]:
 
 
 def finite(values: Mapping[str, float], notes: list[str]) -> dict[str, float | None]:
-    """Plain floats; one that is not finite becomes None, and a note says so."""
+    """Floats; one that is not finite becomes None, and a note says so."""
     plain = {key: float(value) for key, value in values.items()}
     notes += [f"{key} is not finite ({value}) and left out" for key, value in plain.items() if not math.isfinite(value)]
     return {key: value if math.isfinite(value) else None for key, value in plain.items()}
@@ -37,7 +37,6 @@ def write_measurement(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def format_measurement(results: Mapping[str, Any]) -> str:
-    """Table of the metrics, with the reference points next to the distances, the diagnostics, the notes."""
     points, intervals = results["reference_points"], results.get("intervals", {})
     rows = {"samples": results["metrics"], **points}
     shared = sorted({key for values in points.values() for key in values})

@@ -12,11 +12,8 @@ from metrics.intervals import mean_interval
 
 
 def single_image_frechet(real_maps: Tensor, fake_maps: Tensor) -> Tensor:
-    """Fréchet distance of each fake image's feature map [n, C, h, w] to that of the one real image [1, C, h', w'].
-
-    Each position is one observation of C features, covariances divide by positions - 1. Float64 [n], on the CPU. With fewer
-    positions than channels the covariances are singular, which does no harm here.
-    """
+    """Fréchet distance of each fake image's feature map [n, C, h, w] to that of the one real image [1, C, h', w']: float64 [n],
+    on the CPU. Each position is one observation of C features, covariances divide by positions - 1."""
     if len(real_maps) != 1 or real_maps.shape[1] != fake_maps.shape[1]:
         raise UserError(
             f"one real map and fake maps of as many channels are compared, got {tuple(real_maps.shape)} and "
@@ -27,14 +24,8 @@ def single_image_frechet(real_maps: Tensor, fake_maps: Tensor) -> Tensor:
 
 
 class SingleImageFrechet(SampleSetMetric):
-    """`single_image_frechet` between the training image and the samples, for every layer of `maps`.
-
-    Mean over the samples under the layer's key, and the median under `<key>_median`: one blurred sample can move the mean.
-
-    Args:
-        reals: the training image, bytes [1, 3, H, W].
-        maps: bytes [N, 3, H, W] -> {key: feature maps [N, C, h, w]}, as `Backbone.maps`.
-    """
+    """`single_image_frechet` to the training image, bytes [1, 3, H, W], for every layer of `maps`, a `Backbone.maps`: the
+    mean over the samples, and the median, since one blurred sample can move the mean."""
 
     higher_is_better = False
     value_names = ("", "_median")
@@ -45,7 +36,7 @@ class SingleImageFrechet(SampleSetMetric):
         self.maps, self.real_maps = maps, dict(maps(reals))
 
     def measure(self, samples: Tensor) -> Tensor:
-        """Distances of bytes [N, 3, H, W] to the training image: float32 [N, layers]."""
+        """Bytes [N, 3, H, W] -> float32 [N, layers]."""
         table = torch.zeros(len(samples), len(self.real_maps))
         for row, image in zip(table, samples.split(1), strict=False):  # one at a time: the maps of a large image are large
             maps = self.maps(image)
@@ -65,7 +56,6 @@ class SingleImageFrechet(SampleSetMetric):
         return {key: mean_interval(column) for key, column in zip(self.real_maps, self.rows.T, strict=True)}
 
     def remarks(self, keys: Sequence[str]) -> list[str]:
-        """Notes on the values: positions and channels, and which of all `keys` have no map."""
         missing = [key for key in keys if key not in self.real_maps]
         lines = [f"no {key}: on images of this size its layer has fewer than two positions" for key in missing]
         for key, real in self.real_maps.items():

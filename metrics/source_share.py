@@ -18,11 +18,8 @@ MAX_NAMED = 16  # with more training images only the smallest share is reported
 
 
 def source_counts(fakes: Tensor, reals: Tensor, patch: int = 7, stride: int = 7) -> Tensor:
-    """How many patches of each sample have their nearest training patch in each training image: int64 [n, m].
-
-    Bytes [n, 3, H, W] and [m, 3, H', W']. Samples are cut every `stride` pixels, by default into tiles, and compared by
-    squared distance with the patches around every pixel of the training images.
-    """
+    """How many patches of each sample, cut every `stride` pixels, have their nearest training patch in each training image, by
+    squared distance: int64 [n, m], of bytes [n, 3, H, W] and [m, 3, H', W']."""
     check_bytes(fakes)
     check_bytes(reals)
     if min(*fakes.shape[-2:], *reals.shape[-2:]) < patch:
@@ -37,11 +34,7 @@ def source_counts(fakes: Tensor, reals: Tensor, patch: int = 7, stride: int = 7)
 
 
 class SourceShare(SampleSetMetric):
-    """Share of the samples' patches that come from each of the training images `reals`, bytes [m, 3, H, W]; sums to 1.
-
-    `source_share_min` is the smallest share, `source_share_<i>` each one for up to 16 training images. An even use gives
-    1 / m; near 0 means that an image was forgotten.
-    """
+    """Share of the samples' patches that come from each training image; the smallest is near 0 if one was forgotten."""
 
     value_names = ("source_share_min", "source_share_*")
     min_reference, max_reference = 2, 100  # the search takes time in proportion

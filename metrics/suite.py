@@ -115,8 +115,7 @@ class Suite:
         return {key: value for values in self.values.values() for key, value in values.items()}
 
     def intervals(self, number: int) -> dict[str, list[float]]:
-        """95 % intervals [low, high] by key of the values of the last `compute`, for another draw of as many samples
-        (`number`) against the same reference."""
+        """95 % intervals [low, high] by key of the values of the last `compute`, for another draw of as many samples."""
         if number < MIN_SAMPLES:
             self.notes.append(f"no intervals: they need {MIN_SAMPLES} samples, got {number}")
             return {}

@@ -74,6 +74,7 @@ class GenerativeModule(LightningModule):
     reals_per_iteration = 1
     fixed_size = False
     no_samples: str | None = None
+    num_stages, stage, stage_name = 1, 0, ""  # of a method without stages
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,6 +168,10 @@ class GenerativeModule(LightningModule):
 
     def finished(self, epochs: int) -> bool:
         """True if nothing is left to train after `epochs` whole epochs; called with the current weights."""
+        return False
+
+    def ends_stage(self, epoch: int) -> bool:
+        """True if `epoch` is the last one of a stage."""
         return False
 
     # --- averages, frozen parts, source weights -----------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """One checkpoint of a comparison: its measurement, values by seed, and images."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from callbacks.sample_metrics import SampleMetrics, reference_set
 from metrics.kernel import kernel_distance
 from metrics.nearest_psnr import nearest_psnr
 from metrics.pareto import is_undecided, repeats_training_images
@@ -57,11 +58,6 @@ class CheckpointEntry:
         return f"{self.number} · {self.run} · {self.path.stem}"
 
     @property
-    def group(self) -> tuple[str, str]:
-        """Equal for checkpoints of one run."""
-        return str(self.path.parent), self.run
-
-    @property
     def scale(self) -> int:
         """Enlargement of small images on the page."""
         return max(1, min(8, round(DISPLAY_SIZE / max(self.image_size))))
@@ -83,14 +79,13 @@ class CheckpointEntry:
         return is_undecided(self.results)
 
     def interval(self, key: str) -> Sequence[float] | None:
-        """[low, high] of a metric, if the measurement has both ends."""
-        interval = (self.results.get("intervals") or {}).get(key)
-        return interval if isinstance(interval, list | tuple) and len(interval) == 2 and None not in interval else None
+        low, high = (self.results.get("intervals") or {}).get(key) or (None, None)
+        return None if low is None or high is None else (low, high)
 
 
 @torch.no_grad()
-def collect_samples(entry: CheckpointEntry, module: GenerativeModule, metrics: Any, data: Any, task: Any) -> None:
-    """Adds values and images of the samples drawn by `metrics`, a SampleMetrics after its test; `task` is the Compare."""
+def collect_samples(entry: CheckpointEntry, module: GenerativeModule, metrics: SampleMetrics, data: Any, task: Any) -> None:
+    """Adds values and images of the samples drawn by `metrics`, after a test; `task` is the Compare."""
     sets = data.sets()
     images = reference_set(sets)[1].originals()
     reference = to_uint8(images.take(range(min(len(images), MAX_REFERENCE))))
@@ -104,23 +99,20 @@ def collect_samples(entry: CheckpointEntry, module: GenerativeModule, metrics: A
         entry.nearest = nearest_pairs(metrics.drawn, reference, task.num_nearest)
         if isinstance(module, ExplainsSources):
             entry.images |= _provenance(module, metrics, reference[:MAX_INPUTS], len(images))
-    if (render := _renderer(module, task.inputs is not None)) is not None:
-        inputs = _inputs(task.inputs, module, sets)
+    originals, render = sets["image"].originals(), module.inject if isinstance(module, Injects) else None
+    if task.inputs is not None:
+        inputs = torch.cat([resize(read_image(file, "task.inputs"), tuple(module.image_size)) for file in task.inputs])
+    else:
+        inputs = originals.take(range(min(len(originals), MAX_INPUTS)))
+        render = module.reconstruct if isinstance(module, Reconstructs) else render
+    if render is not None:
         with sampling_mode(module, metrics.seed, range(len(inputs))):
             outputs = render(inputs.to(module.device)).cpu()
         entry.images["inputs"] = to_grid(to_uint8(torch.cat([inputs, outputs])), len(inputs))
 
 
-def reference_set(sets: Mapping[str, Any]) -> tuple[str, Any]:
-    """Name and images of the set that samples are measured against: of a tiling its parts."""
-    return next((key, sets[key]) for key in ("tile", "image") if key in sets)
-
-
 def values_by_seed(chunks: Sequence[Tensor], reference: Tensor, metrics: Any) -> dict[str, list[float]]:
-    """Metrics of each complete chunk of samples [n, 3, H, W], bytes; a metric that is not finite everywhere is left out.
-
-    They compare models that share seeds. As absolute numbers they depend on the size of a chunk.
-    """
+    """Metrics of each complete chunk of samples, bytes [n, 3, H, W], that are finite everywhere."""
     chunks = [chunk for chunk in chunks if len(chunk) == metrics.chunk]
     values = {"nearest_psnr_mean": [float(nearest_psnr(chunk, reference).mean()) for chunk in chunks]}
     if metrics.chunk > 1:
@@ -138,7 +130,7 @@ def values_by_seed(chunks: Sequence[Tensor], reference: Tensor, metrics: Any) ->
 
 
 def nearest_pairs(samples: Tensor, reference: Tensor, count: int) -> list[tuple[float, np.ndarray]]:
-    """The samples nearest in PSNR (dB) to a reference image or its mirror image, each beside that image."""
+    """PSNR in dB, and a picture, of the samples nearest to a reference image or its mirror image, beside it."""
     if samples.shape[1:] != reference.shape[1:]:
         return []
     order = nearest_psnr(samples, reference).argsort(descending=True, stable=True)[:count]
@@ -150,7 +142,7 @@ def nearest_pairs(samples: Tensor, reference: Tensor, count: int) -> list[tuple[
 
 
 def _provenance(module: ExplainsSources, metrics: Any, reference: Tensor, total: int) -> dict[str, np.ndarray]:
-    """Where the pixels of the first chunk come from. It is drawn again: a module knows this of its last samples only."""
+    """Of the first chunk, drawn again: a module knows this of its last samples only."""
     count = min(metrics.chunk, metrics.num_images)
     with sampling_mode(module, metrics.seed, range(count)):
         samples = to_uint8(module.sample(count)).cpu()
@@ -168,27 +160,12 @@ def color_key(reference: Tensor, total: int) -> Tensor:
     return to_uint8(torch.stack([source_picture(source, [(height, width)] * total) for source in sources]))
 
 
-def _renderer(module: GenerativeModule, foreign: bool) -> Callable[[Tensor], Tensor] | None:
-    """Foreign images are injected, training images reconstructed if the method can, else injected."""
-    if isinstance(module, Reconstructs) and not foreign:
-        return module.reconstruct
-    return module.inject if isinstance(module, Injects) else None
-
-
-def _inputs(files: Sequence[str] | None, module: GenerativeModule, sets: Mapping[str, Any]) -> Tensor:
-    """Images [n, 3, H, W] in [-1, 1]: the files at training size, or the first reference images."""
-    if files is not None:
-        return torch.cat([resize(read_image(file, "task.inputs"), tuple(module.image_size)) for file in files])
-    images = sets["image"].originals()
-    return images.take(range(min(len(images), MAX_INPUTS)))
-
-
 def _device(backbone: nn.Module) -> torch.device:
     return next(chain(backbone.parameters(), backbone.buffers())).device
 
 
 def to_grid(images: Tensor, columns: int) -> np.ndarray:
-    """A grid of images [N, 3, H, W], bytes, as bytes [H', W', 3]."""
+    """Bytes [N, 3, H, W] as bytes [H', W', 3]."""
     return to_array(image_grid(from_uint8(images), columns))
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from callbacks.sample_metrics import reference_set
 from core.errors import UserError
 from core.types import PathStr, PositiveInt
 from metrics.pareto import direction
 from modules.ops.weights import file_sha256
-from reports.checkpoint_entry import CheckpointEntry, collect_samples, reference_set
+from reports.checkpoint_entry import CheckpointEntry, collect_samples
 from reports.comparison import Comparison, compare, config_differences, in_order, side_by_side
 from reports.page import format_number, render, write_report
 from reports.scatter import Point, Scatter
@@ -28,9 +29,8 @@ REPORTED = ("number", "run", "path", "aliases", "class_path", "iteration", "sha2
 class Compare:
     """Writes `index.html`, self-contained, `report.json` with its numbers, and `best.json` with the recommended checkpoint.
 
-    Every checkpoint draws from the same seeds and is measured again. Differences are tested between sets of samples that
-    share a seed. If the measurement protocols differ, nothing is ranked. Paths with equal content count once. The same
-    checkpoints give the same bytes.
+    Every checkpoint draws from the same seeds and is measured again. If the measurement protocols differ, nothing is
+    ranked. Paths with equal content count once. The same checkpoints give the same bytes.
 
     Args:
         num_shown: samples in the grid of a checkpoint.
@@ -48,8 +48,7 @@ class Compare:
     def __call__(
         self, paths: Sequence[Path], folder: Path, measure: Callable[[Path], tuple], loggers: Sequence[Any] = ()
     ) -> str:
-        """Returns the text to print. `measure(path)` gives checkpoint, module, SampleMetrics after a test, and data module;
-        all are measured before anything is written."""
+        """Returns the text to print. `measure(path)` gives checkpoint, module, SampleMetrics after a test, and data module."""
         for path in paths:
             if path.is_dir():
                 raise UserError(f"{path} is a folder; pass checkpoints, such as {shlex.quote(str(path))}/checkpoints/*.ckpt")
@@ -60,7 +59,9 @@ class Compare:
                 entries[digest].aliases.append(path)
                 continue
             checkpoint, module, metrics, data = measure(path)
-            entries[digest] = entry = _entry(path, digest, checkpoint, metrics.results)
+            config = checkpoint.get("config") or {}
+            facts = str(config.get("run_name") or path.stem), module.iteration, checkpoint["class_path"], config
+            entries[digest] = entry = CheckpointEntry(path, *facts, metrics.results, sha256=digest)
             entry.other_reference = other_reference(checkpoint, data)
             collect_samples(entry, module, metrics, data, self)
         comparison = compare(in_order(list(entries.values())), self.quality, self.diversity)
@@ -73,23 +74,15 @@ class Compare:
         return f"best: {comparison.reason}\n{shlex.quote(str(folder / 'index.html'))}"
 
 
-def _entry(path: Path, sha256: str, checkpoint: Mapping[str, Any], results: Mapping[str, Any]) -> CheckpointEntry:
-    config, iteration = checkpoint.get("config") or {}, checkpoint.get("iteration")
-    run, iteration = str(config.get("run_name") or path.stem), iteration if isinstance(iteration, int) else 0
-    return CheckpointEntry(path, run, iteration, str(checkpoint["class_path"]), config, results, sha256=sha256)
-
-
 def other_reference(checkpoint: Mapping[str, Any], data: Any) -> str:
     """The fingerprints of the reference images in training and now, if they differ or one is unknown; else an empty text."""
-    stored, (key, reference) = checkpoint.get("data"), reference_set(data.sets())
-    facts = stored.get(key) if isinstance(stored, Mapping) else None
-    trained = str(facts.get("fingerprint")) if isinstance(facts, Mapping) else "unknown"
-    now = reference.fingerprint
-    return "" if trained == now else f"set {key}: fingerprint {trained[:12]} in training, {now[:12]} in this measurement"
+    key, reference = reference_set(data.sets())
+    trained = checkpoint.get("data", {}).get(key, {}).get("fingerprint", "unknown")
+    different = f"set {key}: fingerprint {trained[:12]} in training, {reference.fingerprint[:12]} in this measurement"
+    return "" if trained == reference.fingerprint else different
 
 
 def page(comparison: Comparison) -> bytes:
-    """The HTML file; sections without content are left out."""
     entries, differing = comparison.entries, comparison.protocol_differences
     first, metrics = entries[0].results, side_by_side([entry.metrics for entry in entries])
     minor = {key: row for key, row in metrics.items() if MINOR.fullmatch(key)}
@@ -114,7 +107,6 @@ def page(comparison: Comparison) -> bytes:
 
 
 def plot(comparison: Comparison) -> Scatter | None:
-    """Quality on the horizontal axis, diversity on the vertical one."""
     if comparison.axes is None:
         return None
     quality, diversity = comparison.axes
@@ -131,7 +123,6 @@ def plot(comparison: Comparison) -> Scatter | None:
 
 
 def report_json(comparison: Comparison) -> bytes:
-    """The numbers of the page."""
     checkpoints = [
         {key: getattr(entry, key) for key in REPORTED} | {"nearest_psnr": [value for value, _ in entry.nearest]}
         for entry in comparison.entries
@@ -149,7 +140,7 @@ def report_json(comparison: Comparison) -> bytes:
 
 
 def best_json(comparison: Comparison) -> bytes:
-    """The recommended checkpoint (null: none) and the reason, with all that the choice depends on, by path."""
+    """The recommended checkpoint (null: none), and what the choice depends on, by path."""
     best, entries = comparison.best, comparison.entries
     return _json(
         checkpoint=best and best.path,
@@ -167,7 +158,6 @@ def _json(**content: Any) -> bytes:
 
 
 def log(logger: Any, comparison: Comparison) -> None:
-    """Logs a table with images, and the images by kind, to loggers that accept them."""
     kinds = sorted({kind for e in comparison.entries for kind in e.images})
     if hasattr(logger, "log_table"):
         columns, rows = log_rows(comparison, kinds)
@@ -178,7 +168,6 @@ def log(logger: Any, comparison: Comparison) -> None:
 
 
 def log_rows(comparison: Comparison, kinds: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows: protocol, verdict, images, nearest pairs, metrics and intervals of each checkpoint."""
     entries = comparison.entries
     keys = sorted({key for e in entries for key in e.metrics})
     ranges = [key for key in keys if any(e.interval(key) for e in entries)]

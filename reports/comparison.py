@@ -1,5 +1,6 @@
 """What the measurements of several checkpoints say about their order: protocols, paired tests, the Pareto front."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -32,8 +33,7 @@ class PairedTest(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """`protocol_differences` are the deciding protocol fields that differ, with the value of each checkpoint. If there are
-    any, nothing is ranked: no tests, no axes, no choice. `axes` are the keys of quality and diversity."""
+    """If there are `protocol_differences`, nothing is ranked. `axes` are the keys of quality and diversity."""
 
     entries: list[CheckpointEntry]
     protocol_differences: dict[str, list[Any]]
@@ -53,31 +53,30 @@ class Comparison(NamedTuple):
 
     @property
     def front(self) -> list[CheckpointEntry]:
-        """From the best quality to the best diversity."""
         return [self.entries[i] for i in self.choice.front] if self.choice else []
 
     @property
     def reason(self) -> str:
-        """Why the best checkpoint is recommended, or why none is."""
         if self.protocol_differences:
             return f"not ranked, the measurement protocols differ in {', '.join(self.protocol_differences)}"
         return self.choice.reason if self.choice else "not ranked, the checkpoints share no metrics of quality and diversity"
 
 
 def in_order(entries: Sequence[CheckpointEntry]) -> list[CheckpointEntry]:
-    """Numbered from 1: runs in the order of the arguments, the checkpoints of each by iteration."""
-    groups = list(dict.fromkeys(entry.group for entry in entries))
-    ordered = sorted(entries, key=lambda entry: (groups.index(entry.group), entry.iteration))
+    """Numbered from 1: runs (of one folder and name) in the order of the arguments, their checkpoints by iteration."""
+    runs = list(dict.fromkeys((entry.path.parent, entry.run) for entry in entries))
+    for entry in entries:
+        entry.series = runs.index((entry.path.parent, entry.run))
+    ordered = sorted(entries, key=lambda entry: (entry.series, entry.iteration))
     for number, entry in enumerate(ordered, 1):
-        entry.number, entry.series = number, groups.index(entry.group)
+        entry.number = number
     return ordered
 
 
 def compare(entries: list[CheckpointEntry], quality: str | None = None, diversity: str | None = None) -> Comparison:
-    """Compares measured checkpoints; UserError for a metric that they do not all have."""
+    """UserError for a metric that the checkpoints do not all have."""
     differing = protocol_differences([entry.results["protocol"] for entry in entries])
-    measured = [i for i, entry in enumerate(entries) if entry.metrics]
-    available = [{key for key, value in entries[i].metrics.items() if value is not None} for i in measured]
+    available = [{key for key, value in e.metrics.items() if value is not None} for e in entries if e.metrics]
     shared = set.intersection(*available) if available else set()
     axes = (quality or first_key(QUALITY, shared), diversity or first_key(DIVERSITY, shared))
     for name, key in zip(("quality", "diversity"), axes, strict=True):
@@ -87,13 +86,9 @@ def compare(entries: list[CheckpointEntry], quality: str | None = None, diversit
     tests = [] if differing else paired_tests(entries)
     if differing or None in axes:
         return Comparison(entries, differing, tests, None, None)
-    choice = choose([_candidate(entries[i], *axes) for i in measured], *axes)
-    best = None if choice.best is None else measured[choice.best]
-    return Comparison(entries, differing, tests, axes, choice._replace(best=best, front=[measured[i] for i in choice.front]))
-
-
-def _candidate(entry: CheckpointEntry, quality: str, diversity: str) -> Candidate:
-    return Candidate(entry.label, entry.metrics[quality], entry.metrics[diversity], entry.copies, entry.undecided)
+    values = [[entry.metrics.get(key, math.nan) for key in axes] for entry in entries]
+    candidates = [Candidate(e.label, *pair, e.copies, e.undecided) for e, pair in zip(entries, values, strict=True)]
+    return Comparison(entries, differing, tests, axes, choose(candidates, *axes))
 
 
 def protocol_differences(protocols: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -102,7 +97,7 @@ def protocol_differences(protocols: Sequence[Mapping[str, Any]]) -> dict[str, li
 
 
 def differences(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Dotted keys whose values are not all equal, with the value in each mapping, None where it has none."""
+    """Those of `side_by_side` whose values are not all equal."""
     return {key: row for key, row in side_by_side(mappings).items() if len(set(map(repr, row))) > 1}
 
 

@@ -31,9 +31,8 @@ MAX_ATTEMPTS = 3  # grids that are opened, from the newest on
 
 @dataclass(kw_only=True)
 class Gallery:
-    """Writes `index.html`, self-contained, about the run folders below some folders, sorted by path.
-
-    Folders without a run are left out. Of a run everything readable is shown, and unreadable files are named.
+    """Writes `index.html`, self-contained, about the run folders below some folders. Of a run everything readable is shown, and
+    unreadable files are named.
 
     Args:
         thumbnail: longer side of the images in pixels.
@@ -46,7 +45,7 @@ class Gallery:
     def __call__(
         self, paths: Sequence[Path], folder: Path, measure: Callable[[Path], Any] | None = None, loggers: Sequence[Any] = ()
     ) -> str:
-        """Returns the text to print; nothing is measured or logged. UserError if there is no run."""
+        """Returns the text to print; nothing is measured or logged."""
         for path in paths:
             if not path.is_dir():
                 siblings = [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
@@ -72,7 +71,6 @@ def run_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def summarize(folder: Path, thumbnail: int) -> dict[str, Any]:
-    """What the page shows of a run folder; `thumbnail` is the longer side of its images in pixels."""
     unreadable: list[str] = []
     run, results = (_read_json(folder / file, unreadable) for file in ("run.json", "metrics.json"))
     pairs = folder / "nearest.png"
@@ -92,19 +90,14 @@ def summarize(folder: Path, thumbnail: int) -> dict[str, Any]:
 def status(run: Mapping[str, Any]) -> str:
     """The status in run.json, or "crashed …" if it is "running" and its process on this machine does not exist."""
     pid, local = run.get("pid"), run.get("host") == socket.gethostname()
-    if run.get("status") == "running" and local and isinstance(pid, int) and pid > 0 and not _exists(pid):
-        return "crashed (process no longer running)"
+    if run.get("status") == "running" and local and isinstance(pid, int) and pid > 0:
+        try:
+            os.kill(pid, 0)  # checks, sends no signal
+        except (ProcessLookupError, OverflowError):
+            return "crashed (process no longer running)"
+        except OSError:
+            pass  # of another user
     return str(run.get("status") or "unknown")[:300]
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)  # checks, sends no signal
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def metric_values(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,17 +114,18 @@ def last_logged(file: Path) -> dict[str, float]:
     if not file.is_file():
         return {}
     with file.open("rb") as opened:
-        columns = _text(opened.readline(MAX_BYTES)).rstrip().split(",")
+        head = opened.readline(MAX_BYTES)
         opened.seek(max(opened.tell(), file.stat().st_size - MAX_BYTES))
-        rows = [line.split(",") for line in _text(opened.read(MAX_BYTES)).splitlines()]  # numbers, without quotes
+        lines = (head + opened.read(MAX_BYTES)).decode("utf-8", "replace").splitlines()
+    columns, *rows = (line.split(",") for line in lines or [""])  # numbers, without quotes
     cells = [cell for row in rows if len(row) == len(columns) for cell in zip(columns, row, strict=True)]
     return {key: float(text) for key, text in cells if key.startswith("val/") and NUMBER.fullmatch(text)}
 
 
 def newest_grid(folder: Path, side: int, unreadable: list[str]) -> tuple[str, np.ndarray] | None:
     """File name and bytes [H, W, 3] of the newest readable grid, samples before other kinds, no side longer than `side`."""
-    files = (file.name for file in folder.glob("*.png") if file.is_file())
-    names = sorted(files, key=lambda name: (_epoch(name), name))
+    numbers = {file.name: re.findall(r"([0-9]{1,18})\.png$", file.name) for file in folder.glob("*.png") if file.is_file()}
+    names = sorted(numbers, key=lambda name: (int((numbers[name] or [-1])[0]), name))  # five digits follow four
     kinds = [[name for name in names if name.startswith(f"{kind}_")] for kind in GRID_KINDS]
     for name in reversed(next(filter(None, kinds), names)[-MAX_ATTEMPTS:]):
         if (pixels := read_thumbnail(folder / name, side, unreadable)) is not None:
@@ -139,13 +133,8 @@ def newest_grid(folder: Path, side: int, unreadable: list[str]) -> tuple[str, np
     return None
 
 
-def _epoch(name: str) -> int:
-    """The number at the end of a file name: numbers of five digits follow those of four."""
-    return int((re.findall(r"([0-9]{1,18})\.png$", name) or [-1])[0])
-
-
 def read_thumbnail(file: Path, side: int, unreadable: list[str]) -> np.ndarray | None:
-    """Bytes [H, W, 3] of a PNG file, no side longer than `side`; adds a file that cannot be read to `unreadable`."""
+    """Bytes [H, W, 3] of a PNG file, no side longer than `side`; None if it is added to `unreadable`."""
     try:
         with Image.open(file, formats=["PNG"]) as opened:
             if opened.width * opened.height > MAX_PIXELS:
@@ -158,22 +147,15 @@ def read_thumbnail(file: Path, side: int, unreadable: list[str]) -> np.ndarray |
     return np.asarray(image)
 
 
-def _text(content: bytes) -> str:
-    return content.decode("utf-8", "replace")
-
-
 def _read(file: Path) -> str:
-    """Text of a regular file, "" if there is none or if it is too long."""
-    return _text(file.read_bytes()) if file.is_file() and file.stat().st_size <= MAX_BYTES else ""
+    """Text of a regular file; empty if there is none or if it is too long."""
+    return file.read_text("utf-8", "replace") if file.is_file() and file.stat().st_size <= MAX_BYTES else ""
 
 
 def _read_json(file: Path, unreadable: list[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(_read(file).strip() or "{}")
-    except (OSError, ValueError, RecursionError):
-        content = None
-    if isinstance(content, dict):
-        return content
+    with suppress(OSError, ValueError, RecursionError):
+        if isinstance(content := json.loads(_read(file).strip() or "{}"), dict):
+            return content
     unreadable.append(file.name)
     return {}
 

@@ -40,14 +40,13 @@ def format_text(value: object) -> str:
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """Bytes [H, W, 3] as a data URI of a PNG."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG", compress_level=9)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 def write_report(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes files by name, all or none. Files of an earlier report in `folder` are replaced or removed."""
+    """All or none. Files of an earlier report in `folder` are replaced or removed."""
     index = folder / "index.html"
     stale = set(REPORT_FILES) - set(files) if index.is_file() and GENERATOR in index.read_bytes()[:2000] else set()
     with ExitStack() as stack:  # every draft is complete before the first one replaces a file

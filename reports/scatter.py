@@ -23,7 +23,7 @@ class Point:
 
 
 class Axis:
-    """Maps values to pixels, with a margin at both ends; ticks are at round values."""
+    """Maps values to pixels."""
 
     def __init__(self, label: str, values: Sequence[float], start: float, end: float) -> None:
         low, high = min(values), max(values)

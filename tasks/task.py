@@ -100,8 +100,7 @@ class Task(ABC):
     def check_trained(self, module: GenerativeModule) -> None:
         """UserError while the module cannot draw samples yet, such as before its prior is trained."""
         if not module.samples_ready:
-            stage = getattr(module, "stage_name", "its current stage")
-            method = type(module).__name__
+            method, stage = type(module).__name__, module.stage_name or "its current stage"
             if module.no_samples:
                 raise UserError(f"task {self.name}: {module.no_samples}")
             raise UserError(f"task {self.name}: this {method} cannot draw images yet, its training ended in {stage}")

@@ -1,14 +1,16 @@
 """Backbone: the base class of all feature extractors."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UserError
+from modules.ops.weights import read_hashed
 
 BATCH = 64  # fixed, since the convolution algorithm and so the last digits depend on it
 
@@ -17,7 +19,7 @@ class Backbone(nn.Module):
     """Bytes [N, 3, H, W] of any size -> features [N, num_features], float32.
 
     Always in eval mode, without gradient, in full precision. `lowpass` averages images down to that size first: on flat
-    drawings invisible noise otherwise moves features half as far as another domain does. It becomes part of the name.
+    drawings invisible noise otherwise moves features half as far as another domain does.
     """
 
     name: str
@@ -36,7 +38,6 @@ class Backbone(nn.Module):
         self.register_buffer("class_weights", None, persistent=False)
 
     def key(self, kind: str) -> str:
-        """Name of "fd" (Fréchet) or "kd" (kernel distance) on these features."""
         return f"{kind}_{self.name}" + (f"_lowpass{self.lowpass}" if self.lowpass else "")
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -44,7 +45,6 @@ class Backbone(nn.Module):
         return (images - 127.5) / 127.5
 
     def resize(self, images: Tensor, size: int) -> Tensor:
-        """Images in 0…255 at `size` x `size` pixels."""
         return bicubic(images, (size, size))
 
     def embed(self, images: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, size: int | None = None) -> Tensor:
-        """`size` is the network's input in pixels, default `input_size`; crops enter at the scale of the whole image."""
+        """`size` is the network's input in pixels, by default `input_size`."""
         check_bytes(images)
         rows = [torch.zeros(0, self.num_features, device=images.device)]
         with full_precision(images.device):
@@ -91,7 +91,6 @@ class Backbone(nn.Module):
         return self.eval().requires_grad_(False)
 
     def protocol(self) -> dict[str, str | int | None]:
-        """The fields of a measurement's protocol that these features determine."""
         return {
             "backbone": self.name,
             "backbone_fingerprint": self.fingerprint(),
@@ -102,15 +101,29 @@ class Backbone(nn.Module):
         }
 
     def caution(self) -> str | None:
-        """What a reader may wrongly assume."""
         return "not comparable with published FID, KID and SIFID: another backbone"
 
     def fingerprint(self) -> str:
-        """SHA-256 over all tensors in the order of their names, and the preprocessing."""
+        """SHA-256 over all tensors and the preprocessing."""
         digest = hashlib.sha256(f"{self.name} {self.input_size} {self.resize_filter} {self.lowpass}".encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def read_state_dict(path: Path) -> tuple[Mapping[str, Tensor], str]:
+    """The state dict in a file, read by the safe loader, and the file's SHA-256; FileNotFoundError or UserError."""
+    state, sha256 = read_hashed(path)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: expected a state dict of tensors by name, got {type(state).__name__}")
+    return state, sha256
+
+
+def load_state_dict(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Strict, except for counters that no forward pass reads and the auxiliary classifier of training."""
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("AuxLogits.")}
+    counters = {n: t for n, t in network.state_dict().items() if n.endswith("num_batches_tracked")}
+    network.load_state_dict(counters | state)
 
 
 def low_passed(images: Tensor, side: int | None) -> Tensor:
@@ -119,13 +132,11 @@ def low_passed(images: Tensor, side: int | None) -> Tensor:
 
 
 def bicubic(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Floats in 0…255 at another size (height, width)."""
     same = tuple(images.shape[-2:]) == size
     return images if same else F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 255)
 
 
 def outputs_of(layers: list[nn.Module], network: nn.Module, images: Tensor) -> list[Tensor]:
-    """Outputs of some `layers` of `network` in a forward pass."""
     outputs: list[Tensor] = []
     with ExitStack() as stack:
         for layer in layers:

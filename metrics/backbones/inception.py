@@ -8,8 +8,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from torchvision.models import inception, inception_v3
 
 from core.errors import UserError
-from metrics.backbones.backbone import Backbone, outputs_of
-from metrics.backbones.state_dicts import load_state_dict
+from metrics.backbones.backbone import Backbone, load_state_dict, outputs_of
 
 FID_CLASSES, IMAGENET_CLASSES = 1008, 1000
 FID_SHA256_PREFIX = "6726825d"  # part of the name under which the weights of 2015 are distributed
@@ -43,7 +42,7 @@ class Inception(Backbone):
         return f"{self.key('sifd')}_pool1", f"{self.key('sifd')}_pool2"
 
     def layers(self, images: Tensor) -> list[Tensor]:
-        """Maps before the first pooling (64 channels), from 7 pixels on, and before the second (192), from 19 pixels on."""
+        """Before the first pooling (64 channels), from 7 pixels on, and before the second (192), from 19 pixels on."""
         maps = []
         for part in STEM:
             if min(images.shape[-2:]) < MIN_STEM_SIZE:
@@ -59,7 +58,7 @@ class Inception(Backbone):
 
 
 class ImageNetInception(Inception):
-    """torchvision's weights for ImageNet, those of published SIFID; input 2 x - 1 as there."""
+    """Of published SIFID."""
 
     name = "inception_v3"
 
@@ -76,7 +75,7 @@ class ImageNetInception(Inception):
 
 
 class FIDInception(Inception):
-    """The network of published FID and KID, input as the graph of 2015 takes it. SIFID uses other weights."""
+    """Of published FID and KID, with the input of the graph of 2015."""
 
     name = "inception_v3_fid"
     resize_filter = "bilinear as TensorFlow 1"
@@ -102,11 +101,7 @@ class FIDInception(Inception):
 
 
 def fid_inception() -> nn.Module:
-    """Untrained network [N, 3, H, W] -> logits [N, 1008], input in [-1, 1], at least 75 pixels high and wide.
-
-    torchvision's network with the blocks of torch_fidelity, which pool as the network of 2015. The extractor of
-    torch_fidelity itself unpickles weight files.
-    """
+    """Untrained, with the blocks of torch_fidelity, which pool as the network of 2015. Its own extractor unpickles files."""
     blocks = [
         inception.BasicConv2d, fidelity.InceptionA, inception.InceptionB, fidelity.InceptionC, inception.InceptionD,
         fidelity.InceptionE_1, inception.InceptionAux,

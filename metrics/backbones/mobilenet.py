@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.models import mobilenet_v2
 
-from metrics.backbones.backbone import Backbone, outputs_of
-from metrics.backbones.state_dicts import load_state_dict
+from metrics.backbones.backbone import Backbone, load_state_dict, outputs_of
 from modules.ops.pretrained import PACKAGE_SHA256
 
 

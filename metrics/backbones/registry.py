@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError, nearest_hint
-from metrics.backbones.backbone import Backbone
+from metrics.backbones.backbone import Backbone, read_state_dict
 from metrics.backbones.inception import FID_CLASSES, IMAGENET_CLASSES, FIDInception, ImageNetInception
 from metrics.backbones.mobilenet import MobileNetV2
 from metrics.backbones.random_cnn import RandomCNN
-from metrics.backbones.state_dicts import read_state_dict
 from modules.ops.pretrained import PACKAGE, PACKAGE_SHA256, package_file
 
 CHOICES = ("auto", *(kind.name for kind in (MobileNetV2, ImageNetInception, FIDInception, RandomCNN)))

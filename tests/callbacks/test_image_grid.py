@@ -13,6 +13,7 @@ from callbacks.image_grid import ImageGrid
 from datamodules.synthetic import SyntheticDataModule
 from modules.base import sampling_mode
 from modules.ops.noise import rand
+from modules.staged import StagedModule
 
 SIZE = (6, 8)
 
@@ -37,6 +38,9 @@ class Toy(lightning.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)
+
+    def ends_stage(self, epoch):
+        return False
 
     def training_step(self, batch, batch_idx):
         noise = torch.rand(()) + random.random() + np.random.rand()
@@ -168,13 +172,15 @@ def test_loggers_get_bytes_one_key_a_kind_and_the_step_of_the_losses(tmp_path):
 def test_other_ranks_draw_nothing(tmp_path):
     grid = ImageGrid()
     trainer = SimpleNamespace(is_global_zero=False, current_epoch=0, max_epochs=1, default_root_dir=str(tmp_path), loggers=[])
-    grid.on_train_epoch_end(trainer, None)
-    grid.on_train_end(trainer, None)
+    grid.on_train_epoch_end(trainer, Toy())
+    grid.on_train_end(trainer, Toy())
     assert not list(tmp_path.iterdir())
 
 
 class Staged(Toy):
     """Stages of three epochs."""
+
+    ends_stage = StagedModule.ends_stage
 
     def stage_at(self, epoch):
         return epoch // 3

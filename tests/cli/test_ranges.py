@@ -35,6 +35,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("callbacks.sample_metrics.SampleMetrics", {"num_images": 0, "chunk": 0, "sampling_seeds": 0}, "int >= 1"),
     ("callbacks.stage_checkpoint.StageCheckpoint", {"every_n_epochs": 0}, "int >= 1"),
     ("callbacks.stage_checkpoint.StageCheckpoint", {"save_top_k": -2}, "int >= -1"),
+    ("callbacks.stage_checkpoint.StageCheckpoint", {"mode": "most"}, "'min' or 'max'"),
+    ("callbacks.stage_checkpoint.StageCheckpoint", {"upload": ["lasst"]}, "'last' or 'best' or 'stages'"),
     ("datamodules.image_datamodule.ImageDataModule", {"batch_size": 0, "samples_per_epoch": 1.5}, "int >= 1"),
     ("datamodules.image_datamodule.ImageDataModule", {"num_workers": -1}, "int >= 0"),
     ("datamodules.image_datamodule.ImageDataModule", {"heldout_fraction": 1.0}, "float > 0 and < 1"),

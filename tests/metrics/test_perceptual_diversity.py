@@ -5,10 +5,9 @@ import torch
 from torch import Tensor
 
 from metrics.backbones.random_cnn import RandomCNN
-from metrics.embedding_cache import EmbeddingCache
 from metrics.intervals import subsample_interval
 from metrics.perceptual_distance import PerceptualDistance
-from metrics.perceptual_diversity import PerceptualDiversity, intra_distances, random_pairs, sweep, walk
+from metrics.perceptual_diversity import EmbeddingCache, PerceptualDiversity, intra_distances, random_pairs, sweep, walk
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
