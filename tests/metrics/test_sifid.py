@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models import Inception_V3_Weights, inception_v3, mobilenet_v2
 
-from metrics.backbones import registry
 from metrics.backbones.backbone import Backbone
 from metrics.backbones.inception import IMAGENET_SHA256_PREFIXES, ImageNetInception, Inception, fid_inception
 from metrics.backbones.random_cnn import RandomCNN
@@ -229,7 +228,7 @@ def test_remarks_tell_positions_and_singular_covariances(imagenet: Backbone) -> 
 
 
 def test_reference_network_needs_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "PACKAGE", "a-package-that-nobody-has-installed")
+    monkeypatch.setattr("modules.ops.pretrained.PACKAGE", "a-package-that-nobody-has-installed")
     with pytest.raises(FileNotFoundError, match="inception_v3 needs a weight file"):
         load_backbone("inception_v3")
 
