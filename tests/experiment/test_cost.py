@@ -57,7 +57,7 @@ def test_a_plan_lists_every_stage_or_scale_with_its_size(path, tmp_path):
         assert rows[: module.num_scales] == [f"scale {n}  {h}×{w}" for n, (h, w) in enumerate(module.sizes)]
         assert "a sample of 3 image(s): about" in "\n".join(rows) and "MB" in "\n".join(rows)
         return
-    per_epoch = datamodule.samples_per_epoch // datamodule.batch_size
+    per_epoch = datamodule.samples_per_epoch // (datamodule.batch_size * module.reals_per_iteration)
     for stage in range(module.num_stages):
         number, *label, own, steps, _, _ = rows[stage + 1].split()
         height, width = module.stage_size(stage)
