@@ -27,7 +27,6 @@ from core.files import atomic_folder
 
 
 def open_checkpoint(path: Path, arguments: list[str]) -> tuple[dict[str, Any], DictConfig, Any]:
-    """A checkpoint, its configuration with `arguments` on top, and its module."""
     from experiment.checkpoint import read_checkpoint
     from modules.capabilities import adopt
 
@@ -71,7 +70,6 @@ def measure(path: Path, checkpoint: dict[str, Any], config: DictConfig, module: 
 
 
 def do_task(path: Path, config: DictConfig, module: Any, folder: Path) -> None:
-    """Writes the task's images into `folder`, all or none; frames also as an animation and a video."""
     from tasks.output import write_results
 
     task = build(config.task)

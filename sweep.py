@@ -24,8 +24,7 @@ from typing import IO
 
 from cli.environment import protect_output
 from cli.grid import Trial, is_finished, trials
-from cli.user_errors import report_user_errors
-from core.errors import UserError
+from core.errors import UserError, report_user_errors
 from core.lock import lock_folder
 
 TRAIN = Path(__file__).parent / "train.py"

@@ -5,8 +5,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cli.schema import PREFIXES, complete
-from cli.user_errors import is_user_error
-from core.errors import Mistakes, UserError
+from core.errors import Mistakes, UserError, is_user_error
 from core.nodes import build_node
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from cli.environment import prepare_process
 from cli.reference import help_text
 from cli.signals import StopSignals
-from cli.user_errors import report_user_errors
+from core.errors import report_user_errors
 from core.lock import release_locks
 
 SIGNALLED = 128  # and the signal's number is the exit code of a command that a signal has ended
@@ -20,7 +20,7 @@ SIGNALLED = 128  # and the signal's number is the exit code of a command that a 
 def run_command(
     usage: str, arguments: list[str], configuration: Callable[[list[str]], DictConfig], command: Callable[..., int]
 ) -> int:
-    """The exit code of `command(words, stop)`; with --help the usage, or the keys of `configuration(words)` are printed."""
+    """The exit code of `command(words, stop)`; --help prints the usage, or the keys of `configuration(words)`."""
     words = [argument for argument in arguments if argument not in ("--help", "-h")]
     show_help = len(words) < len(arguments)
     if show_help and not words:

@@ -35,15 +35,13 @@ class LenientStream:
 
 
 def protect_output() -> None:
-    """Makes standard output and error streams lenient."""
     for name in ("stdout", "stderr"):
         if not isinstance(getattr(sys, name), LenientStream):
             setattr(sys, name, LenientStream(getattr(sys, name)))
 
 
 def prepare_process() -> None:
-    """Comes before anything imports torch, which loads the OpenMP runtime."""
-    configure_openmp()
+    configure_openmp()  # before anything imports torch, which loads the OpenMP runtime
     use_short_temporary_folder()
     protect_output()
     filter_warnings()
@@ -51,7 +49,7 @@ def prepare_process() -> None:
 
 def configure_openmp(environment: MutableMapping[str, str] = os.environ) -> None:
     """Makes OpenMP threads sleep after a short wait (figures in docs/training.md), and no more of them than a control group
-    such as a container's --cpus allows: OpenMP itself starts one for each core of the affinity mask."""
+    such as a container's --cpus allows."""
     quota, cores = cpu_quota(), len(os.sched_getaffinity(0))
     if quota is not None and quota < cores:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, int(quota))))
@@ -60,11 +58,7 @@ def configure_openmp(environment: MutableMapping[str, str] = os.environ) -> None
 
 
 def cpu_quota(groups: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> float | None:
-    """CPUs that the control groups of this process allow, the least of all levels; None without a limit.
-
-    Version 2 has cpu.max ("200000 100000" for two CPUs), version 1 cpu.cfs_quota_us and cpu.cfs_period_us in the hierarchy of
-    the controller cpu.
-    """
+    """CPUs that the control groups (version 1 or 2) of this process allow, the least of all levels; None without a limit."""
     quotas: list[float] = []
     with suppress(OSError, ValueError):
         for line in Path(groups).read_text().splitlines():
@@ -81,16 +75,14 @@ def cpu_quota(groups: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -
 
 
 def use_short_temporary_folder() -> None:
-    """Workers of a loader pass batches on through sockets in the temporary folder. Where its path is too long for a socket,
-    they would wait for ever; then temporary files of this process go to a shorter folder of the system."""
+    """Loader workers use sockets in the temporary folder and would wait for ever where its path is too long for them."""
     if len(os.fsencode(tempfile.gettempdir())) > MAX_TEMPORARY_PATH:
         folders = (folder for folder in ("/tmp", "/var/tmp", "/dev/shm") if os.access(folder, os.W_OK | os.X_OK))
         tempfile.tempdir = next(folders, tempfile.tempdir)
 
 
 def filter_warnings() -> None:
-    """Drops messages of Lightning that tell a user of this project nothing, or that something intended is suspicious;
-    warnings come without the line of code that gave them."""
+    """Drops warnings of Lightning about what is intended; others come without the line of code that gave them."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero.addFilter(lambda record: "litlogger" not in record.getMessage())  # an advertisement

@@ -30,10 +30,7 @@ TRAINER = {
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """Checkpoints, and the arguments that make the configuration; UserError for mistakes that show before a file is read.
-
-    The name of a checkpoint may contain "=" where the file exists.
-    """
+    """Checkpoints, and the arguments that make the configuration; UserError for mistakes that show before a file is read."""
     checkpoints = [word for word in arguments if not word.startswith("-") and not word.endswith((".yaml", ".yml"))]
     checkpoints = [word for word in checkpoints if "=" not in word or (word.endswith(".ckpt") and Path(word).is_file())]
     settings, paths = [word for word in arguments if word not in checkpoints], [Path(word).expanduser() for word in checkpoints]
@@ -73,11 +70,8 @@ def task_config(arguments: list[str]) -> DictConfig:
 
 
 def stored_config(path: Path, checkpoint: Mapping[str, Any], arguments: list[str]) -> DictConfig:
-    """The configuration in a checkpoint with `arguments` on top, as far as it matters after training.
-
-    `run_dir` is the folder above `checkpoints/`, wherever the run was moved to, or that of the file. The trainer is one
-    of this machine: accelerator auto, one device.
-    """
+    """The configuration in a checkpoint with `arguments` on top, as far as it matters after training, with `run_dir` where the
+    file is now and a trainer of this machine."""
     stored = checkpoint.get("config") or {}
     if not isinstance(stored, Mapping) or "${" in str(stored):  # it is stored resolved; a chain of these may be endless
         raise UserError(f"{path}: invalid configuration stored in the checkpoint.")
@@ -88,28 +82,24 @@ def stored_config(path: Path, checkpoint: Mapping[str, Any], arguments: list[str
         "callbacks": {"metrics": (stored.get("callbacks") or {}).get("metrics") or METRICS},
     }
     if "datamodule" in stored:
-        start["datamodule"] = _with_found_roots(stored["datamodule"], checkpoint.get("roots") or {})
+        # A relative root becomes the absolute path that the training found, where it still exists.
+        data, roots = stored["datamodule"], checkpoint.get("roots") or {}
+        relative = [key for key in roots if isinstance(data.get(key), str) and not Path(data[key]).is_absolute()]
+        found = [key for key in relative if any(p.is_file() for p in Path(roots[key]).parents) or Path(roots[key]).exists()]
+        start["datamodule"] = {**data, **{key: roots[key] for key in found}}
     given = read_config(arguments, start, EXTRA_KEYS)
     if "task" in given and "class_path" not in given.task:
         raise UserError("task.*: give the task's file too, such as configs/tasks/generate.yaml.")
     config = load_config(arguments, start, EXTRA_KEYS)
     if "datamodule" not in config and ("task" not in config or _is_report(config)):
-        raise UserError(
-            f"{path} holds {checkpoint.get('description', 'weights')} and no configuration: give datamodule.root=…, "
-            f"datamodule.image_size=[height,width] and datamodule.class_path=datamodules.image_datamodule.ImageDataModule."
-        )
+        content, keys = checkpoint.get("description", "weights"), "root=…, datamodule.image_size=[height,width]"
+        class_path = "datamodule.class_path=datamodules.image_datamodule.ImageDataModule"
+        raise UserError(f"{path} holds {content} and no configuration: give datamodule.{keys} and {class_path}.")
     return config
 
 
-def _with_found_roots(datamodule: Mapping[str, Any], roots: Mapping[str, str]) -> Mapping[str, Any]:
-    """The stored keys, with the absolute path of each relative root as the training found it, where there still is one."""
-    relative = [key for key in roots if isinstance(datamodule.get(key), str) and not Path(datamodule[key]).is_absolute()]
-    found = [key for key in relative if Path(roots[key]).exists() or any(p.is_file() for p in Path(roots[key]).parents)]
-    return {**datamodule, **{key: roots[key] for key in found}}
-
 
 def output_folder(config: DictConfig, path: Path, checkpoints: list[Path]) -> Path:
-    """Where the results of `path`, one of `checkpoints`, go: each has a folder of its own."""
     folder = Path(config.get("out") or config.run_dir)
     if config.get("out") and len(checkpoints) > 1:
         folder /= config.run_name
@@ -121,10 +111,8 @@ def output_folder(config: DictConfig, path: Path, checkpoints: list[Path]) -> Pa
 
 
 def rebuild(path: Path, checkpoint: Mapping[str, Any]) -> Any:
-    """The module of a checkpoint, in eval mode on the CPU, from the file alone.
-
-    UserError unless it was written by a class in `modules` whose constructor and parameters still fit.
-    """
+    """The module of a checkpoint, in eval mode on the CPU, from the file alone; UserError unless it was written by a class in
+    `modules` whose constructor and parameters still fit."""
     class_path, stored = str(checkpoint.get("class_path")), checkpoint.get("hyper_parameters", {})
     if not class_path.startswith("modules."):
         raise UserError(f"{path} was not written by a method of this project: its class_path is {class_path}.")
@@ -144,7 +132,6 @@ def _is_report(config: Mapping[str, Any]) -> bool:
 
 
 def _missing(path: Path) -> str:
-    """The message for a path that is no checkpoint file."""
     if path.is_dir():
         files = [file for file in (path / "checkpoints/last.ckpt", path / "last.ckpt") if file.is_file()]
         return f"{path}: a folder; a checkpoint is a file.{f' Did you mean {files[0]}?' if files else ''}"

@@ -18,27 +18,21 @@ LONGEST_NAME = 100  # characters of a run's name, for file systems and W&B
 
 
 class Trial(NamedTuple):
-    """One training of a grid: what is swept (`module.lr_g=1e-3 seed=0`), the arguments of train.py, and their configuration."""
-
-    label: str
-    arguments: list[str]
+    label: str  # what is swept, such as module.lr_g=1e-3 seed=0
+    arguments: list[str]  # of train.py
     config: DictConfig
 
     @property
     def folder(self) -> Path:
-        """The trial's own run folder."""
         return Path(self.config.run_dir)
 
 
 def trials(arguments: Sequence[str]) -> list[Trial]:
     """Every combination of the values in `key=a,b,c`, the last such key changing fastest; UserError for any mistake.
 
-    A comma within brackets, braces or quotes does not separate values. A trial's run is called after the run without the
-    sweep and the trial's values, run_name_key-value…, and its folder is run_dir with the same ending: stable however the
-    grid grows, and no two alike.
+    A trial's run is called run_name_key-value…, and its folder is run_dir with the same ending, however the grid grows.
     """
-    words = [word for word in arguments if "=" in word and not word.startswith("-")]
-    swept = {word: values for word in words if len(values := _values(word)) > 1}
+    swept = {word: values for word in arguments if len(values := _values(word)) > 1}
     if not swept:
         raise UserError("nothing to sweep. Give a key several values: module.lr_g=1e-3,5e-4 seed=0,1,2")
     fixed = [word for word in arguments if word not in swept]
@@ -56,7 +50,7 @@ def trials(arguments: Sequence[str]) -> list[Trial]:
 
 
 def is_finished(trial: Trial) -> bool:
-    """True if the trial's folder holds its training, with this very configuration, come to its end."""
+    """True if the trial's folder holds a finished training with this very configuration."""
     try:
         status = json.loads((trial.folder / "run.json").read_text(encoding="utf-8")).get("status")
         stored = OmegaConf.to_container(OmegaConf.load(trial.folder / "config.yaml"))
@@ -67,15 +61,14 @@ def is_finished(trial: Trial) -> bool:
 
 
 def _trial(fixed: list[str], values: dict[str, str]) -> Trial:
-    label = " ".join(f"{key}={text}" for key, text in values.items())
-    arguments = [*fixed, *(f"{key}={text}" for key, text in values.items())]
-    base = load_config(arguments)
+    words = [f"{key}={text}" for key, text in values.items()]
+    base, label = load_config([*fixed, *words]), " ".join(words)
     last = [key.rsplit(".", 1)[-1] for key in values]
     short = [name if last.count(name) == 1 else key.replace(".", "_") for key, name in zip(values, last, strict=True)]
     ending = "_".join(f"{name}-{_plain(text)}" for name, text in zip(short, values.values(), strict=True))
     if len(base.run_name) + len(ending) >= LONGEST_NAME:
         ending = hashlib.sha256(label.encode()).hexdigest()[:12]
-    arguments += [f"run_name={base.run_name}_{ending}", f"run_dir={base.run_dir}_{ending}", "resume=auto"]
+    arguments = [*fixed, *words, f"run_name={base.run_name}_{ending}", f"run_dir={base.run_dir}_{ending}", "resume=auto"]
     return Trial(label, arguments, load_config(arguments))
 
 
@@ -86,8 +79,8 @@ def _plain(text: str) -> str:
 
 
 def _values(word: str) -> list[str]:
-    """The alternatives of `key=a,b`, cut at the commas of a YAML list; one if there is none."""
-    text = word.split("=", 1)[1]
+    """The alternatives of `key=a,b`, cut at the commas of a YAML list; for another word at most one."""
+    text = "" if word.startswith("-") else word.partition("=")[2]
     plain = re.sub(r"\$\{[^{}]*\}", lambda match: "x" * len(match[0]), text)
     try:
         values = [text[node.start_mark.index - 1 : node.end_mark.index - 1] for node in yaml.compose(f"[{plain}]").value]

@@ -70,10 +70,7 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, "-+0123456789.")
 def load_config(
     arguments: Iterable[str], start: Mapping[str, Any] | None = None, extra_keys: Mapping[str, Any] | None = None
 ) -> DictConfig:
-    """The configuration of a command line, every object with all keywords of its class; one UserError for all mistakes.
-
-    Arguments: see `read_config`.
-    """
+    """`read_config`, with every object checked and with all keywords of its class; one UserError for all mistakes."""
     arguments, mistakes = list(arguments), Mistakes()
     config = OmegaConf.to_container(read_config(arguments, start, extra_keys, mistakes))
     texts = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
@@ -105,11 +102,8 @@ def read_config(
 ) -> DictConfig:
     """The resolved configuration of a command line, its objects as they are written.
 
-    Args:
-        arguments: names of YAML files and `dotted.key=value`, where a value is YAML (`[48, 64]`, `null`, `1e-4`).
-        start: a configuration to use in place of base.yaml, such as the one of a checkpoint.
-        extra_keys: types of top-level keys beside `TOP_LEVEL`.
-        mistakes: gets a message by key or argument. Without it, and for a file that cannot be read, UserError is raised.
+    `start` replaces base.yaml; `extra_keys` are types of further top-level keys. `mistakes` gets a message by key or argument;
+    without it, and for a file that cannot be read, UserError is raised.
     """
     keys = {**TOP_LEVEL, **(extra_keys or {})}
     found = Mistakes() if mistakes is None else mistakes
@@ -234,7 +228,6 @@ def _resolve(config: DictConfig, mistakes: Mistakes) -> None:
 
 
 def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every text in nested containers, with its dotted key."""
     if isinstance(node, str):
         yield key, node
     elif isinstance(node, Mapping | list):

@@ -49,7 +49,6 @@ def key_table(config: DictConfig) -> list[Key]:
 
 
 def help_text(config: DictConfig) -> str:
-    """`key_table` for a terminal, with a heading for each object."""
     classes, lines, heading = dict(nodes(config)), [], ""
     for row in key_table(config):
         group, _, name = row.key.rpartition(".")

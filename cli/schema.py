@@ -85,7 +85,7 @@ class Source(dict):
         return otherwise
 
     def parameters(self, arguments: ast.arguments) -> Parameters:
-        """What a constructor takes, without `self`."""
+
         keyword, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
         names = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         defaults = [*arguments.defaults, *arguments.kw_defaults]
@@ -104,16 +104,10 @@ class Source(dict):
 def complete(
     node: Any, key: str, mistakes: Mistakes, injected: Collection[str] = (), texts: Mapping[str, str] | None = None
 ) -> Any:
-    """`node` with every keyword of its class, each converted to its type; also nodes within. UserError is not raised.
+    """`node`, whose dotted key is `key`, with every keyword of its class, each converted to its type; also nodes within.
 
-    A class of Lightning is checked and gets no defaults. One with **keywords takes other names, but no near misses of its
-    named ones.
-
-    Args:
-        key: dotted key of the node.
-        mistakes: gets a message for each dotted key that is wrong; the first one of a key stays.
-        injected: keywords that the program adds and a configuration must not have.
-        texts: what the command line gave for a dotted key, for hints.
+    A class of Lightning gets no defaults. One with **keywords takes other names, but no near misses of its named ones.
+    `injected` are keywords that the program adds and a configuration must not have, `texts` what the command line gave.
     """
     if not isinstance(node, Mapping):
         mistakes.add(key, f"{key}: expected a mapping with class_path, got {node!r}.")
@@ -179,7 +173,6 @@ def convert(value: Any, hint: Any) -> Any:
 
 
 def members(hint: Any) -> list[Any]:
-    """The types and choices that a union is made of."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return members(parts[0])
@@ -259,7 +252,6 @@ def _constructor(class_path: str) -> Parameters:
 
 
 def _file(module: str) -> Path | None:
-    """The file of a module of this project or of Lightning."""
     if not f"{module}.".startswith((*OWN, "lightning.")):
         return None
     root = Path(find_spec("lightning").origin).parents[1] if module.startswith("lightning") else ROOT

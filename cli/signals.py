@@ -8,20 +8,16 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 class Interrupted(SystemExit):
-    """Raised wherever the program is when the signal comes. A SystemExit: forked processes end by it without a traceback."""
+    """Raised where the signal comes. A SystemExit, by which forked processes end without a traceback."""
 
 
 class StopSignals:
-    """Context in which a signal ends the block, and a second one the process at once.
-
-    The block is left with one line for the user instead of an error, whatever is raised on the way out (a process that
-    lost another one may see that first); `exit_code` is 128 + the signal's number then. A SystemExit leaves the block, too,
-    with its code. Under nohup SIGHUP stays ignored.
-    """
+    """Context in which a signal ends the block with one line for the user, and a second one the process at once; `exit_code` is
+    128 + the signal's number then. A SystemExit ends the block, too, with its code."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -29,10 +25,9 @@ class StopSignals:
         self.checkpoints: Path | None = None  # the folder of a training's checkpoints, once it is known
 
     def __enter__(self) -> "StopSignals":
-        nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         in_main = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
-        handled = [signum for signum in SIGNALS if in_main and not (nohup and signum == signal.SIGHUP)]
-        self._before = {signum: signal.signal(signum, self._stop) for signum in handled}
+        nohup = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+        self._before = {signum: signal.signal(signum, self._stop) for signum in (SIGNALS - nohup if in_main else ())}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
@@ -61,12 +56,10 @@ class StopSignals:
 
 
 def resume_hint(checkpoints: Path) -> str:
-    """Names the newest checkpoint in a folder, for a message about a training that was ended."""
     files = sorted(checkpoints.glob("*.ckpt"), key=lambda file: (file.stat().st_mtime_ns, file.name == "last.ckpt"))
     return f"Last checkpoint: {files[-1]}; resume=auto resumes from it." if files else "There is no checkpoint yet."
 
 
 def is_first_process() -> bool:
-    """True for rank 0, by the environment variables of torchrun, SLURM and Lightning."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return int(next((rank for rank in ranks if rank), 0)) == 0

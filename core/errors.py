@@ -1,26 +1,50 @@
-"""Errors that are answers to the user, and hints in their messages."""
+"""Errors that are answers to the user and end a command with one line, unlike bugs, and hints in their messages."""
 
 import difflib
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """Mistakes in a command, a configuration or a file, a message each. They are all that is shown; bugs have a traceback."""
+    """Mistakes in a command, a configuration or a file, a message each."""
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.args))
 
 
-class Mistakes(dict[str, str]):
-    """Messages by dotted key or argument, to be shown together; the first one about a key stays.
+class NonFiniteError(UserError, FloatingPointError):
+    """Weights have become infinite or NaN: no fault of the program, and nothing more can be learned."""
 
-    `copies` are keys that take their value from another key: a mistake there is not repeated.
-    """
+
+def is_user_error(error: BaseException) -> bool:
+    """True for a UserError, an OSError (the machine's, such as a full disk) and Lightning's MisconfigurationException."""
+    return isinstance(error, UserError | OSError) or type(error).__name__ == "MisconfigurationException"
+
+
+class report_user_errors:
+    """Context that a user error ends with a line on stderr for each of its messages; `exit_code` is 2 then, else 0."""
+
+    exit_code = 0
+
+    def __enter__(self) -> "report_user_errors":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if error is None or not is_user_error(error):
+            return False
+        for message in error.args if isinstance(error, UserError) else [error]:
+            print(f"error: {message}", file=sys.stderr)
+        self.exit_code = 2
+        return True
+
+
+class Mistakes(dict[str, str]):
+    """Messages by dotted key or argument, to be shown together; the first one about a key stays."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.copies: dict[str, str] = {}
+        self.copies: dict[str, str] = {}  # key → the key from which it takes its value, and whose mistake is not repeated
 
     def add(self, key: str, message: str) -> None:
         self.setdefault(key, message)
@@ -43,7 +67,3 @@ def nearest_hint(word: str, known: Iterable[str]) -> str:
     """" Did you mean a or b?" for the known words most like `word`, else an empty text; starts with a blank."""
     close = difflib.get_close_matches(word, dict.fromkeys(str(k) for k in known), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(close)}?" if close else ""
-
-
-class NonFiniteError(UserError, FloatingPointError):
-    """Weights have become infinite or NaN: no fault of the program, and nothing more can be learned."""

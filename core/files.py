@@ -12,10 +12,7 @@ DRAFT = ".draft"  # ends the name of a file that is being written
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file to write, which replaces `path` when all of it is on the disk; after an error `path` is unchanged.
-
-    The draft lies beside `path`, so that renaming never copies between disks.
-    """
+    """A binary file to write, which replaces `path` when all of it is on the disk; after an error `path` is unchanged."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + DRAFT)
@@ -33,10 +30,8 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(folder: str | Path, outdated: Collection[str] = ()) -> Iterator[Path]:
-    """A draft folder, whose files replace those of the same name in `folder` when all are on the disk.
-
-    Then files of `folder` named in `outdated` that were not written anew are deleted. After an error `folder` is unchanged.
-    """
+    """A draft folder, whose files replace those of the same name in `folder` when all are on the disk; those in `outdated` that
+    were not written anew are deleted. After an error `folder` is unchanged."""
     folder = Path(folder)
     existed, draft = folder.is_dir(), folder / DRAFT
     shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
@@ -58,7 +53,6 @@ def atomic_folder(folder: str | Path, outdated: Collection[str] = ()) -> Iterato
 
 
 def _sync(path: Path) -> None:
-    """Writes a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -67,10 +61,7 @@ def _sync(path: Path) -> None:
 
 
 def atomic_link(source: str | Path, target: str | Path) -> None:
-    """Gives the file `source` the second name `target`, at once: a hard link, or a copy where the file system has no links.
-
-    A hard link never dangles: the folder can be copied or moved and `source` removed, and `target` stays what it was.
-    """
+    """Gives the file `source` the second name `target`, at once: a hard link, or a copy where the file system has no links."""
     source, target = Path(source).resolve(), Path(target)
     if target.exists() and target.samefile(source) and not target.is_symlink():
         return  # renaming one name of a file to another name of it would do nothing and leave the draft

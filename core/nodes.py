@@ -13,15 +13,8 @@ def is_node(value: Any) -> bool:
 
 
 def build_node(node: Mapping[str, Any], /, allowed: Sequence[str] = ("modules.",), **objects: Any) -> Any:
-    """The object that `node` describes; nodes in its keywords, also in lists and mappings, are built first.
-
-    A keyword whose parameter is annotated as a mapping is passed as it is: a module keeps plain hyper-parameters and calls
-    this function itself.
-
-    Args:
-        allowed: what a class path may begin with.
-        objects: keywords that a mapping cannot hold.
-    """
+    """The object that `node` describes, whose class path begins with one of `allowed`; `objects` are further keywords. Nodes
+    in its keywords are built first, but not for parameters that are annotated as mappings, since hyper-parameters are plain."""
     class_ = find_class(node.get("class_path"), allowed)
     parameters = signature_of(class_)
     plain = {name for name, parameter in parameters.items() if takes_mapping(parameter.annotation)}

@@ -22,10 +22,8 @@ def archive_of(path: Path) -> Path | None:
 
 
 def locate(path: Path) -> Path | ZipPath:
-    """`path`, or what it names in a zip file, which has the same `is_file`, `is_dir` and `open`.
-
-    Raises UserError if the archive is no zip file or has members outside of it, links, or two members of one name.
-    """
+    """`path`, or what it names in a zip file, which has the same `is_file`, `is_dir` and `open`; UserError for an archive
+    that is damaged or has members outside of it, links, or two members of one name."""
     archive = archive_of(path)
     if archive is None:
         return path
@@ -38,26 +36,18 @@ def open_file(path: Path) -> IO[bytes]:
     """An image file, which may lie in a zip file, to read; UserError if it is too large."""
     found = locate(path)
     size = found.stat().st_size if isinstance(found, Path) else found.root.getinfo(found.at).file_size
-    check_file_bytes(path, size)  # of a member the declared size; zipfile reads no byte more
+    if size > MAX_FILE_BYTES:  # of a member the declared size; zipfile reads no byte more
+        raise UserError(f"it has {size / 2**20:.0f} MiB, the limit is {MAX_FILE_BYTES // 2**20}")
     return found.open("rb")
 
 
 def read_content(path: Path) -> bytes:
-    """The content of an image file, which may lie in a zip file; UserError that names it if it cannot be read."""
     try:
         with open_file(path) as file:
             return file.read()
-    except UserError:
-        raise
     except Exception as error:  # each decompressor has its own: zlib.error, lzma.LZMAError
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read {path.name} in {path.parent}: {reason}") from error
-
-
-def check_file_bytes(name: Path | str, size: int) -> None:
-    """Raises UserError, which begins with `name`, for a file of more than MAX_FILE_BYTES."""
-    if size > MAX_FILE_BYTES:
-        raise UserError(f"{name} has {size / 2**20:.0f} MiB, the limit is {MAX_FILE_BYTES // 2**20}: not read")
 
 
 @lru_cache(maxsize=4)

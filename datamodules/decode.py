@@ -1,8 +1,7 @@
 """The decoder of image files from unknown sources: accepted formats and sizes, every mode as RGB, fitting to a size.
 
-Transparency is laid over a given color, of an animation the first frame is used, 16-bit gray is scaled to 8 bits, color
-profiles are ignored, the EXIF orientation is applied. To fit a size, the largest centered box of its aspect is resized by
-Pillow's bicubic filter, which is antialiased when shrinking; an image that has the size already keeps its exact values.
+Of an animation the first frame is used; color profiles are ignored. To fit a size, the largest centered box of its aspect is
+resized by Pillow's bicubic filter; an image that has the size already keeps its exact values.
 """
 
 import warnings
@@ -40,42 +39,30 @@ class Treatment(NamedTuple):
     steps: tuple[str, ...]  # further conversions, keys of `datamodules.findings.STEPS`
     value_range: tuple[float, float] | None = None  # of an image of 16 bits a channel, scaled to 0 … 65535
 
-    @property
-    def used_share(self) -> float:
-        """Share of the image's area inside `box`."""
-        left, top, right, bottom = self.box
-        return (right - left) * (bottom - top) / (self.shape[0] * self.shape[1])
-
 
 def decode(data: bytes, path: Path, size: tuple[int, int]) -> tuple[Tensor, Treatment]:
-    """The file content `data` as uint8 [3, H, W] with (H, W) = `size`, and how it was treated.
-
-    Raises UserError with `path` and the reason if the content is not a readable image.
-    """
+    """The content of the file `path` as uint8 [3, H, W] with (H, W) = `size`, and how it was treated; UserError if damaged."""
     with open_image(data, f"cannot read the image {path}") as image:
         treatment = _treatment(image, path, size)
         if "deep" in treatment.steps:
-            treatment = treatment._replace(value_range=_value_range(image))
+            gray = is_deep_gray(image)
+            values = np.asarray(deep_gray(image) if gray else image.convert("RGB"))
+            low, high = round(float(values.min()) * 257), round(float(values.max()) * 257)
+            treatment = treatment._replace(value_range=(low, high if gray else high + 255))
         image = to_rgb(upright(image))
         return pil_to_tensor(image.resize(size[::-1], Image.Resampling.BICUBIC, box=treatment.box)), treatment
 
 
 def probe(path: Path, size: tuple[int, int]) -> Treatment:
-    """What `decode` would return as treatment, from the header alone and so without `value_range`.
-
-    Raises the errors of `decode` that the header shows.
-    """
+    """What `decode` would return as treatment, from the header alone and so without `value_range`."""
     with open_image(path, f"cannot read the image {path}") as image:
         return _treatment(image, path, size)
 
 
 @contextmanager
 def open_image(source: bytes | Path, failure: str) -> Iterator[Image.Image]:
-    """The image in a file (see `datamodules.archive`) or in its content; pixels are decoded on access.
-
-    Whatever a decoder raises, also inside the `with` block, becomes one UserError that begins with `failure`. Images beyond
-    Pillow's limit of 89 million pixels are refused by their header.
-    """
+    """The image in a file or in its content; whatever is raised, also inside the `with` block, becomes one UserError that
+    begins with `failure`. Images beyond Pillow's limit of 89 million pixels are refused by their header."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -98,10 +85,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
-    """A Pillow image of any mode as RGB of the same size, transparency over `background`.
-
-    Raises UserError where `deep_gray` does.
-    """
+    """An image of any mode as RGB, transparency over `background`; UserError where `deep_gray` raises it."""
     if is_deep_gray(image):
         gray = deep_gray(image).point(lambda value: value + 0.5).convert("L")  # rounded
         gray.info.pop("transparency", None)
@@ -113,14 +97,13 @@ def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
 
 
 def is_deep_gray(image: Image.Image) -> bool:
-    """True for gray of more than 8 bits."""
     return image.mode == "F" or image.mode.startswith("I")
 
 
 def deep_gray(image: Image.Image) -> Image.Image:
     """Gray of more than 8 bits as floats (mode F) from 0 to 255, not rounded; Pillow's `convert` would clip above 255.
 
-    Raises UserError for values beyond 16 bits and for floats outside [0, 1], whose white is unknown.
+    UserError for values beyond 16 bits and for floats outside [0, 1], whose white is unknown.
     """
     white = 1.0 if image.mode == "F" else 65535.0
     if image.mode != "F":
@@ -134,10 +117,16 @@ def deep_gray(image: Image.Image) -> Image.Image:
 
 
 def _treatment(image: Image.Image, path: Path, size: tuple[int, int]) -> Treatment:
-    deep = is_deep_gray(image) or _is_deep_color(image)
+    # Pillow cuts 16-bit channels to 8 while reading: the image's mode does not show it, its tiles do.
+    deep = is_deep_gray(image) or any(
+        ";16" in str(tile.args) or (tile.codec_name.startswith("ppm") and tile.args[-1] > 255) for tile in image.tile
+    )
     orientation, valid_metadata = _orientation(image)  # reads all of a PNG, and forgets its tiles
-    shape = image.size[::-1] if orientation not in (5, 6, 7, 8) else image.size
-    box, enlargement = _center_box(shape, size)
+    height, width = image.size[::-1] if orientation < 5 else image.size
+    factor = max(size[0] / height, size[1] / width)
+    inner_width, inner_height = min(width, size[1] / factor), min(height, size[0] / factor)
+    left, top = (width - inner_width) / 2, (height - inner_height) / 2
+    box = (left, top, min(width, left + inner_width), min(height, top + inner_height))
     kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with further images behind it
     steps = {
         "rotated": orientation in TRANSPOSITIONS,
@@ -150,7 +139,7 @@ def _treatment(image: Image.Image, path: Path, size: tuple[int, int]) -> Treatme
         "animated": getattr(image, "is_animated", False),
         "extension": FORMAT_OF.get(path.suffix.lower()) != kind,
     }
-    return Treatment(kind, shape, box, enlargement, tuple(step for step, applies in steps.items() if applies))
+    return Treatment(kind, (height, width), box, factor, tuple(step for step, applies in steps.items() if applies))
 
 
 def _orientation(image: Image.Image) -> tuple[int, bool]:
@@ -162,23 +151,3 @@ def _orientation(image: Image.Image) -> tuple[int, bool]:
         exif.tobytes()  # raises struct.error, TypeError, … for a value that its field cannot hold
         valid = orientation in range(9) and (len(exif) > 0 or not image.info.get("exif"))
     return (orientation if orientation in TRANSPOSITIONS else 1), valid
-
-
-def _is_deep_color(image: Image.Image) -> bool:
-    """True if Pillow cuts 16-bit channels to 8 while reading: the image's mode does not show it, its tiles do."""
-    return any(";16" in str(t.args) or (t.codec_name.startswith("ppm") and t.args[-1] > 255) for t in image.tile)
-
-
-def _value_range(image: Image.Image) -> tuple[float, float]:
-    gray = is_deep_gray(image)
-    values = np.asarray(deep_gray(image) if gray else image.convert("RGB"))
-    return round(float(values.min()) * 257), round(float(values.max()) * 257) + (0 if gray else 255)
-
-
-def _center_box(shape: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[float, float, float, float], float]:
-    """Left, top, right, bottom of the largest centered box with the aspect of `size`; the factor from box to size."""
-    height, width = shape
-    factor = max(size[0] / height, size[1] / width)
-    inner_width, inner_height = min(width, size[1] / factor), min(height, size[0] / factor)
-    left, top = (width - inner_width) / 2, (height - inner_height) / 2
-    return (left, top, min(width, left + inner_width), min(height, top + inner_height)), factor

@@ -32,9 +32,8 @@ from core.errors import UserError, nearest_hint
 from core.files import atomic_write
 from core.types import ImageSize
 from datamodules.archive import read_content
-from datamodules.copies import perceptual_hash
 from datamodules.decode import decode, probe
-from datamodules.findings import STEPS, Finding, ImageFinding, findings_of, summarize
+from datamodules.findings import STEPS, Finding, ImageFinding, findings_of, perceptual_hash, summarize
 from datamodules.fingerprints import fingerprint_of, sha256
 from datamodules.listing import LEFT_OUT, check_file_name, list_files, printable
 
@@ -49,12 +48,7 @@ CAUSES = {
 
 
 def examine(roots: Mapping[str, str], image_size: Sequence[int] | None = None, recursive: bool = False) -> dict[str, Any]:
-    """The report on the sets named by SETS, as plain containers.
-
-    Keys: `wrong` (whether training would be), `image_size` ([H, W]; `proposed`: whether it was not given), `sets`
-    (root, number, fingerprint or null, files with their treatment), `findings` (level, kind, files, text).
-    Raises UserError for a root without images.
-    """
+    """The report on the sets named by SETS, as plain containers; UserError for a root without images."""
     listings = {key: list_files(root, recursive or key != "image", key) for key, root in roots.items()}
     size = tuple(image_size or propose_size([listed.folder / name for listed in listings.values() for name in listed.images]))
     findings, rows, sets = [], [], {}
@@ -80,10 +74,8 @@ def examine(roots: Mapping[str, str], image_size: Sequence[int] | None = None, r
 
 
 def propose_size(files: Sequence[Path]) -> tuple[int, int]:
-    """(height, width) in multiples of 4: the median aspect ratio of `files`, the longer one at most 256 pixels.
-
-    Small enough for all, but for those less than half as large as most; the report lists them as enlarged.
-    """
+    """(height, width) in multiples of 4: the median aspect ratio of `files`, the longer one at most 256 pixels, and small
+    enough for all, but for those less than half as large as most."""
     shapes = []
     for file in files:
         with suppress(UserError):  # the report gives the reason
@@ -97,7 +89,6 @@ def propose_size(files: Sequence[Path]) -> tuple[int, int]:
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """Every file with its treatment, then errors and warnings, then the verdict."""
     size = "×".join(map(str, report["image_size"]))
     lines = [f"image_size {size}" + f", proposed: image_size={report['image_size']}" * report["proposed"]]
     for key, images in report["sets"].items():
@@ -108,9 +99,9 @@ def print_report(report: Mapping[str, Any]) -> None:
     lines += [f"{level}: {line}" for level, group in findings.items() for line in summarize(group)]
     verdict = "training would be wrong" if report["wrong"] else "training can begin"
     lines.append(f"{len(findings['error'])} error(s), {len(findings['warning'])} warning(s): {verdict}.")
-    for line in lines:  # a file name may have control characters, or characters that the terminal has not
-        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in printable(line))
-        print(shown.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8"))
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file name may have characters that the terminal has not
+    for line in lines:
+        print("".join(c if c.isprintable() else repr(c)[1:-1] for c in printable(line)))
 
 
 def main(arguments: list[str]) -> int:
@@ -139,11 +130,10 @@ def _parsed(arguments: Iterable[str]) -> dict[str, Any]:
         key, equals, value = argument.partition("=")
         if not equals or Path(argument).exists():
             key, value = next(positions, ""), argument
-            if not key:
-                raise UserError(f"{argument}: at most three folders, {', '.join(SETS)}")
-        elif key not in KEYS:
-            hint = nearest_hint(key, KEYS) or f" Keys: {', '.join(KEYS)}."
-            raise UserError(f"{key}: no such key.{hint}")
+        if not key:
+            raise UserError(f"{argument}: at most three folders, {', '.join(SETS)}")
+        if key not in KEYS:
+            raise UserError(f"{key}: no such key.{nearest_hint(key, KEYS)} Keys: {', '.join(KEYS)}.")
         if key in options:
             raise UserError(f"{key}: given twice, {options[key]} and {value}")
         kind, expected = TYPES.get(key, (None, ""))

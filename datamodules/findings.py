@@ -1,10 +1,19 @@
-"""Errors, warnings and notes about image files: how they are decoded, and which are copies of each other."""
+"""Errors, warnings and notes about image files: how they are decoded, and which are copies of each other.
+
+Copies may be recompressed, rescaled, brighter or darker, mirrored, but not shifted or cropped by more than a few per cent: a
+perceptual hash of 64 bits and the colors of 16×16 cells have to agree.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from datamodules.copies import PerceptualHash, near_copies, perceptual_hash
+import imagehash
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
 from datamodules.decode import Treatment
 from datamodules.folder import ImageFolder
 from datamodules.listing import shorten
@@ -13,6 +22,8 @@ MAX_ENLARGEMENT = 4.0  # beyond it an image is blur
 MIN_USED_SHARE = 0.5  # a warning if less of an image's area is used
 MIN_WHITE = 65535 / 8  # of 16 bits; a darker image is probably one of fewer bits
 MAX_COMPARED = 1000  # images in the quick check; about a second
+MAX_BITS = 10  # of 64 that differ; copies of photographs differ in fewer, different photographs in 14 or more
+MIN_CORRELATION = 0.99  # of 16×16 colors: drawings in one style have similar hashes but not similar colors
 STEPS = {
     "rotated": "rotated to its EXIF orientation",
     "metadata": "its invalid EXIF data are ignored",
@@ -24,6 +35,13 @@ STEPS = {
     "animated": "its first frame only",
     "extension": "read by its content, which is not what its name ends in",
 }
+
+
+class PerceptualHash(NamedTuple):
+    """Of an image and its mirror image."""
+
+    bits: np.ndarray  # ±1 [2, 64]
+    colors: np.ndarray  # centered, of length 1 [2, 768]
 
 
 class Finding(NamedTuple):
@@ -44,8 +62,24 @@ class ImageFinding(NamedTuple):
     hash: PerceptualHash | None = None
 
 
+def perceptual_hash(pixels: Tensor) -> PerceptualHash:
+    image = to_pil_image(pixels)
+    both = (image, ImageOps.mirror(image))
+    bits = np.stack([np.where(imagehash.phash(view).hash.flatten(), 1, -1) for view in both])
+    colors = np.stack([np.asarray(view.resize((16, 16), Image.Resampling.BOX), dtype=np.float32) for view in both])
+    colors = (colors - colors.mean(axis=(1, 2), keepdims=True)).reshape(2, -1)
+    return PerceptualHash(np.float32(bits), colors / np.maximum(np.linalg.norm(colors, axis=1, keepdims=True), 1e-6))
+
+
+def near_copies(hashes: Sequence[PerceptualHash]) -> Iterator[tuple[int, int, bool]]:
+    """Pairs i < j of hashes of the same image, and whether one is mirrored."""
+    bits, colors = (np.stack(part) for part in zip(*hashes, strict=True)) if hashes else ((), ())
+    for i in range(len(hashes)):
+        alike = (bits[i + 1 :] @ bits[i, 0] >= 64 - 2 * MAX_BITS) & (colors[i + 1 :] @ colors[i, 0] >= MIN_CORRELATION)
+        yield from ((i, i + 1 + j, not alike[j, 0]) for j in np.flatnonzero(alike.any(axis=1)).tolist())
+
+
 def findings_of(images: Iterable[ImageFinding]) -> list[Finding]:
-    """How each image is decoded as far as that is worth a line, and copies within and between the sets."""
     findings, by_digest = [], defaultdict(list)
     for image in images:
         if image.treatment:
@@ -53,16 +87,14 @@ def findings_of(images: Iterable[ImageFinding]) -> list[Finding]:
             by_digest[image.digest or image.name].append(image)
     findings += [_copies("duplicate", group, "the same file") for group in by_digest.values() if len(group) > 1]
     hashed = [group[0] for group in by_digest.values() if group[0].hash]
-    for i, j, mirrored in near_copies([image.hash for image in hashed if image.hash]):
+    for i, j, mirrored in near_copies([image.hash for image in hashed]):
         findings.append(_copies("near-duplicate", [hashed[i], hashed[j]], "nearly the same image" + ", mirrored" * mirrored))
     return findings
 
 
 def quick_check(sets: Mapping[str, ImageFolder]) -> list[Finding]:
-    """Errors and warnings about sets that a data module has read, in bounded time, without those that it has reported.
-
-    Perceptual hashes are compared for up to MAX_COMPARED images in memory; others are judged by their headers alone.
-    """
+    """Errors and warnings about sets that a data module has read, without those that it has reported, in bounded time:
+    of more than MAX_COMPARED images, or images that are not in memory, no perceptual hashes are compared."""
     compared = sum(len(images.files) for images in sets.values()) <= MAX_COMPARED
     rows, first_set = [], {}
     for key, images in sets.items():
@@ -77,7 +109,6 @@ def quick_check(sets: Mapping[str, ImageFolder]) -> list[Finding]:
 
 
 def summarize(findings: Iterable[Finding]) -> list[str]:
-    """One line for each level and kind."""
     groups = defaultdict(list)
     for finding in findings:
         groups[finding.level, finding.kind].append(f"{' = '.join(finding.files)} ({finding.text})")
@@ -85,7 +116,8 @@ def summarize(findings: Iterable[Finding]) -> list[str]:
 
 
 def _of_image(name: str, treatment: Treatment, hashed: PerceptualHash | None) -> list[Finding]:
-    used, factor = treatment.used_share, treatment.enlargement
+    (height, width), (left, top, right, bottom), factor = treatment.shape, treatment.box, treatment.enlargement
+    used = (right - left) * (bottom - top) / (height * width)
     low, high = treatment.value_range or (0, 65535)
     nearly_black = f"its values are {low:g} to {high:g} of 65535, so it is nearly black: rescale it if its white is darker"
     checks = [

@@ -16,22 +16,19 @@ SETTLE_SECONDS = 5.0  # a file changed this recently may change again within one
 
 
 def sha256(data: bytes) -> str:
-    """The SHA-256 of `data` in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def fingerprint_of(files: Sequence[str], digests: Sequence[str]) -> str:
-    """SHA-256 over the sorted file names with the SHA-256 of their contents."""
     rows = sorted(zip(files, digests, strict=True))
     return sha256(b"\n".join(os.fsencode(f"{digest} {name}") for name, digest in rows))
 
 
 def file_digests(folder: Path, files: Sequence[str]) -> list[str]:
-    """SHA-256 of the content of every file.
+    """SHA-256 of the content of every file, for sets of at least MIN_CACHED files cached in `$XDG_CACHE_HOME/handful`.
 
-    For sets of at least MIN_CACHED files they are cached in the user's cache folder (`$XDG_CACHE_HOME/handful`), each with
-    the size, inode, modification and status-change time of the file or its zip file. The last one cannot be set back, so a
-    changed file is hashed again whatever its modification time says. A cache that cannot be read or written is ignored.
+    A cached one is valid while size, inode and times of the file or its zip file are the same; the status-change time cannot
+    be set back, so a changed file is hashed again. A cache that cannot be read or written is ignored.
     """
     if len(files) < MIN_CACHED:
         return [sha256(read_content(folder / name)) for name in files]

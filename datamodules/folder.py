@@ -27,18 +27,14 @@ NUM_DECODED_EARLY = 32  # images of a set that is not in memory which are decode
 class ImageFolder(Dataset):
     """Images of one size: entry i is file i, and with `flip` entry N + i is file i mirrored left to right.
 
-    So everything computed from an entry is a function of its index and may be cached.
+    UserError names the first unreadable file; a warning lists the images that had to be enlarged.
 
     Args:
-        folder, files: as `list_images` returns them; `files` may be a part of the list.
-        image_size: (height, width); see `datamodules.decode` for how an image is fitted.
+        image_size: (height, width).
         labels: class index of each file.
-        in_memory: decode now and keep bytes, N·3·H·W of them; else only the headers are read now (and a few images
-            decoded), and every access decodes its file.
-        pixels: uint8 [N, 3, H, W] of images that are in no files; `files` are their names.
+        in_memory: decode now; else only the headers are read now (and a few images decoded), and every access decodes.
+        pixels: uint8 [N, 3, H, W] of images in memory, which may be in no files.
         table: CSV file of `attributes`, relative to `folder` or absolute.
-    Attributes: `pixels`, None for a set that is not in memory; `treatments`, how each file is decoded.
-    Raises UserError that names the first unreadable file. One warning lists the images that had to be enlarged.
     """
 
     folder: Path
@@ -53,7 +49,7 @@ class ImageFolder(Dataset):
     def __post_init__(self) -> None:
         self.files, self.image_size = list(self.files), tuple(self.image_size)
         self.labels = None if self.labels is None else torch.as_tensor(self.labels)
-        self.treatments: list[Treatment] = []
+        self.treatments: list[Treatment] = []  # of files
         if self.pixels is None:
             self._read()
         if small := [name for name, factor in zip(self.files, self.enlargement, strict=True) if factor > 1]:
@@ -78,7 +74,7 @@ class ImageFolder(Dataset):
         return decode(read_content(path), path, self.image_size)[0]
 
     def take(self, indices: Iterable[int]) -> Tensor:
-        """The entries `indices` as float32 [len(indices), 3, H, W] in [-1, 1]."""
+        """Entries as float32 [N, 3, H, W] in [-1, 1]."""
         entries = [self[index] for index in indices]
         return torch.stack(entries) if entries else torch.empty(0, 3, *self.image_size)
 
@@ -93,10 +89,8 @@ class ImageFolder(Dataset):
         return plain
 
     def tiled(self, tile: str) -> "ImageFolder":
-        """One image: all side by side (row), one below the other (column), or in a nearly square table (grid).
-
-        Cells that are left over repeat the first images; mirrored as a whole if the set is.
-        """
+        """One image: all side by side (row), one below the other (column), or in a nearly square table (grid), whose last
+        cells repeat the first images; mirrored as a whole if the set is."""
         count = len(self.files)
         columns = {"row": count, "column": 1, "grid": math.ceil(math.sqrt(count))}[tile]
         cells = [self.bytes_of(cell % count) for cell in range(math.ceil(count / columns) * columns)]
@@ -107,7 +101,6 @@ class ImageFolder(Dataset):
 
     @property
     def names(self) -> list[str]:
-        """A printable name for each entry."""
         names = [printable(name) for name in self.files]
         return names + [f"{name} (mirrored)" for name in names] * self.flip
 
@@ -120,7 +113,6 @@ class ImageFolder(Dataset):
 
     @property
     def enlargement(self) -> list[float]:
-        """Each file's factor from the used part to `image_size`, 1 or less where it is not enlarged."""
         return [treatment.enlargement for treatment in self.treatments] or [1.0] * len(self.files)
 
     @cached_property
@@ -132,14 +124,10 @@ class ImageFolder(Dataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the sorted file names with their digests; independent of image_size, flip and the folder's path.
-
-        A zip file has the fingerprint of a folder with the same files.
-        """
+        """SHA-256 over the sorted file names with their digests, the same for a folder and a zip file with the same files."""
         return fingerprint_of(self.files, self.digests)
 
     def _read(self) -> None:
-        """Fill `treatments`, and `pixels` and `digests` of a set in memory, in one pass over the files."""
         step = 1 if self.in_memory else max(1, len(self.files) // NUM_DECODED_EARLY)
         if self.in_memory:
             self.pixels = torch.empty(len(self.files), 3, *self.image_size, dtype=torch.uint8)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Literal
 
 import torch
@@ -37,15 +36,9 @@ class ImageDataModule(LightningDataModule):
     """Batches are dicts: `image` float32 [N, 3, H, W] in [-1, 1] and `index` int64 [N], the entry in `sets()["image"]`;
     with `labels` also `label` int64 [N]; with side and source images also `side`, `side_index`, `source`, `source_index`.
 
-    Training: an epoch is `samples_per_epoch` samples over all devices, rounded up to a multiple of their number; see
-    `epoch_order` for their order. All batches have the same size, so the end of an epoch that does not fill one is
-    left out; if a device's share is smaller than `batch_size`, the share is the epoch's one batch, with a warning.
-    Validation and test: the image set (with `tile` the single images) without mirrored entries, in order, each image on
-    one rank only; a rank without an image gets one batch with N = 0.
-
-    Memory: decoded, N images take N·3·H·W bytes in every device's process. Sets that fit into `max_memory_gib` together,
-    the smallest first, are decoded once, at the start. Of the others only the headers and some images are checked at the
-    start, and each access decodes its file, for which `num_workers` > 0 is advisable.
+    An epoch is `samples_per_epoch` samples, rounded up to a multiple of the number of devices, in batches of one size; what
+    does not fill a batch is left out. Validation and test give the image set (with `tile` the single images) without mirrored
+    entries, each image on one rank only; a rank without an image gets one batch with N = 0.
 
     Args:
         root: folder of images, its subfolders not included, or one image file. One image only is a warning.
@@ -63,12 +56,12 @@ class ImageDataModule(LightningDataModule):
         side_flip: also train on mirrored side images.
         heldout_fraction: of the side images; at least one image is held out and one is not.
         source_root: images of a source domain, subfolders included: the set `source`.
-        heldout_root: images of the kind that is learned, subfolders included, which training never sees: the set
-            `image_heldout`. A measurement shows whether an encoder reconstructs the training images better than these.
-        max_memory_gib: for decoded images, see above.
+        heldout_root: images of the kind that is learned, subfolders included, which training never sees. They are the set
+            `image_heldout`, to measure whether an encoder reconstructs the training images better than these.
+        max_memory_gib: for decoded images in every process. Sets that fit into it, the smallest first, are decoded once, at
+            the start; of the others each access decodes its file, for which `num_workers` > 0 is advisable.
         attributes: CSV file in `root` with a row for each image, of which there need be none; read by methods that select
             images by attributes (LatentPatch).
-    Files are first read in `setup`, which raises UserError. Files with equal content in two sets are a warning.
     """
 
     root: PathStr
@@ -99,12 +92,13 @@ class ImageDataModule(LightningDataModule):
         self.unlike_training: dict[str, str] = {}  # by set, see `check_trained_on`
         self._sets: dict[str, ImageFolder] = {}
 
-    # --- sets -----------------------------------------------------------------------------------------------------------
-
     def setup(self, stage: str | None = None) -> None:
-        """Read the files once, on every rank; `stage` does not matter."""
-        if self.num_workers:
-            _check_temporary_folder()
+        """Reads the files once, on every rank. UserError for bad files, and where loader workers could not open their sockets
+        in the temporary folder and the training would wait for them for ever."""
+        folder = tempfile.gettempdir()
+        if self.num_workers and len(os.fsencode(folder)) > MAX_TEMPORARY_PATH:
+            advice = f"set TMPDIR to a path of at most {MAX_TEMPORARY_PATH} characters, or datamodule.num_workers=0"
+            raise UserError(f"num_workers: the path of the temporary folder is too long for sockets, {folder}: {advice}")
         if not self._sets:
             self._sets = sets = self.load_sets()
             if self.tile is not None:
@@ -133,12 +127,6 @@ class ImageDataModule(LightningDataModule):
             parts["source"] = (*list_images(self.source_root, recursive=True, key="source_root"), self.flip)
         if self.heldout_root is not None:
             parts["image_heldout"] = list_images(self.heldout_root, recursive=True, key="heldout_root")
-        sets = self._read(parts)
-        _check_shared_files(sets)
-        return sets
-
-    def _read(self, parts: Mapping[str, tuple]) -> dict[str, ImageFolder]:
-        """The sets with these folders, files, flips and labels, in memory as far as `max_memory_gib` allows."""
         free, sets = self.max_memory_gib * 2**30, dict.fromkeys(parts)
         for key, (folder, files, *more) in sorted(parts.items(), key=lambda item: len(item[1][1])):
             needed = len(files) * 3 * self.image_size[0] * self.image_size[1]
@@ -148,10 +136,16 @@ class ImageDataModule(LightningDataModule):
                 rank_zero_info(f"{folder}: {len(files)} images take {needed / 2**30:.1f} GiB, so each access decodes its file")
             sets[key] = ImageFolder(folder, files, self.image_size, *more, in_memory=in_memory)
         sets["image"].table = self.attributes
+        if "image_heldout" in sets and (pairs := shared_files(sets["image"], sets["image_heldout"])):
+            names = shorten([name for _, name in pairs])
+            raise UserError(f"heldout_root: {sets['image_heldout'].folder} contains training images: {names}")
+        for first, second in combinations([key for key in sets if key != "image_heldout"], 2):
+            if pairs := shared_files(sets[first], sets[second]):
+                listed = shorten([f"{sets[first].folder / a} = {sets[second].folder / b}" for a, b in pairs])
+                rank_zero_warn(f"the same file is in the sets {first} and {second}: {listed}")
         return sets
 
     def sets(self) -> dict[str, ImageFolder]:
-        """The image sets by key, the same on every rank. Raises RuntimeError before `setup`."""
         if not self._sets:
             raise RuntimeError("the image sets are read in setup(), which has not run yet")
         return self._sets
@@ -164,10 +158,7 @@ class ImageDataModule(LightningDataModule):
         for line in summarize(findings):
             rank_zero_warn(line)
 
-    # --- identity -------------------------------------------------------------------------------------------------------
-
     def fingerprints(self) -> dict[str, str]:
-        """For every set the SHA-256 over its file names and contents; for labels from a CSV file also `labels`."""
         prints = {key: images.fingerprint for key, images in self.sets().items()}
         classes = self.sets()["image"].labels
         if classes is not None:
@@ -175,33 +166,24 @@ class ImageDataModule(LightningDataModule):
         return prints
 
     def roots(self) -> dict[str, str]:
-        """The absolute path of every configured root, which is valid in any working directory."""
         roots = {key: getattr(self, key) for key in ("root", "side_root", "source_root", "heldout_root")}
         return {key: str(path.absolute()) for key, root in roots.items() if root and (path := find_root(root))}
 
     def check_trained_on(self, stored: Mapping[str, str]) -> None:
         """Warns about every set whose files are not those with the `stored` fingerprints; the lines are `unlike_training`."""
         now = self.fingerprints()
-        self.unlike_training = {
-            key: f"files of the image set {key}: {stored[key][:12]} → {now[key][:12]}"
-            for key in sorted(now.keys() & stored.keys())
-            if stored[key] != now[key]
-        }
-        for line in self.unlike_training.values():
-            rank_zero_warn(f"not the images of the training: {line}")
+        for key in sorted(now.keys() & stored.keys()):
+            if stored[key] != now[key]:
+                self.unlike_training[key] = f"files of the image set {key}: {stored[key][:12]} → {now[key][:12]}"
+                rank_zero_warn(f"not the images of the training: {self.unlike_training[key]}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Goes into the checkpoint, so that a resumed run can detect changed files."""
         return {"fingerprints": self.fingerprints()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Warns when a set is not the one the checkpoint was trained on; training continues with the new one."""
         self.check_trained_on(state_dict["fingerprints"])
 
-    # --- loaders --------------------------------------------------------------------------------------------------------
-
     def train_dataloader(self) -> DataLoader:
-        """See the class."""
         sets = {key: images for key, images in self.sets().items() if key in ("image", "side", "source")}
         ranks, rank = self._rank()
         share = -(-self.samples_per_epoch // ranks)
@@ -215,13 +197,11 @@ class ImageDataModule(LightningDataModule):
             rank_zero_warn(f"{per_device}, fewer than {needed}: an epoch is one batch of {batch_size}")
         sizes = {key: len(images) for key, images in sets.items()}
         sampler = JoinedSampler(sizes, share * ranks, self.seed, ranks, rank)
-        if self.trainer:
-            # A resumed fit creates the loader's iterator before it calls set_epoch, and workers then fetch at once.
+        if self.trainer:  # a resumed fit creates the loader's iterator before it calls set_epoch, and workers fetch at once
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return self._loader(sets, sampler=sampler, batch_size=batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
-        """The reference images, see the class."""
         images = self.sets().get("tile", self.sets()["image"]).originals()
         sampler = StridedSampler(len(images), *self._rank())
         return self._loader({"image": images}, sampler=sampler, batch_size=self.batch_size)
@@ -229,7 +209,6 @@ class ImageDataModule(LightningDataModule):
     test_dataloader = val_dataloader
 
     def _rank(self) -> tuple[int, int]:
-        """Number of ranks, and the rank of this process."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _loader(self, sets: dict[str, ImageFolder], **options: Any) -> DataLoader:
@@ -269,9 +248,8 @@ class JoinedSets(Dataset):
 def split_heldout(files: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
     """Training and held-out names, both in the order of `files` (at least two).
 
-    A function of the names alone, the same on every rank, in every run and for every seed: names are ranked by their
-    SHA-256, and the lowest round(fraction · N), at least 1 and at most N - 1, are held out. So adding a file moves at
-    most a name or two between the parts.
+    A function of the names alone: those with the lowest SHA-256, round(fraction · N) of them, at least 1 and at most N - 1,
+    are held out. So adding a file moves at most a name or two between the parts.
     """
     number = min(max(1, round(fraction * len(files))), len(files) - 1)
     heldout = set(sorted(files, key=lambda name: sha256(os.fsencode(name)))[:number])
@@ -279,7 +257,7 @@ def split_heldout(files: Sequence[str], fraction: float) -> tuple[list[str], lis
 
 
 def choose(files: Sequence[str], image: str | int, folder: Path, is_file: bool = False) -> int:
-    """Index of the file called `image`, with or without its extension, else of file number `image`; else UserError."""
+    """Index of the file called `image`, with or without its extension, else of file number `image`."""
     text = str(image)
     matches = [i for i, name in enumerate(files) if same_name(text, name) or same_name(text, str(Path(name).with_suffix("")))]
     if len(matches) == 1:
@@ -297,28 +275,5 @@ def choose(files: Sequence[str], image: str | int, folder: Path, is_file: bool =
 
 def silence_worker_exit(worker: int) -> None:
     """Hides the traceback of a worker whose main process was ended by a signal."""
-    before = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not issubclass(kind, ConnectionError | EOFError):
-            before(kind, error, trace)
-
-    sys.excepthook = hook  # also called in the threads that hand over file descriptors
-
-
-def _check_shared_files(sets: Mapping[str, ImageFolder]) -> None:
-    if "image_heldout" in sets and (pairs := shared_files(sets["image"], sets["image_heldout"])):
-        folder = sets["image_heldout"].folder
-        raise UserError(f"heldout_root: {folder} contains training images: {shorten([name for _, name in pairs])}")
-    for first, second in combinations([key for key in ("image", "side", "side_heldout", "source") if key in sets], 2):
-        if pairs := shared_files(sets[first], sets[second]):
-            listed = shorten([f"{sets[first].folder / a} = {sets[second].folder / b}" for a, b in pairs])
-            rank_zero_warn(f"the same file is in the sets {first} and {second}: {listed}")
-
-
-def _check_temporary_folder() -> None:
-    """UserError where loader workers could not open their sockets and the training would wait for them for ever."""
-    folder = tempfile.gettempdir()
-    if sys.platform != "win32" and len(os.fsencode(folder)) > MAX_TEMPORARY_PATH:
-        advice = f"set TMPDIR to a path of at most {MAX_TEMPORARY_PATH} characters, or datamodule.num_workers=0"
-        raise UserError(f"num_workers: the path of the temporary folder is too long for sockets, {folder}: {advice}")
+    show = sys.excepthook  # also called in the threads that hand over file descriptors
+    sys.excepthook = lambda kind, *more: None if issubclass(kind, ConnectionError | EOFError) else show(kind, *more)

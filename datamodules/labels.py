@@ -17,19 +17,17 @@ NAME_COLUMNS = ("file", "image")  # where there is neither, the first column has
 
 
 def read_labels(labels: str, folder: Path, files: Sequence[str]) -> tuple[list[int], list[str]]:
-    """The class index of each of `files`, and the names of the classes, sorted as text.
+    """The class index of each of `files`, and the names of the classes, sorted; UserError if rows and files do not match.
 
-    Args:
-        labels: `folder` (the first folder in a file's name is its class), or `FILE.csv:COLUMN`, with a path relative to
-            `folder` or absolute. An empty cell is a class of its own, with a warning.
-    Raises UserError that names files without a row, rows without a file, files with two rows, or the columns there are.
+    `labels` is `folder` (the first folder in a file's name is its class), or `FILE.csv:COLUMN`, with a path relative to
+    `folder` or absolute.
     """
     if labels == "folder":
         if outside := [name for name in files if "/" not in name]:
             raise UserError(f"labels=folder: in no class folder of {folder}: {shorten(outside)}")
         values = [name.split("/")[0] for name in files]
     else:
-        values = _column(labels, folder, files)
+        values = _csv_column(*labels.rsplit(":", 1), folder, files)
     indices = {name: index for index, name in enumerate(sorted(set(values)))}
     return [indices[value] for value in values], list(indices)
 
@@ -46,8 +44,7 @@ def read_attributes(file: str, folder: Path, files: Sequence[str]) -> dict[str, 
     return {column: [row[column] or "" for row in chosen] for column in columns if column != key}
 
 
-def _column(labels: str, folder: Path, files: Sequence[str]) -> list[str]:
-    path, _, column = labels.rpartition(":")
+def _csv_column(path: str, column: str, folder: Path, files: Sequence[str]) -> list[str]:
     rows, columns, key = _read_rows("labels", path, folder)
     if column not in columns:
         hint = nearest_hint(column, columns) or f" It has: {', '.join(columns)}."

@@ -50,11 +50,10 @@ def list_images(root: str, recursive: bool = False, key: str = "root") -> tuple[
 
 
 def list_files(root: str, recursive: bool = False, key: str = "root") -> Listing:
-    """The images in `root`, and what is left out. Hidden files and folders count as absent.
+    """The images in `root`, and what is left out; hidden files and folders count as absent. UserError if there is no image.
 
     A relative `root` is searched in the working directory, then in the project's own folder, so that the starter images
     are found from anywhere. `key` is the setting's name in errors.
-    Raises UserError with the nearest existing name, or for a root without images.
     """
     folder, supported = find_root(root), ", ".join(EXTENSIONS)
     if folder is None:
@@ -68,9 +67,17 @@ def list_files(root: str, recursive: bool = False, key: str = "root") -> Listing
         groups[_group(folder, name, recursive)].append(name)
     images, unknown, _ = (groups.pop(group, []) for group in ("image", "unknown", "ignored"))
     for name in unknown[:MAX_IDENTIFIED]:
-        groups["unknown extension" if _is_image(folder / name) else "not an image"].append(name)
+        kind = "not an image"
+        with suppress(UserError), open_image(folder / name, name):
+            kind = "unknown extension"
+        groups[kind].append(name)
     if not images:
-        raise UserError(f"{key}: no image in {folder}; supported: {supported}. {_describe(groups)}")
+        subfolders = sorted({name.split("/")[0] for name in groups.get("subfolder", ())})
+        extensions = sorted({Path(name).suffix.lower() or "none" for names in groups.values() for name in names})
+        content = f"Extensions of its files: {shorten(extensions)}." if extensions else "It is empty."
+        if subfolders:
+            content = f"There are images in its subfolder(s) {shorten(subfolders)}: choose one of them."
+        raise UserError(f"{key}: no image in {folder}; supported: {supported}. {content}")
     return Listing(folder, images, dict(groups))
 
 
@@ -95,7 +102,6 @@ def printable(name: str) -> str:
 
 
 def shorten(names: Sequence[str], limit: int = 10) -> str:
-    """The first `limit` names, and the number of the others."""
     rest = len(names) - limit
     return ", ".join(map(printable, names[:limit])) + (f" and {rest} more" if rest > 0 else "")
 
@@ -106,7 +112,6 @@ def same_name(first: str, second: str) -> bool:
 
 
 def _walk(folder: Path, recursive: bool) -> Iterator[str]:
-    """Names below `folder` of files and links that are not hidden."""
     found = locate(folder)
     if not isinstance(found, Path):
         names = (name.removeprefix(found.at) for name in found.root.namelist() if name.startswith(found.at))
@@ -131,12 +136,6 @@ def _group(folder: Path, name: str, recursive: bool) -> str:
     return "unsupported format" if lower.endswith(UNSUPPORTED_EXTENSIONS) else "unknown"
 
 
-def _is_image(path: Path) -> bool:
-    with suppress(UserError), open_image(path, str(path)):
-        return True
-    return False
-
-
 def _existing(path: Path) -> Path | None:
     """`path`, or the existing path of a name that looks the same; None if there is neither."""
     found = locate(path)
@@ -150,16 +149,7 @@ def _existing(path: Path) -> Path | None:
 
 
 def _nearest(path: Path) -> str:
-    """A hint at what a path that does not exist may have meant."""
     while not path.parent.is_dir():
         path = path.parent
     siblings = sorted(entry.name for entry in path.parent.iterdir() if not HIDDEN.match(entry.name))
     return nearest_hint(path.name, siblings) or f" {path.parent.resolve()} contains: {shorten(siblings) or 'nothing'}."
-
-
-def _describe(left_out: dict[str, list[str]]) -> str:
-    """What a folder without images contains instead."""
-    if subfolders := sorted({name.split("/")[0] for name in left_out.get("subfolder", ())}):
-        return f"There are images in its subfolder(s) {shorten(subfolders)}: choose one of them."
-    extensions = sorted({Path(name).suffix.lower() or "none" for names in left_out.values() for name in names})
-    return f"Extensions of its files: {shorten(extensions)}." if extensions else "It is empty."

@@ -1,8 +1,6 @@
 """Which entries an epoch visits (epoch_order), and each rank's part of them (JoinedSampler, StridedSampler).
 
-Loaders get samplers derived from DistributedSampler, because Lightning leaves those as they are. Any other training
-sampler it wraps into one that shuffles the positions again, by a seed from the environment (P 5.2): two ranks would no
-longer see in step t what one process with the double batch sees.
+Samplers derive from DistributedSampler, because Lightning wraps any other one into one that shuffles again (P 5.2).
 """
 
 import hashlib
@@ -17,12 +15,8 @@ NO_ENTRY = -1  # stands for "no image": a batch of it alone is empty
 
 
 def epoch_order(size: int, samples: int, seed: int, epoch: int, stream: str = "image") -> list[int]:
-    """`samples` indices of 0 … size-1: random permutations, one behind the other, cut at the end.
-
-    Every prefix of an epoch holds each index equally often, up to one; drawing with replacement would let 4000 samples
-    of 5 images stray by some 25 each. The order is a function of (seed, stream, epoch) alone: no state to save, and a
-    resumed run repeats it (P 5.4, 6.5). `stream` names independent orders from the same seed.
-    """
+    """`samples` indices of 0 … size-1: random permutations one behind the other, so every prefix holds each index equally
+    often, up to one. A function of the arguments alone, which a resumed run repeats (P 5.4, 6.5)."""
     digest = hashlib.sha256(f"{seed} {stream} {epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     orders = torch.rand(-(-samples // size), size, generator=generator, dtype=torch.float64).argsort(dim=1, stable=True)
@@ -32,13 +26,8 @@ def epoch_order(size: int, samples: int, seed: int, epoch: int, stream: str = "i
 class JoinedSampler(DistributedSampler):
     """Orders of several sets side by side: tuples of indices, of which rank r of W gets the positions r, r+W, …
 
-    So step t of W ranks sees the same images as step t of one process with the W-fold batch, and over the ranks
-    together every number of steps is without skew. Each position of an image falls on each rank with chance 1/W, so the
-    ranks share an image evenly on average; which rank saw it does not matter, gradients are averaged in every step.
-
-    Args:
-        sizes: number of entries of each set by its key, which is the stream of its order.
-        samples: in an epoch over all ranks; `ranks` must divide it, since padding would show the first images more often.
+    So step t of W ranks sees the same images as step t of one process with the W-fold batch. `sizes` are numbers of entries by
+    the keys of the sets, which are the streams of their orders; `samples` counts over all ranks and is a multiple of `ranks`.
     """
 
     def __init__(self, sizes: Mapping[str, int], samples: int, seed: int, ranks: int = 1, rank: int = 0) -> None:
@@ -54,11 +43,10 @@ class JoinedSampler(DistributedSampler):
 
 
 class StridedSampler(DistributedSampler):
-    """Rank r's part r, r+W, r+2W, … of 0 … size-1: in order, each index on one rank only, nothing repeated.
+    """Rank r's part r, r+W, r+2W, … of 0 … size-1, not padded, which would shift the metrics (P 5.6).
 
-    Padding to equal length would count some reference images twice and shift the metrics (P 5.6). A rank without an
-    index yields NO_ENTRY once: Lightning skips validation with all its hooks on a rank without batches, and the others
-    would wait for it in their first collective call for ever.
+    A rank without an index yields NO_ENTRY once: Lightning skips validation on a rank without batches, and the others would
+    wait for it for ever.
     """
 
     def __init__(self, size: int, ranks: int = 1, rank: int = 0) -> None:

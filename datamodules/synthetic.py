@@ -20,15 +20,13 @@ from datamodules.image_datamodule import MAX_PIXELS, ImageDataModule, split_held
 class SyntheticDataModule(ImageDataModule):
     """Batches and sets of `ImageDataModule` without a file.
 
-    It takes the same keys, so changing `class_path` alone makes any configuration run: `root`, `side_root`, `source_root`
-    and `max_memory_gib` are ignored. There are always side and source images; any `heldout_root` gives three more drawings,
-    any `labels` the class i modulo `num_classes` for drawing i. The drawings depend on `image_size`, set and position only,
-    never on `seed`.
+    It takes the same keys and ignores the other roots and `max_memory_gib`. There are always side and source images; any
+    `heldout_root` gives three more drawings, any `labels` the class i modulo `num_classes` for drawing i. The drawings depend
+    on `image_size`, set and position only, never on `seed`.
 
     Args:
         image: use one drawing only, number `image` modulo their number; any name stands for 0.
-        num_images, num_side, num_source: drawings per set, together at most MAX_PIXELS; `num_side` is split into `side` and
-            `side_heldout`.
+        num_images, num_side, num_source: drawings per set.
         num_classes: of `label`.
     """
 

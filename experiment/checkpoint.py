@@ -1,13 +1,12 @@
 """Checkpoint files: safe reading, atomic writing."""
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from core.errors import UserError
+from core.errors import UserError, nearest_hint
 from core.files import DRAFT, atomic_write
 from modules.ops.weights import read_hashed
 
@@ -21,10 +20,7 @@ class StoredCheckpoint(NamedTuple):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, to the disk, then renames: after a kill or a loss of power there is the old file or the new.
-
-    Lightning's own writes to the system's temporary folder and moves the file, which is a copy where that folder is on
-    another disk: a kill leaves half of it under the final name. It also holds a second copy of the checkpoint in memory.
+    """Writes beside the target, to the disk, then renames, so that a kill never leaves half a file as Lightning's own does.
 
     Args:
         stored: a checkpoint that was read already: the first load of its path returns it without reading the file again.
@@ -40,9 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with atomic_write(Path(path)) as file:
             torch.save(checkpoint, file)
 
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Contents of a file on the CPU, by the safe loader only, whatever `map_location` and `weights_only` are."""
         if self._stored is None or self._stored.path != str(path):
             return read_hashed(path)[0]
@@ -51,32 +45,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def remove_leftovers(run_dir: str | Path) -> None:
-    """Removes drafts of a killed run, and the files that Lightning writes within an epoch on SLURM's requeue signal.
-
-    From these Lightning would go on by itself, with other random numbers than those of the uninterrupted run. Any process
-    may call this, before training begins.
-    """
+    """Removes drafts of a killed run, and the files that Lightning writes within an epoch on SLURM's requeue signal, from which
+    it would resume by itself."""
     for pattern in (f"checkpoints/*.ckpt{DRAFT}", f"images/*{DRAFT}", "hpc_ckpt_*.ckpt"):
         for file in Path(run_dir).glob(pattern):
             file.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The mapping in a checkpoint file; see `load_stored`."""
     return load_stored(path).checkpoint
 
 
 def load_stored(path: str | Path) -> StoredCheckpoint:
-    """Reads a checkpoint to the CPU, in one pass and by the safe loader only: `modules.ops.weights.read_hashed`.
-
-    Raises FileNotFoundError, which names the nearest file, and UserError for a file that is no checkpoint, is damaged or
-    holds code.
-    """
+    """Reads a checkpoint to the CPU, in one pass and by the safe loader only; FileNotFoundError with the nearest file, or
+    UserError for one that is no checkpoint, is damaged or holds code."""
     path = Path(path)
     if not path.is_file():
-        siblings = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
-        close = get_close_matches(path.name, siblings, n=1, cutoff=0) or ["no checkpoint at all"]
-        raise FileNotFoundError(f"{path}: no such checkpoint; {path.parent} has {close[0]}.")
+        siblings = sorted(file.name for file in path.parent.glob("*.ckpt"))
+        raise FileNotFoundError(f"{path}: no such checkpoint.{nearest_hint(path.name, siblings)}")
     checkpoint, sha256 = read_hashed(path)
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path}: not a checkpoint of this project: it has no state_dict.")

@@ -5,6 +5,8 @@ import logging
 import math
 import time
 import warnings
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,34 +23,26 @@ SAMPLE_SECONDS = 6.0  # about how long the trial of a sample may take
 
 
 class CostEstimate(NamedTuple):
-    """Seconds of one iteration of each stage; bytes at the peak, weights included; number of stages measured. The others
-    follow from the last one measured by the number of parameters times pixels."""
-
-    seconds: list[float]
-    memory: float
-    measured: int
+    seconds: list[float]  # of an iteration of each stage
+    memory: float  # bytes at the peak, weights included
+    measured: int  # number of stages; the others follow from the last of them by parameters times pixels
 
 
 def plan(module: GenerativeModule, datamodule: LightningDataModule, trainer: Trainer) -> str:
     """Table of what `fit` will do on the devices of `trainer`, with time and memory."""
     if isinstance(module, BankModule):
         return _bank_plan(module, datamodule, trainer)
-    return _staged_plan(module, datamodule, trainer)
-
-
-def _staged_plan(module: StagedModule, datamodule: LightningDataModule, trainer: Trainer) -> str:
     cost = estimate_cost(module, datamodule, trainer)
     batch = datamodule.batch_size * module.reals_per_iteration
     iterations = max(1, datamodule.samples_per_epoch // (batch * trainer.world_size))
-    rows, total = [("stage", "", "size", "parameters", "iterations", "time")], 0.0
+    row, total = "{:<5}  {:<9}  {:<9}  {:<10}  {:<10}  {}", 0.0
+    lines = [row.format("stage", "", "size", "parameters", "iterations", "time")]
     for stage, seconds in enumerate(cost.seconds):
         parameters, (height, width) = _trained_parameters(module, stage), module.stage_size(stage)
         steps = iterations * module.stage_epochs(stage)
         total += steps * seconds
-        size = f"{height}×{width}"
-        rows.append((str(stage), module.stage_label(stage), size, f"{parameters:,}", f"{steps:,}", human_time(steps * seconds)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        cells = (module.stage_label(stage), f"{height}×{width}", f"{parameters:,}", f"{steps:,}", human_time(steps * seconds))
+        lines.append(row.format(stage, *cells))
     parameters = f"{sum(p.numel() for p in module.parameters()):,} parameters"
     lines.append(f"{parameters}; about {human_time(total)} of training here and {human_bytes(cost.memory)} of memory")
     lines.append("measured on a few iterations of each stage; excludes libraries, images, sample grids and metrics")
@@ -60,19 +54,18 @@ def _staged_plan(module: StagedModule, datamodule: LightningDataModule, trainer:
 def estimate_cost(
     module: StagedModule, datamodule: LightningDataModule, trainer: Trainer, budget: float = 12.0
 ) -> CostEstimate:
-    """Trains a copy of a module on one device of `trainer`, until no next stage fits into `budget` seconds.
-
-    Nothing is written, and module, data module and random state stay as they are. The copy has random weights: source
-    weights are not read.
-    """
+    """Trains a copy of a module with random weights on one device of `trainer`, until no next stage fits into `budget` seconds.
+    Nothing is written, and module, data module and random state stay as they are."""
     data, timer = copy.copy(datamodule), StageTimer(budget)
     data.num_workers = 0  # processes cost more than a few batches
     level = logging.root.manager.disable
-    logging.disable(logging.INFO)  # what Lightning says at the beginning and end of a fit
+    logging.disable(logging.INFO)
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(range(torch.cuda.device_count())):
             warnings.simplefilter("ignore")  # that a stage of three iterations has not learned much
-            trial = type(module)(**module.hparams | _short_duration(module))
+            durations = {name: 1 for name in module.duration_settings if module.hparams.get(name) is not None}
+            iterations = {"iterations": ITERATIONS * module.num_stages} if module.hparams.get("iterations") else None
+            trial = type(module)(**module.hparams | (iterations or durations))  # every stage is an epoch
             trial.source_sha256 = ""  # as if they had been read
             Trainer(
                 accelerator=trainer.accelerator, devices=1, precision=trainer.precision, max_epochs=-1, min_epochs=0,
@@ -83,12 +76,6 @@ def estimate_cost(
         logging.disable(level)
     return timer.cost(module)
 
-
-def _short_duration(module: StagedModule) -> dict[str, int]:
-    """Settings with which every stage is an epoch."""
-    if module.hparams.get("iterations"):
-        return {"iterations": ITERATIONS * module.num_stages}
-    return {name: 1 for name in module.duration_settings if module.hparams.get(name) is not None}
 
 
 class StageTimer(Callback):
@@ -118,7 +105,6 @@ class StageTimer(Callback):
         trainer.should_stop = bool(following) and spent + following[0] > self.budget
 
     def cost(self, module: StagedModule) -> CostEstimate:
-        """What was measured, and for later stages extrapolated."""
         last, seconds, growths = len(self.seconds) - 1, list(self.seconds), list(self.growths)
         for stage in range(last + 1, module.num_stages):
             parameters = _trained_parameters(module, stage) / _trained_parameters(module, last)
@@ -149,14 +135,11 @@ def _bank_plan(module: BankModule, datamodule: LightningDataModule, trainer: Tra
 
 
 def sample_cost(module: BankModule, images: Any) -> tuple[float, float]:
-    """Seconds and bytes that `sample(1)` takes with an image set stored, on the module's device.
-
-    Measured by samples of a copy with a small value of the setting that `cost_setting` names, on which the time depends
-    linearly, and with a larger one, if possible the setting's own. The random state stays as it is.
-    """
+    """Seconds and bytes that `sample(1)` takes with an image set stored, on the module's device; the time is extrapolated from
+    two values of the setting that `cost_setting` names, on which it depends linearly."""
     (name, few), memory = module.cost_setting, PeakMemory(module.device)
     target = module.hparams[name]
-    stacked = torch.stack([images[i] for i in range(len(images))])
+    stacked = torch.stack(list(images))
 
     def seconds(value: int) -> float:
         trial = type(module)(**module.hparams | {name: value, "max_images": len(images)}).to(module.device)
@@ -175,8 +158,7 @@ def sample_cost(module: BankModule, images: Any) -> tuple[float, float]:
 
 
 class PeakMemory:
-    """By how many bytes memory has grown at its peak since the object was made: that of the GPU's tensors, else that of the
-    whole process as Linux counts it (nan elsewhere)."""
+    """Growth of memory since the object was made: of the GPU's tensors, else of the process (nan where Linux does not say)."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -184,28 +166,17 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             self.before = torch.cuda.memory_allocated(device)
         else:
-            _reset_peak()
-            self.before = _process_status("VmRSS")
+            with suppress(OSError):  # else the peak is that of the process since its start
+                Path("/proc/self/clear_refs").write_text("5")
+            self.before = self._process_status("VmRSS")
 
     def growth(self) -> float:
-        """Bytes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) - self.before
-        return _process_status("VmHWM") - self.before
+        return self._process_status("VmHWM") - self.before
 
-
-def _reset_peak() -> None:
-    try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-    except OSError:
-        pass  # the peak is that of the process since its start then
-
-
-def _process_status(key: str) -> float:
-    """A number of bytes from Linux's status of this process."""
-    try:
-        with open("/proc/self/status") as file:
-            return 1024 * float(file.read().split(f"{key}:")[1].split()[0])
-    except (OSError, IndexError):
+    @staticmethod
+    def _process_status(key: str) -> float:
+        with suppress(OSError, IndexError):
+            return 1024 * float(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0])
         return math.nan

@@ -16,8 +16,7 @@ from core.types import PathStr
 class MetricsCSV(Logger):
     """Writes `metrics.csv`: a row for each logging call; columns step (batches since the start), epoch and metrics.
 
-    A new metric gets a new column. A resumed run goes on in the same file: its first row replaces all rows from its
-    step on, which came after the checkpoint and are computed again. (Lightning's CSVLogger deletes the file instead.)
+    A resumed run goes on in the same file, which Lightning's CSVLogger deletes: its first row replaces all from its step on.
 
     Args:
         run_dir: folder of the file.
@@ -61,7 +60,6 @@ class MetricsCSV(Logger):
             return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(file)]
 
     def _write(self, rows: list[dict[str, str]], newest: Mapping[str, Any]) -> None:
-        """Replaces the file by one with these rows and a column for everything in them and in `newest`."""
         self._columns = list(dict.fromkeys(key for row in [{"step": 0, "epoch": 0}, *rows[:1], newest] for key in row))
         with atomic_write(self.file) as file:
             table = TextIOWrapper(file, encoding="utf-8", newline="")

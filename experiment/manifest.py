@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 from core.errors import UserError
@@ -26,7 +27,6 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def write_manifest(folder: str | Path, manifest: Mapping[str, Any]) -> None:
-    """Replaces `run.json` in the folder as a whole."""
     with atomic_write(Path(folder) / "run.json") as file:
         file.write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
 
@@ -34,15 +34,17 @@ def write_manifest(folder: str | Path, manifest: Mapping[str, Any]) -> None:
 def git_state(folder: Path) -> dict[str, Any] | None:
     """Commit of the folder's repository, and whether its Python or YAML files differ from it; None without git."""
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        changed = _git(folder, "status", "--porcelain", "--", "*.py", "*.yaml")
+        commit, changed = (
+            subprocess.check_output(["git", "-C", folder, *words], text=True, timeout=60, stderr=DEVNULL, stdin=DEVNULL).strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "*.py", "*.yaml"])
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": commit.strip(), "dirty": bool(changed.strip())}
+    return {"commit": commit, "dirty": bool(changed)}
 
 
 def lineage_entry(kind: str, path: str, checkpoint: Any, sha256: str) -> dict[str, Any]:
-    """A file with its contents as ancestor of a run; `kind` is resume or source, and a source may be a foreign file."""
+    """A file with its contents as ancestor of a run; `kind` is resume, or source for a file that may be a foreign one."""
     checkpoint = checkpoint if isinstance(checkpoint, Mapping) else {}
     run = checkpoint.get("run") or {}
     return {
@@ -56,12 +58,4 @@ def lineage_entry(kind: str, path: str, checkpoint: Any, sha256: str) -> dict[st
 
 
 def now() -> str:
-    """Date and time in UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    result = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=60, check=True, stdin=subprocess.DEVNULL
-    )
-    return result.stdout

@@ -13,20 +13,17 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
 from core.errors import UserError
 
-# A rank that has waited so long for the others gives up; Lightning's default is 30 minutes. Nothing in a training keeps one
-# rank that much longer than the others.
-TIMEOUT = timedelta(minutes=10)
+TIMEOUT = timedelta(minutes=10)  # for a rank that waits for the others; Lightning's default is 30 minutes
 
 
 def start_facts(config: Mapping[str, Any], datamodule: LightningDataModule, checkpoint: str | None) -> dict[str, str]:
-    """What has to be equal on all ranks at the start: checkpoint, settings and, once it is set up, the data module's images."""
+    """What has to be equal on all ranks at the start: checkpoint, settings and images."""
     settings = hashlib.sha256(repr(config).encode()).hexdigest()[:12]
     images = {f"images of the set {key}": digest[:12] for key, digest in datamodule.fingerprints().items()}
     return {"checkpoint": checkpoint or "none", "settings": settings, **images}
 
 
 def differing_facts(facts: Sequence[Mapping[str, str]]) -> list[str]:
-    """A line for each fact in which a rank differs from rank 0; `facts` has one mapping for each rank."""
     return [
         f"  {name}: {facts[0].get(name)} on rank 0, {own[name]} on rank {rank}"
         for rank, own in enumerate(facts)
@@ -36,12 +33,8 @@ def differing_facts(facts: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def cluster_plugins() -> list[SLURMEnvironment]:
-    """Plugins for the trainer, needed before it is built; sets the time-out of plain DDP strategies.
-
-    On SLURM its environment without Lightning's own requeueing, which saves in the middle of a step, where ranks wait for
-    each other in different calls, and what a training cannot be resumed from exactly (P 6.6); the batch script
-    configs/launch/slurm.sbatch requeues the job.
-    """
+    """Sets the time-out of plain DDP strategies. Plugins for the trainer: on SLURM its environment without Lightning's own
+    requeueing, which saves within a step (P 6.6); the batch script requeues."""
     for name, start_method in (("ddp", "popen"), ("ddp_fork", "fork"), ("ddp_spawn", "spawn")):
         StrategyRegistry.register(name, DDPStrategy, override=True, start_method=start_method, timeout=TIMEOUT)
     if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
@@ -53,19 +46,14 @@ def cluster_plugins() -> list[SLURMEnvironment]:
 
 
 def check_world_size(trainer: Trainer) -> Trainer:
-    """The trainer; UserError if torchrun or SLURM started more or fewer processes than it is configured for.
-
-    Too many would each train by itself into the same run folder, too few would wait for the others.
-    """
+    """The trainer; UserError if torchrun or SLURM started more or fewer processes than it is configured for."""
     for name, environment in (("torchrun", TorchElasticEnvironment), ("SLURM", SLURMEnvironment)):
         if environment.detect():
             started, configured = environment().world_size(), trainer.num_nodes * trainer.num_devices
             if started != configured:
-                raise UserError(
-                    f"{name} started {started} process(es), but trainer.num_nodes={trainer.num_nodes} times "
-                    f"trainer.devices={trainer.num_devices} is {configured}. Set both: devices is the number of processes on "
-                    f"one node."
-                )
+                product = f"trainer.num_nodes={trainer.num_nodes} times trainer.devices={trainer.num_devices} is {configured}"
+                advice = "Set both: devices is the number of processes on one node."
+                raise UserError(f"{name} started {started} process(es), but {product}. {advice}")
             break
     return trainer
 

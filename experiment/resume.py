@@ -1,7 +1,7 @@
-"""From the configuration's `resume` to the checkpoint to resume from, or to the reason why there is none."""
+"""From the configuration's `resume` to the checkpoint to resume from."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,49 +9,50 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from core.errors import UserError
+from core.errors import Mistakes, UserError
 from experiment.checkpoint import StoredCheckpoint, load_stored
-from experiment.config_changes import Finished, changes
 from experiment.manifest import read_manifest
 
+FREE_GROUPS = ("run_name", "run_dir", "trainer", "logger", "callbacks")
+FREE_KEYS = ("datamodule.num_workers", "datamodule.max_memory_gib")
+EPOCH_KEYS = ("trainer.limit_train_batches", "trainer.overfit_batches", "trainer.fast_dev_run")  # decide how long an epoch is
 RESULTS = ("metrics.csv", "metrics.json", "best.json", "images", "tasks")  # what a run leaves beside its checkpoints
+
+
+class Finished(SystemExit):
+    """Nothing is left to train, which is no error; whoever raises it prints the message."""
 
 
 def resume_point(
     config: DictConfig, module: LightningModule, datamodule: LightningDataModule, dry_run: bool = False
 ) -> StoredCheckpoint | None:
-    """The checkpoint that `config.resume` selects, after all checks of whether the training can be resumed from it.
-
-    Loads its weights into `module`. Prints a line for each setting that changed and may. Raises UserError or
-    FileNotFoundError with a message for the user, and Finished if nothing is left to train, unless `dry_run`. `datamodule`
-    has been set up.
-    """
+    """The checkpoint that `config.resume` selects, after all checks; loads its weights into `module` and prints a line for each
+    setting that changed and may. UserError or FileNotFoundError; Finished if nothing is left to train, unless `dry_run`."""
     stored = find_resume(config.resume, config.run_dir)
     if stored is None:
         return None
     path, checkpoint, _ = stored
-    images = changed_images(checkpoint, datamodule)
+    prints = checkpoint.get(type(datamodule).__qualname__, {}).get("fingerprints")
+    images = None if prints is None else changed_images(prints, datamodule.fingerprints())
     free = [f"module.{name}" for name in module.duration_settings]
     if images == []:  # the same files, wherever they are now
         free += [f"datamodule.{key}" for key in config.datamodule if key.endswith("root")]
     refused, allowed = changes(checkpoint["config"], config, free) if "config" in checkpoint else ([], [])
     if refused or images:
         lines = "\n".join(f"  {line}" for line in [*refused, *(images or [])])
-        raise UserError(
-            f"cannot resume {path}: settings differ (checkpoint → now)\n{lines}\n"
-            f"Resume with the settings of the checkpoint, or start another run by run_name=… resume=null."
-        )
+        advice = "Resume with the settings of the checkpoint, or start another run by run_name=… resume=null."
+        raise UserError(f"cannot resume {path}: settings differ (checkpoint → now)\n{lines}\n{advice}")
     check_resume(path, checkpoint, module)
     for line in allowed:
         log_rank_zero(f"changed since {path}: {line}")
     reason = finish_reason(checkpoint, config, module)
-    if reason is not None and finished_cleanly(config.run_dir) and not dry_run:
+    cut_off = read_manifest(config.run_dir).get("status", "finished") != "finished"  # maybe before its last picture
+    if reason is not None and not cut_off and not dry_run:
         more = f" To extend it: a larger {' or '.join(reason)}." if reason else ""
-        finished = Finished(f"{path}: training already finished after {epochs_done(checkpoint)} epochs.{more}")
-        rank_zero_only(print)(finished.message)
-        raise finished
+        rank_zero_only(print)(f"{path}: training already finished after {epochs_done(checkpoint)} epochs.{more}")
+        raise Finished(0)
     for _, node, state in _early_stopping(checkpoint, config):  # else Lightning goes on with the patience of the checkpoint
         state["patience"] = node.get("patience", 3)
         if reason is None:
@@ -60,11 +61,8 @@ def resume_point(
 
 
 def find_resume(resume: str | None, run_dir: str | Path) -> StoredCheckpoint | None:
-    """The checkpoint that `resume` selects; None for a new run.
-
-    "auto" selects the last readable file of the run; each unreadable one is reported in a line. UserError or
-    FileNotFoundError for a path that no training can be resumed from, and with "auto" if that holds for all files.
-    """
+    """The checkpoint that `resume` selects; None for a new run. "auto" selects the last readable file of the run and reports
+    each unreadable one in a line; UserError or FileNotFoundError if there is none."""
     if resume is None:
         return None
     if resume != "auto":
@@ -73,61 +71,90 @@ def find_resume(resume: str | None, run_dir: str | Path) -> StoredCheckpoint | N
     # last.ckpt is another name of the newest file, unless a kill came between the two. Files that are newer than last.ckpt
     # only because the folder was copied hold fewer epochs. A copy without last.ckpt says nothing about the order.
     files.sort(key=lambda file: (file.stat().st_mtime_ns, file.name == "last.ckpt"), reverse=True)
-    last = next((i for i, file in enumerate(files) if file.name == "last.ckpt"), len(files) - 1)
-    newest, damaged, inodes = None, [], set()
-    for i, file in enumerate(files):
-        inode = file.stat().st_dev, file.stat().st_ino
-        if inode in inodes or (newest and i > last):
-            continue
-        inodes.add(inode)
-        try:
-            stored = _load_resumable(file)
-        except UserError as error:
-            damaged.append(str(error))
-            continue
-        if newest is None or epochs_done(stored.checkpoint) > epochs_done(newest.checkpoint):
-            newest = stored
+    newest, damaged, inodes, after_last = None, Mistakes(), set(), False
+    for file in files:
+        if (inode := (file.stat().st_dev, file.stat().st_ino)) not in inodes:
+            inodes.add(inode)
+            with damaged.collect(str(file)):
+                stored = _load_resumable(file)
+                if newest is None or epochs_done(stored.checkpoint) > epochs_done(newest.checkpoint):
+                    newest = stored
+        after_last = after_last or file.name == "last.ckpt"
+        if newest and after_last:
+            break
     if newest is None and files:
-        reasons = "\n".join(damaged)
+        reasons = "\n".join(damaged.values())
         raise UserError(f"{run_dir}: no checkpoint to resume from:\n{reasons}\nA new run: run_name=… resume=null.")
-    for reason in damaged:
+    for reason in damaged.values():
         log_rank_zero(f"warning: {reason.removesuffix('.')}. Resuming from {newest.path}.")
     return newest
 
 
 def check_resume(path: str | Path, checkpoint: Mapping[str, Any], module: LightningModule) -> None:
-    """UserError unless `module` is of the class and the shapes in the checkpoint. Loads its weights."""
+    """Loads the weights; UserError unless `module` is of the class and the shapes in the checkpoint."""
     try:
         module.on_load_checkpoint(checkpoint)  # refuses another class, and a schedule that changes finished stages
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     stored, now = ({k: tuple(v.shape) for k, v in d.items()} for d in (checkpoint["state_dict"], module.state_dict()))
-    for key in sorted(stored.keys() | now.keys()):
-        if stored.get(key) != now.get(key):
-            raise UserError(
-                f"{path} does not fit the configured {type(module).__name__}: {key} has shape {stored.get(key)} in the "
-                f"checkpoint and {now.get(key)} in the configured module."
-            )
+    for key in sorted(key for key in stored.keys() | now.keys() if stored.get(key) != now.get(key)):
+        shapes = f"{key} has shape {stored.get(key)} in the checkpoint and {now.get(key)} in the configured module"
+        raise UserError(f"{path} does not fit the configured {type(module).__name__}: {shapes}.")
     module.load_state_dict(checkpoint["state_dict"])
 
 
-def changed_images(checkpoint: Mapping[str, Any], datamodule: LightningDataModule) -> list[str] | None:
-    """A line for each image set whose files differ from those of the checkpoint; None if it has no fingerprints."""
-    stored = checkpoint.get(type(datamodule).__qualname__, {}).get("fingerprints")
-    if stored is None:
-        return None
-    now = datamodule.fingerprints()
+def changed_images(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     pairs = {key: (stored.get(key, "none"), now.get(key, "none")) for key in sorted(stored.keys() | now.keys())}
     return [f"files of the image set {key}: {old[:12]} → {new[:12]}" for key, (old, new) in pairs.items() if old != new]
 
 
+def changes(stored: Mapping[str, Any], config: DictConfig, free: Collection[str] = ()) -> tuple[list[str], list[str]]:
+    """Lines `key: old → new`: first those that make it another training, then those that do not; `free` are further keys that
+    may change. Paths that differ because the run folder does are not listed."""
+    now = OmegaConf.to_container(config)
+    before, after = _comparable(stored, now), _comparable(now, stored)
+    moved = [(str(stored.get(key)), str(now.get(key))) for key in ("run_dir", "run_name")]
+    refused, allowed = [], []
+    for key in dict.fromkeys([*after, *before]):
+        old, new = before.get(key), after.get(key)
+        if old == new or key == "resume":
+            continue
+        line = f"{key}: {'null' if old is None else old} → {'null' if new is None else new}"
+        if key in FREE_KEYS or key in free:
+            allowed.append(line)
+        elif key.split(".")[0] not in FREE_GROUPS or key in EPOCH_KEYS:
+            refused.append(line)
+        elif key in ("run_dir", "run_name") or new not in [str(old).replace(*pair) for pair in moved]:
+            allowed.append(line)
+    return refused, allowed
+
+
+def _comparable(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted key, so that equal settings compare equal to those of `other` however they are written."""
+    groups = dict(config)
+    for group in ("module", "datamodule"):
+        node, other_node = groups.get(group) or {}, other.get(group) or {}
+        same_class = node.get("class_path") == other_node.get("class_path")
+        groups[group] = node if same_class else {"class_path": node.get("class_path")}
+    for group in ("logger", "callbacks"):
+        nodes, other_nodes = groups.get(group) or {}, other.get(group) or {}
+        switched = [name for name in nodes | other_nodes if bool(nodes.get(name)) != bool(other_nodes.get(name))]
+        groups[group] = {**nodes, **{name: "on" if nodes.get(name) else "off" for name in switched}}
+    return _leaves(groups)
+
+
+def _leaves(node: Any, key: str = "") -> dict[str, Any]:
+    if isinstance(node, Mapping) and node:
+        return {k: v for name, child in node.items() for k, v in _leaves(child, f"{key}.{name}" if key else name).items()}
+    return {key: list(node) if isinstance(node, tuple) else node}
+
+
 def epochs_done(checkpoint: Mapping[str, Any]) -> int:
-    """Number of whole epochs that were trained before a checkpoint."""
     return checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
 
 def finish_reason(checkpoint: Mapping[str, Any], config: DictConfig, module: LightningModule) -> list[str] | None:
-    """The keys whose larger values extend a training that is finished at this checkpoint; None if it is not finished."""
+    """The keys whose larger values extend a training that is finished at a checkpoint; None if it is not finished."""
     epochs = epochs_done(checkpoint)
     if module.finished(epochs):
         return [f"module.{name}" for name in module.duration_settings if module.hparams.get(name) is not None]
@@ -145,7 +172,7 @@ def finish_reason(checkpoint: Mapping[str, Any], config: DictConfig, module: Lig
 
 
 def has_finished(trainer: Trainer, module: LightningModule) -> bool:
-    """True if nothing is left to train after the epochs of this trainer: the reasons of `finish_reason`, in a fit."""
+    """True if nothing is left to train, by the reasons of `finish_reason`."""
     whole = trainer.is_last_batch and not trainer.sanity_checking
     stopped = [c.stopping_reason for c in trainer.callbacks if isinstance(c, EarlyStopping)]
     return (
@@ -156,13 +183,7 @@ def has_finished(trainer: Trainer, module: LightningModule) -> bool:
     )
 
 
-def finished_cleanly(run_dir: str | Path) -> bool:
-    """False if the manifest says that the run was cut off, which may be between its last checkpoint and its last picture."""
-    return read_manifest(run_dir).get("status", "finished") == "finished"
-
-
 def checkpoint_files(config: DictConfig) -> Iterator[Path]:
-    """The checkpoints that a run has written where `config` says; links to folders are followed."""
     nodes = [node for node in (config.callbacks or {}).values() if node]
     folders = {config.run_dir, f"{config.run_dir}/checkpoints", *(n.dirpath for n in nodes if n.get("dirpath"))}
     for folder in sorted(folders):
@@ -170,41 +191,34 @@ def checkpoint_files(config: DictConfig) -> Iterator[Path]:
 
 
 def move_results_aside(run_dir: str | Path) -> None:
-    """Moves the results of a run that left no checkpoint into a subfolder, so that they never pass for those of the next."""
-    results = [path for name in RESULTS if (path := Path(run_dir) / name).exists()]
-    if not results:
-        return
-    number = 1 + sum(1 for _ in Path(run_dir).glob("previous_*"))
-    folder = Path(run_dir) / f"previous_{number}"
-    folder.mkdir()
-    for path in results:
-        path.rename(folder / path.name)
-    names = ", ".join(path.name for path in results)
-    log_rank_zero(f"{run_dir} held {names} of a run without a checkpoint; moved to {folder}.")
+    if results := [path for name in RESULTS if (path := Path(run_dir) / name).exists()]:
+        folder = Path(run_dir) / f"previous_{1 + len([*Path(run_dir).glob('previous_*')])}"
+        folder.mkdir()
+        for path in results:
+            path.rename(folder / path.name)
+        names = ", ".join(path.name for path in results)
+        log_rank_zero(f"{run_dir} held {names} of a run without a checkpoint; moved to {folder}.")
 
 
 @rank_zero_only
 def log_rank_zero(line: str) -> None:
-    """Prints a line to stderr on rank 0."""
     print(line, file=sys.stderr)
 
 
 def _early_stopping(checkpoint: Mapping[str, Any], config: DictConfig) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Dotted key, node and stored state of each configured EarlyStopping that the checkpoint has a state of."""
-    states = checkpoint.get("callbacks", {})
     for name, node in (config.get("callbacks") or {}).items():
         if node and str(node.get("class_path")).endswith(".EarlyStopping"):
-            state = states.get(f"EarlyStopping{ {'monitor': node.monitor, 'mode': node.get('mode', 'min')} !r}")
-            if state:
+            identity = {"monitor": node.monitor, "mode": node.get("mode", "min")}
+            if state := checkpoint.get("callbacks", {}).get(f"EarlyStopping{identity!r}"):
                 yield f"callbacks.{name}", node, state
 
 
 def _load_resumable(path: str | Path) -> StoredCheckpoint:
     stored = load_stored(path)
-    checkpoint = stored.checkpoint
-    if "loops" not in checkpoint or "optimizer_states" not in checkpoint:
+    if not {"loops", "optimizer_states"} <= stored.checkpoint.keys():
         raise UserError(f"{path}: contains only weights; cannot resume.")
-    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    progress = stored.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
     if progress["ready"] != progress["processed"]:
         raise UserError(f"{path}: was written within an epoch; a training can be resumed exactly from the end of one only.")
     return stored

@@ -16,16 +16,13 @@ from core.types import PathStr
 class WandbRun(WandbLogger):
     """Lightning's logger, whose run gets its id at the first start from `callbacks.run_manifest`, and the same on resume.
 
-    Building it on rank 0 logs in: wherever W&B finds credentials (environment, netrc, its settings files) the run is
-    online, and UserError is raised if the server refuses them or does not answer within 10 seconds (WANDB_HTTP_TIMEOUT).
-    Without credentials the run is offline. `mode` and WANDB_MODE come before that.
+    Building it on rank 0 logs in, see `log_in`; `mode` and WANDB_MODE come before that.
 
     Args:
         save_dir: the run folder; W&B writes to its subfolder wandb/.
         id: an id given here takes precedence over that in run.json.
         resume: what `wandb.init` does with an id that the server knows; "allow" goes on with it.
-        finish_timeout: seconds to wait for uploads when the training ends, 0 for no limit; then a line names the command
-            that sends the rest.
+        finish_timeout: seconds to wait for uploads when the training ends, 0 for no limit.
         settings: further fields of `wandb.Settings`.
         more: further keywords of `WandbLogger` and `wandb.init`, such as entity, group, mode, tags, notes.
     """
@@ -48,6 +45,7 @@ class WandbRun(WandbLogger):
             settings["silent"] = True  # the line that log_in printed says what matters
         super().__init__(name=name, save_dir=save_dir, id=id, project=project, resume=resume, settings=settings, **more)
         self._wandb_init.pop("anonymous", None)  # wandb warns of this keyword, which Lightning passes in any case
+
     @property
     def experiment(self) -> Any:
         """The W&B run, begun at the first access; UserError if the server does not let it begin."""
@@ -60,7 +58,7 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Ends the W&B run: another one can begin in this process, and forked processes, too, wait for its uploads."""
+        """Ends the W&B run, so that another one can begin in this process, and forked processes, too, wait for its uploads."""
         super().finalize(status)
         run, self._experiment = self._experiment, None
         if run is not None:
@@ -71,7 +69,6 @@ class WandbRun(WandbLogger):
                 print(f"W&B: not everything is uploaded. Send the rest by: wandb sync --no-skip-online {quote(str(folder))}")
 
     def use_id(self, id: str) -> None:
-        """Sets the id of a run that has not begun; afterwards nothing happens."""
         if self._experiment is None:
             self._id = self._wandb_init["id"] = id
 
@@ -84,10 +81,9 @@ class WandbRun(WandbLogger):
 
 
 def log_in() -> bool:
-    """False if W&B has no credentials for its server, which is printed; True otherwise, also if the mode is not online.
-
-    UserError if the server cannot be reached, if it refuses the credentials, or if WANDB_MODE=online and there are none.
-    """
+    """False if W&B has no credentials (environment, netrc, its settings files) for its server, which is printed; True
+    otherwise, also if the mode is not online. UserError if the server refuses them or does not answer within 10 seconds
+    (WANDB_HTTP_TIMEOUT), or if WANDB_MODE=online and there are none."""
     import wandb
 
     if os.environ.get("WANDB_MODE", "online") != "online" or wandb.run is not None:

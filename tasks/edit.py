@@ -10,10 +10,8 @@ from tasks.task import Function, Images, ImageTask
 
 @dataclass(kw_only=True)
 class Edit(ImageTask):
-    """Renders the edited region anew: `00_input`, `01_mask` (as used), `02_unmasked` (all rendered anew), `03_edited`.
-
-    `03_edited` is (1 - m) · input + m · `02_unmasked` with the softened mask m, so that it equals the input away from the
-    edit; with an empty mask everywhere (and a warning).
+    """Renders the edited region anew: `00_input`, `01_mask` (softened), `02_unmasked` (all rendered anew), and `03_edited`,
+    which equals the input away from the mask.
 
     Args:
         image: file that already contains the edit; any size and mode.

@@ -14,8 +14,8 @@ from tasks.task import Function, Images, Task, numbered
 class Generate(Task):
     """Random images: `sample_000`, `sample_001`, …
 
-    For a method that copies pixels also their sources: images `sources_000`, …, in which each training image is a range of
-    hues from its left to its right, darker towards its bottom; and `sources`, integers [N, 3, H, W]: image, row and column.
+    For a method that copies pixels also `sources_000`, …, in which each training image is a range of hues, darker towards its
+    bottom; and `sources`, integers [N, 3, H, W]: image, row and column of every pixel.
 
     Args:
         num_images: number of images.

@@ -21,10 +21,8 @@ Position = Annotated[list[int], Field(min_length=2, max_length=2, description="[
 
 @dataclass(kw_only=True)
 class Harmonize(ImageTask):
-    """Renders the object in trained colors and textures: `00_input`, `01_mask` (as used), `02_harmonized`.
-
-    `02_harmonized` is (1 - m) · input + m · rendering with the softened mask m; with `object`, the image without the object
-    replaces the input there. The model is best trained on the image without the object.
+    """Renders the object in trained colors and textures: `00_input`, `01_mask` (softened), `02_harmonized`, which equals the
+    input without the object away from the mask. The model is best trained on the image without the object.
 
     Args:
         image: file of the image, any size and mode; with `mask` it already contains the object.
@@ -32,9 +30,8 @@ class Harmonize(ImageTask):
         object: instead of `mask`: file of an object with transparency, which is pasted.
         position: [row, column] of its upper left corner in pixels of `image`; it may lie partly outside. None: centered.
         object_size: [height, width] of the object in pixels of `image`; None: as in its file.
-        colors: first each pixel of the object gets the nearest of this number of colors of the rest of the image: trained
-            generators have seen no others, and turn an orange object in an image without red into magenta. None: off, as in
-            the paper.
+        colors: first each pixel of the object gets the nearest of this number of colors of the rest of the image, since
+            trained generators have seen no others. None: off, as in the paper.
         dilation, blur: as in the task `edit`, with a tighter mask (released code of SinGAN).
     """
 
@@ -61,7 +58,6 @@ class Harmonize(ImageTask):
         yield "02_harmonized", blend(soft, result, background)[0]
 
     def _recolor(self, image: Tensor, mask: Tensor, background: Tensor) -> Tensor:
-        """The image with the object in colors of its surroundings."""
         dilated = dilate(mask, 1)  # pixels at the edge mix the object with its surroundings
         around = 1 - dilated if self.object is None else torch.ones_like(mask)
         if not around.any():
@@ -81,10 +77,7 @@ class Harmonize(ImageTask):
 
 
 def paste(image: Tensor, file: str, position: list[int] | None, object_size: list[int] | None) -> tuple[Tensor, Tensor]:
-    """An image [1, 3, H, W] with the object of a file in it, and its opacity [1, 1, H, W], 0 to 1.
-
-    UserError if the object has no transparency, or if no part of it is inside the image.
-    """
+    """An image [1, 3, H, W] with the object of a file in it, and its opacity [1, 1, H, W], 0 to 1."""
     over_black, over_white = (read_image(file, "task.object", background) for background in ("black", "white"))
     if torch.equal(over_black, over_white):
         raise UserError(f"task.object={file}: has no transparency; save the object as RGBA with an empty background")

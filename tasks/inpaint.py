@@ -13,8 +13,7 @@ from tasks.task import Function, Images, Task, numbered
 class Inpaint(Task):
     """Fills: `00_input`, `01_mask`, `02_fill_000`, `02_fill_001`, …, and with `composite` also `03_composite_000`, …
 
-    A fill is the whole image as the model renders it; a composite keeps the input outside the hole. With an empty mask
-    every fill is the plain reconstruction of the image (and a warning).
+    A fill is the whole image as the model renders it; a composite keeps the input outside the hole.
 
     Args:
         image: file of any size and mode.

@@ -1,8 +1,4 @@
-"""Images and masks from files, and the size to work at.
-
-Image files are read by the decoder of the data modules and its limits, with the EXIF orientation applied; 16-bit gray
-keeps its precision. Masks: white is the region to change.
-"""
+"""Images and masks from files, and the size to work at. Of a mask, white is the region to change."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +12,6 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from core.errors import UserError, nearest_hint
-from datamodules.archive import check_file_bytes
 from datamodules.decode import deep_gray, is_deep_gray, open_image, to_rgb, upright
 from modules.base import GenerativeModule
 from modules.ops.images import from_uint8, luma, resize
@@ -29,17 +24,15 @@ REFERENCE_SIDE = 250  # longer side in pixels at which SinGAN's mask radii are s
 
 
 def read_image(path: str, key: str = "task.image", background: str = "white") -> Tensor:
-    """An image file of any mode as float32 [1, 3, H, W] in [-1, 1]; transparency over `background`.
-
-    Raises FileNotFoundError or UserError with `key`, the file and what is wrong with it.
-    """
+    """An image file of any mode as float32 [1, 3, H, W] in [-1, 1], 16-bit gray in its precision; transparency over
+    `background`. FileNotFoundError or UserError with `key` and the file."""
     file = Path(path)
     if file.is_dir():
         raise UserError(f"{key}={path}: is a folder; a task takes one image file")
     if not file.is_file():
         beside = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
         raise FileNotFoundError(f"{key}={path}: no such file.{nearest_hint(file.name, beside)}")
-    check_file_bytes(f"{key}={path}", file.stat().st_size)
+
     with open_image(file, f"{key}={path}: not an image that can be read") as image:
         image = upright(image)
         if is_deep_gray(image):
@@ -48,45 +41,39 @@ def read_image(path: str, key: str = "task.image", background: str = "white") ->
 
 
 def read_prepared(path: str, module: GenerativeModule, size: Sequence[int] | None) -> Tensor:
-    """The image at the working size (see `working_size`), [1, 3, H, W] in [-1, 1] on the CPU."""
+    """The image at `working_size`, [1, 3, H, W] in [-1, 1] on the CPU."""
     image = read_image(path)
     return resize(image, working_size(image.shape[-2:], module.image_size, size))
 
 
 def read_masked(path: str, mask_path: str, module: GenerativeModule, size: Sequence[int] | None) -> tuple[Tensor, Tensor]:
-    """The image at the working size, and its mask [1, 1, H, W] of zeros and ones, 1 = the region to change.
+    """The image at `working_size`, and its mask [1, 1, H, W] of zeros and ones.
 
-    Gray values of the mask are cut at one half, transparency counts as black. A pixel of the working size is masked if any
-    part of it is. Warns when nothing, nearly everything or an image with many gray values is given as mask; UserError with
-    both sizes when the aspects differ by more than 2 %.
+    Gray values of the mask are cut at one half, transparency counts as black. A pixel is masked if any part of it is. Warns of
+    a mask of nothing, of nearly everything or with many gray values; UserError if the aspects differ.
     """
     image = read_image(path)
     gray = luma(read_image(mask_path, "task.mask", background="black")) / 2 + 0.5
     (height, width), (mask_height, mask_width) = image.shape[-2:], gray.shape[-2:]
     if abs(mask_width * height / (mask_height * width) - 1) > ASPECT_TOLERANCE:
-        raise UserError(
-            f"task.mask={mask_path} is {mask_width}×{mask_height} pixels (width × height), task.image={path} is "
-            f"{width}×{height}: their aspects have to be equal"
-        )
+        sizes = f"{mask_width}×{mask_height} pixels (width × height), task.image={path} is {width}×{height}"
+        raise UserError(f"task.mask={mask_path} is {sizes}: their aspects have to be equal")
     mask = (gray >= 0.5).float()
     masked, between = mask.mean().item(), ((gray - 0.5).abs() < 0.45).float().mean().item()
-    if masked == 0:
-        brightest = f"its brightest value is {gray.max().item() * 255:.0f} of 255"
-        problem = f"nothing is masked, {brightest}; white is the region to change"
-    elif between > MAX_GRAY:
-        problem = f"{between:.0%} of its pixels are gray, as in a photograph; they are cut at one half, and white is changed"
-    elif masked > MAX_MASKED:
-        problem = f"{masked:.0%} of the image is masked; white is the region to change: invert it if you meant the rest"
-    else:
-        problem = None
-    if problem:
+    brightest, white = f"its brightest value is {gray.max().item() * 255:.0f} of 255", "white is the region to change"
+    problems = [
+        (masked == 0, f"nothing is masked, {brightest}; {white}"),
+        (between > MAX_GRAY, f"{between:.0%} of its pixels are gray, as in a photograph; they are cut at one half; {white}"),
+        (masked > MAX_MASKED, f"{masked:.0%} of the image is masked; {white}: invert it if you meant the rest"),
+    ]
+    if problem := next((text for applies, text in problems if applies), None):
         warn(f"task.mask={mask_path}: {problem}", stacklevel=2)
     image = resize(image, working_size((height, width), module.image_size, size))
     return image, F.adaptive_max_pool2d(mask, image.shape[-2:])
 
 
 def working_size(shape: Sequence[int], model: Sequence[int], size: Sequence[int] | None = None) -> tuple[int, int]:
-    """Height and width a task works at: `size`, or the image's `shape` scaled so that its shorter side is the model's."""
+    """`size`, else the image's `shape` scaled so that its shorter side is the model's."""
     if size is not None:
         return tuple(size)
     factor = min(model) / min(shape)
@@ -114,8 +101,7 @@ def blur(mask: Tensor, sigma: float) -> Tensor:
 def blending_mask(mask: Tensor, dilation: float, sigma: float) -> Tensor:
     """SinGAN's soft mask (Rott Shaham et al. 2019, released code): dilated by a disk, blurred, stretched to 0 … 1.
 
-    Radius `dilation` and `sigma` are pixels of an image whose longer side is 250 and scale with the image. Exactly 0
-    away from the mask; an empty or full mask stays as it is.
+    `dilation` and `sigma` are pixels of an image whose longer side is 250. An empty or full mask stays as it is.
     """
     scale = max(mask.shape[-2:]) / REFERENCE_SIDE
     dilated = dilate(mask, round(dilation * scale))
@@ -137,5 +123,4 @@ def blend(mask: Tensor, changed: Tensor, image: Tensor) -> Tensor:
 
 
 def mask_image(mask: Tensor) -> Tensor:
-    """A mask [1, 1, H, W] as an image [3, H, W] in [-1, 1]."""
     return mask[0].expand(3, -1, -1) * 2 - 1

@@ -57,19 +57,14 @@ class Interpolate(Task):
 
 
 def between(points: Tensor, steps: int, loop: bool) -> Tensor:
-    """Points [F, …] on arcs through `points` [N, …], `steps` from each to the next; the last one, or with `loop` the first
-    one again, ends the path."""
+    """Points [F, …] on arcs through `points` [N, …], `steps` from each to the next; a `loop` ends at the first one."""
     stops = [*points, points[0]] if loop else [*points]
     path = [spherical(first, second, step / steps) for first, second in pairwise(stops) for step in range(steps)]
     return torch.stack(path if loop else [*path, stops[-1]])
 
 
 def spherical(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """The point at `share` of the arc from `first` to `second`.
-
-    On the straight line between two draws of a wide Gaussian lie points much shorter than any draw, which no decoder has
-    seen (White 2016, arXiv 1609.04468).
-    """
+    """The point at `share` of the arc from `first` to `second` (White 2016, arXiv 1609.04468)."""
     cosine = F.cosine_similarity(first.flatten(), second.flatten(), dim=0).clamp(-1, 1)
     angle = torch.arccos(cosine)
     if angle.sin() < 1e-3:  # the same direction, or the opposite one, where no arc is unique

@@ -3,6 +3,7 @@
 import errno
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,40 +15,29 @@ from torch import Tensor
 from core.files import atomic_folder
 from modules.ops.images import to_uint8
 
-ENDINGS = (".png", ".npz", ".gif", ".mp4")  # what a task writes, and so what it may delete
+ENDINGS = (".png", ".npz", ".gif", ".mp4")  # what a task may delete
 
 
 def write_results(
     folder: Path, name: str, settings: Mapping[str, Any], images: Mapping[str, Tensor], frames_per_second: float | None = None
 ) -> str:
-    """Writes images [3, H, W] in [-1, 1] as PNG files, all or none, and `folder`/`name`.json with `settings` and the names
-    of the files; files that an earlier `name`.json lists are deleted. Returns a description of the files.
-
-    See `write_images` for integers and frames.
-    """
-    manifest = folder / f"{name}.json"
-    with atomic_folder(folder, earlier_files(manifest)) as draft:
+    """`write_images` into `folder`, all or none, and a JSON file with `settings` and the names of the files; those that an
+    earlier one lists are deleted. Returns a description of the files."""
+    manifest, outdated = folder / f"{name}.json", []
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        names = map(str, json.loads(manifest.read_text(encoding="utf-8"))["files"])
+        outdated = [name for name in names if Path(name).name == name and name.endswith(ENDINGS)]
+    with atomic_folder(folder, outdated) as draft:
         description = write_images(draft, images, frames_per_second)
         content = {**settings, "files": sorted(file.name for file in draft.iterdir())}
         (draft / manifest.name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return description
 
 
-def earlier_files(manifest: Path) -> list[str]:
-    """Names of the files that the task wrote earlier, in the manifest's folder."""
-    try:
-        names = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [name for name in map(str, names) if Path(name).name == name and name.endswith(ENDINGS)]
-
 
 def write_images(folder: Path, images: Mapping[str, Tensor], frames_per_second: float | None = None) -> str:
-    """Writes images into a folder that exists, and returns a description of the files.
-
-    Integers of any shape become NAME.npz, which NumPy reads by `load("NAME.npz")["NAME"]`. With `frames_per_second` the
-    images are frames and become `animation.gif` and `film.mp4`, too; where no video can be written, the description says why.
-    """
+    """Writes images [3, H, W] in [-1, 1] as PNG files, integers of any shape as NumPy files, and with `frames_per_second` the
+    images also as `animation.gif` and `film.mp4`. Returns a description, which says why where no video can be written."""
     frames, files = [], []
     for name, values in images.items():
         if values.is_floating_point():
@@ -74,11 +64,8 @@ def write_images(folder: Path, images: Mapping[str, Tensor], frames_per_second: 
 
 
 def write_film(file: Path, frames: Sequence[np.ndarray], frames_per_second: float) -> None:
-    """Frames [H, W, 3] as an MP4 that all browsers and players support: H.264 with half the color resolution (yuv420p).
-
-    That format requires even sides: the last row or column of an odd one is repeated. Raises whatever PyAV does where it is
-    missing, broken or without an H.264 encoder.
-    """
+    """Frames [H, W, 3] as an MP4 that all browsers and players support: H.264 in yuv420p, which requires even sides, so the
+    last row or column of an odd one is repeated."""
     import av  # here, because a GIF needs none of it
 
     height, width = frames[0].shape[:2]

@@ -23,8 +23,7 @@ class Paint(ImageTask):
     Args:
         image: file of the drawing, any size and mode.
         scale: as in other tasks; the paper (SinGAN, Rott Shaham et al. 2019) uses its scales 1 and 2.
-        colors: first each pixel gets the nearest of this number of colors of `reference` (the paper's 5). Models that were
-            trained with a palette of their own do this themselves at their scale. None: off.
+        colors: first each pixel gets the nearest of this number of colors of `reference` (the paper's 5). None: off.
         reference: file of a training image, for `colors`.
     """
 

@@ -23,8 +23,8 @@ class Retarget(ImageTask):
     Args:
         image: file of a training image.
         size: [height, width] of the result; None: the image's aspect with the model's shorter side, for the reconstruction.
-        step: largest ratio by which a side changes at once, such as 1.25: a far size is reached in several rounds, each of
-            which stretches the result of the one before. None: at once. (GPNN's paper retargets gradually, ratio not stated.)
+        step: largest ratio by which a side changes at once, such as 1.25; a far size is reached in several rounds. None: at
+            once. (GPNN's paper retargets gradually, ratio not stated.)
     """
 
     step: Annotated[float, Field(gt=1)] | None = None
@@ -44,7 +44,7 @@ class Retarget(ImageTask):
 
 
 def sizes_between(start: tuple[int, int], end: tuple[int, int], step: float | None = None) -> list[tuple[int, int]]:
-    """Sizes after `start` up to `end`, in equal ratios of at most `step` a side but for rounding; without it `end` alone."""
+    """Sizes after `start` up to `end`, in equal ratios of at most `step` but for rounding; without it `end` alone."""
     widest = max(abs(math.log(last / first)) for first, last in zip(start, end, strict=True))
     rounds = max(1, math.ceil(widest / math.log(step) - 1e-9)) if step is not None else 1
     return [tuple(map(round, size)) for size in np.geomspace(start, end, rounds + 1)[1:]]

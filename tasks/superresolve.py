@@ -22,15 +22,11 @@ from tasks.task import Function, Images, Task
 class Superresolve(Task):
     """`00_input`, `01_bicubic` (plain resizing, for comparison), `02_superresolved`; with `reference` prints the PSNR.
 
-    The model has to be trained on the small image itself, at its own size: it has then learned how the structure of this
-    image repeats from scale to scale, and needs no large images. The image enters as it is in the file, without resizing.
-
     Args:
-        image: file of the small image, the one the model was trained on; a model trained at another size gives a warning.
+        image: file of the small image, on which the model was trained, at its own size.
         factor: the output has int(factor · height) × int(factor · width) pixels.
-        consistent: correct the result until it gives the small image when it is shrunk again. Generators that are applied
-            several times shift colors a little each time; SinGAN's paper does not correct that. Iterated back-projection
-            (Irani & Peleg 1991), three rounds.
+        consistent: correct the result until it gives the small image when it is shrunk again, by three rounds of iterated
+            back-projection (Irani & Peleg 1991). SinGAN's paper does not correct the shift of its colors.
         reference: file of the true large image, of the output's size, to compare with.
     """
 
@@ -48,17 +44,15 @@ class Superresolve(Task):
         image = read_image(self.image)
         height, width = image.shape[-2:]
         if (height, width) != tuple(module.image_size):
-            sizes = f"is {height}×{width} pixels (height × width), the model {'{}×{}'.format(*module.image_size)}"
+            sizes = f"{height}×{width} pixels (height × width), the model {'{}×{}'.format(*module.image_size)}"
             advice = f"train on the image itself with datamodule.image_size=[{height},{width}]"
-            warn(f"task.image={self.image} {sizes}: {advice}", stacklevel=2)
+            warn(f"task.image={self.image} is {sizes}: {advice}", stacklevel=2)
         plain = resize(image, self._enlarged((height, width)))
         reference = None if self.reference is None else read_image(self.reference, "task.reference")
         if reference is not None and reference.shape != plain.shape:
             shape, output = ("{}×{}".format(*images.shape[-2:]) for images in (reference, plain))
-            raise UserError(
-                f"task.reference={self.reference} is {shape} pixels (height × width), the output with "
-                f"task.factor={self.factor:g} {output}: crop it to that, or change the factor"
-            )
+            sizes = f"{shape} pixels (height × width), the output with task.factor={self.factor:g} {output}"
+            raise UserError(f"task.reference={self.reference} is {sizes}: crop it to that, or change the factor")
         result = super_resolve(image, self.factor)
         if self.consistent:
             result = back_project(result, image)

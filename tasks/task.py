@@ -33,7 +33,7 @@ Images = Iterator[tuple[str, Tensor]]  # by name
 class Task(ABC):
     """A use of a trained model. A call yields names and images [3, H, W] in [-1, 1], or integers of any shape.
 
-    A task is a keyword-only dataclass: its fields are the keys of its configuration. It sets `capability`, the protocol of
+    A task is a keyword-only dataclass, whose fields are the keys of its configuration. It sets `capability`, the protocol of
     `modules.capabilities` whose function it calls, and defines `render`.
 
     Args:
@@ -57,11 +57,10 @@ class Task(ABC):
 
     @property
     def name(self) -> str:
-        """The name of the task and of its YAML file."""
         return type(self).__module__.rpartition(".")[2]
 
     def run(self, module: GenerativeModule) -> dict[str, Tensor]:
-        """All images by name. UserError if the memory does not suffice."""
+        """All images by name; UserError if the memory does not suffice."""
         try:
             return dict(self(module))
         except (MemoryError, RuntimeError) as error:
@@ -72,16 +71,13 @@ class Task(ABC):
     def call(
         self, module: GenerativeModule, function: Function, *inputs: Any, indices: Iterable[int] = (0,), **keywords: Any
     ) -> Tensor:
-        """The result of a function of the module, on the CPU; `indices` number the images that it draws."""
         inputs = [value.to(module.device) if isinstance(value, Tensor) else value for value in inputs]
         with sampling_mode(module, self.seed, indices):
             return function(*inputs, **keywords).cpu()
 
     def bind(self, module: GenerativeModule) -> Function:
-        """`call` of the function of the module that the task needs, with `scale` and `options`.
-
-        UserError if the method lacks it or has no such options, and for sizes beyond the memory.
-        """
+        """`call` of the function of the module that the task needs, with `scale` and `options`; UserError if the method lacks
+        the function or an option, and for sizes beyond the memory."""
         function, method = capabilities.functions(self.capability)[0], type(module).__name__
         if not isinstance(module, self.capability) or type(module).sample is GenerativeModule.sample:
             able = ", ".join(m.__name__ for m in capabilities.methods(self.capability)) or "none"
@@ -89,24 +85,20 @@ class Task(ABC):
         height, width = self.output_size(module)
         images = self.num_images * self.num_points * self.num_frames
         needed = height * width * (images * OUTPUT_BYTES + min(self.num_images, self.batch_size) * WORKING_BYTES)
-        if needed > _memory(module):
-            raise UserError(
-                f"{self._sizes()}: {height}×{width} pixels need at least {human_bytes(needed)} of memory, "
-                f"{human_bytes(_memory(module))} are available; reduce them"
-            )
+        if needed > (memory := _memory(module)):
+            amounts = f"at least {human_bytes(needed)} of memory, {human_bytes(memory)} are available"
+            raise UserError(f"{self._sizes()}: {height}×{width} pixels need {amounts}; reduce them")
         keywords = self._checked_options(module) | ({} if self.scale is None else {"scale": self.scale})
         return partial(self.call, module, partial(getattr(module, function), **keywords))
 
     def check_trained(self, module: GenerativeModule) -> None:
-        """UserError while the module cannot draw samples yet, such as before its prior is trained."""
         if not module.samples_ready:
-            method, stage = type(module).__name__, module.stage_name or "its current stage"
             if module.no_samples:
                 raise UserError(f"task {self.name}: {module.no_samples}")
+            method, stage = type(module).__name__, module.stage_name or "its current stage"
             raise UserError(f"task {self.name}: this {method} cannot draw images yet, its training ended in {stage}")
 
     def output_size(self, module: GenerativeModule) -> tuple[int, int]:
-        """Height and width of the images, for the check of the memory."""
         return tuple(self.size or module.image_size)
 
     def _sizes(self) -> str:
@@ -119,11 +111,9 @@ class Task(ABC):
             if name not in known:
                 methods = capabilities.methods(self.capability)
                 able = [other.__name__ for other in methods if name in capabilities.options(other, self.capability)]
-                raise UserError(
-                    f"task.options.{name}: {type(module).__name__} has no such option in the task {self.name}."
-                    f"{nearest_hint(name, known)} It has: {', '.join(known) or 'none'}. "
-                    f"Methods with {name}: {', '.join(able) or 'none'}."
-                )
+                hint = f"{nearest_hint(name, known)} It has: {', '.join(known) or 'none'}."
+                problem = f"{type(module).__name__} has no such option in the task {self.name}.{hint}"
+                raise UserError(f"task.options.{name}: {problem} Methods with {name}: {', '.join(able) or 'none'}.")
             try:
                 values[name] = TypeAdapter(known[name].annotation, config=STRICT).validate_json(json.dumps(value))
             except ValidationError as error:
@@ -150,11 +140,8 @@ class ImageTask(Task):
 
 
 def numbered(name: str, images: Iterable[Tensor]) -> Images:
-    """Images under a name with their number, such as "frame_{:04d}"."""
     return ((name.format(index), image) for index, image in enumerate(images))
 
 
 def _memory(module: GenerativeModule) -> int:
-    """Bytes of the device that the module is on."""
-    device = module.device
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_limit()
+    return torch.cuda.mem_get_info(module.device)[0] if module.device.type == "cuda" else memory_limit()

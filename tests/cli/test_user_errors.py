@@ -14,8 +14,7 @@ from PIL import Image
 import evaluate
 import train
 from cli.loader import load_config
-from cli.user_errors import is_user_error, report_user_errors
-from core.errors import Mistakes, UserError
+from core.errors import Mistakes, UserError, is_user_error, report_user_errors
 from modules.fewgan import FewGAN
 from modules.ops.scales import proportional_size, scale_sizes
 

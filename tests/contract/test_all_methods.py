@@ -9,7 +9,7 @@ import torch
 from callbacks.monitors import names_in_code
 from cli.build import build
 from cli.loader import load_config
-from experiment.config_changes import Finished
+from experiment.resume import Finished
 from modules.base import sampling_mode
 from tests.contract.runs import fit, read, straight, unequal
 from tests.contract.tiers import DISTINCT, YAMLS, by_path, method_tests

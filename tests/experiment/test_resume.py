@@ -16,8 +16,8 @@ from callbacks.stage_checkpoint import StageCheckpoint
 from cli.loader import load_config
 from core.errors import UserError
 from experiment.checkpoint import AtomicCheckpointIO, load_stored
-from experiment.config_changes import changes
 from experiment.resume import (
+    changes,
     check_resume,
     checkpoint_files,
     epochs_done,
