@@ -98,7 +98,6 @@ def stored_config(path: Path, checkpoint: Mapping[str, Any], arguments: list[str
     return config
 
 
-
 def output_folder(config: DictConfig, path: Path, checkpoints: list[Path]) -> Path:
     folder = Path(config.get("out") or config.run_dir)
     if config.get("out") and len(checkpoints) > 1:

@@ -77,7 +77,6 @@ def estimate_cost(
     return timer.cost(module)
 
 
-
 class StageTimer(Callback):
     """Measures the iterations of a fit with one epoch a stage, and ends it when the next stage would exceed the budget."""
 

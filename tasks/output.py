@@ -34,7 +34,6 @@ def write_results(
     return description
 
 
-
 def write_images(folder: Path, images: Mapping[str, Tensor], frames_per_second: float | None = None) -> str:
     """Writes images [3, H, W] in [-1, 1] as PNG files, integers of any shape as NumPy files, and with `frames_per_second` the
     images also as `animation.gif` and `film.mp4`. Returns a description, which says why where no video can be written."""
