@@ -11,9 +11,6 @@ from types import FrameType
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
-class Interrupted(SystemExit):
-    """Raised where the signal comes. A SystemExit, by which forked processes end without a traceback."""
-
 
 class StopSignals:
     """Context in which a signal ends the block with one line for the user, and a second one the process at once; `exit_code` is
@@ -52,7 +49,7 @@ class StopSignals:
                 child.kill()
             os._exit(128 + signum)
         self.signum = signum
-        raise Interrupted(128 + signum)
+        raise SystemExit(128 + signum)  # by which forked processes end without a traceback
 
 
 def resume_hint(checkpoints: Path) -> str:

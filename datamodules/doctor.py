@@ -28,7 +28,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from pydantic import TypeAdapter, ValidationError
 
-from core.errors import UserError, nearest_hint
+from core.errors import UserError, nearest_hint, report_user_errors
 from core.files import atomic_write
 from core.types import ImageSize
 from datamodules.archive import read_content
@@ -108,19 +108,16 @@ def main(arguments: list[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         print(__doc__.strip())
         return 0
-    try:
+    with report_user_errors() as errors:
         options = _parsed(arguments)
         out = options.pop("out", None)
-        roots = {key: options.pop(key) for key in SETS if key in options}
-        report = examine(roots, **options)
+        report = examine({key: options.pop(key) for key in SETS if key in options}, **options)
         print_report(report)
         if out:
             with atomic_write(out) as file:
                 file.write(json.dumps(report, indent=1).encode() + b"\n")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return int(report["wrong"])
+        return int(report["wrong"])
+    return errors.exit_code
 
 
 def _parsed(arguments: Iterable[str]) -> dict[str, Any]:

@@ -106,10 +106,9 @@ class ImageFolder(Dataset):
 
     @cached_property
     def attributes(self) -> dict[str, list[str]]:
-        """Columns of the table, by name, with a value for each file; empty without such a file. See `read_attributes`."""
-        if self.table is None or not locate(self.folder / self.table).is_file():
-            return {}
-        return read_attributes(self.table, self.folder, self.files)
+        """Columns of the table, by name, with a value for each file; empty without such a file."""
+        exists = self.table is not None and locate(self.folder / self.table).is_file()
+        return read_attributes(self.table, self.folder, self.files) if exists else {}
 
     @property
     def enlargement(self) -> list[float]:

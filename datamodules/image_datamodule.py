@@ -51,17 +51,13 @@ class ImageDataModule(LightningDataModule):
         image: use this image only: the name of a file with or without its extension, else its index in the sorted list.
         tile: one training image made of all, see `ImageFolder.tiled`; `image_size` is the size of one. Not with `labels`.
         labels: `folder` (each subfolder of `root` is a class) or `FILE.csv:COLUMN`, see `read_labels`.
-        side_root: further, unlabelled images, subfolders included; at least two. They are split into the sets `side` and
-            `side_heldout`, which no training batch shows, see `split_heldout`.
+        side_root: further, unlabelled images, subfolders included; at least two. They are split, see `split_heldout`.
         side_flip: also train on mirrored side images.
         heldout_fraction: of the side images; at least one image is held out and one is not.
         source_root: images of a source domain, subfolders included: the set `source`.
-        heldout_root: images of the kind that is learned, subfolders included, which training never sees. They are the set
-            `image_heldout`, to measure whether an encoder reconstructs the training images better than these.
-        max_memory_gib: for decoded images in every process. Sets that fit into it, the smallest first, are decoded once, at
-            the start; of the others each access decodes its file, for which `num_workers` > 0 is advisable.
-        attributes: CSV file in `root` with a row for each image, of which there need be none; read by methods that select
-            images by attributes (LatentPatch).
+        heldout_root: images of the kind that is learned, subfolders included, which training never sees.
+        max_memory_gib: for decoded images in every process; of sets beyond it, the largest ones, each access decodes its file.
+        attributes: CSV file in `root` with a row for each image, if there is one, for methods that select images (LatentPatch).
     """
 
     root: PathStr
