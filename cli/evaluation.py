@@ -51,6 +51,8 @@ def split_arguments(arguments: list[str]) -> tuple[list[Path], list[str]]:
             mistakes.add(str(path), _missing(path))
     if "class_path" in config.get("task", {}):
         complete(OmegaConf.to_container(config.task), "task", mistakes, texts=texts)
+    elif "task" in config:
+        mistakes.add("task", "task.*: give the task's file too, such as configs/tasks/generate.yaml.")
     mistakes.raise_any()
     return paths, settings
 
@@ -87,9 +89,6 @@ def stored_config(path: Path, checkpoint: Mapping[str, Any], arguments: list[str
         relative = [key for key in roots if isinstance(data.get(key), str) and not Path(data[key]).is_absolute()]
         found = [key for key in relative if any(p.is_file() for p in Path(roots[key]).parents) or Path(roots[key]).exists()]
         start["datamodule"] = {**data, **{key: roots[key] for key in found}}
-    given = read_config(arguments, start, EXTRA_KEYS)
-    if "task" in given and "class_path" not in given.task:
-        raise UserError("task.*: give the task's file too, such as configs/tasks/generate.yaml.")
     config = load_config(arguments, start, EXTRA_KEYS)
     if "datamodule" not in config and ("task" not in config or _is_report(config)):
         content, keys = checkpoint.get("description", "weights"), "root=…, datamodule.image_size=[height,width]"
