@@ -20,8 +20,7 @@ import torch
 
 import train
 from cli.loader import load_config
-from core.units import PeakMemory
-from experiment.cost import estimate_cost
+from experiment.cost import PeakMemory, estimate_cost
 
 METHODS = ("fewgan", "singan", "concat_singan", "consingan", "hpvaegan", "gpnn", "gpdm")
 
