@@ -20,6 +20,7 @@ from metrics.kernel import kernel_distance
 from metrics.memorization import COMPARISONS, memorization, reconstruction_test
 from metrics.perceptual_distance import load_perceptual
 from metrics.protocol import measurement_protocol
+from metrics.realism import RealismClassifier, load_realism
 from metrics.reference_points import reference_points
 from metrics.results import finite
 from metrics.suite import FEATURE_METRICS, FULL, METRICS, QUICK, Suite, possible_keys, select_metrics
@@ -47,6 +48,7 @@ class SampleMetrics(Callback):
 
     Args:
         lowpass: size in pixels that images are averaged down to before the backbone.
+        realism: file of a classifier, which configs/tasks/realism.yaml makes, for the metric of that name.
         every_n_epochs: of training; a test always measures.
         chunk: samples drawn at once.
         crops, sample_crops: number for each reference image, and for each sample.
@@ -69,11 +71,15 @@ class SampleMetrics(Callback):
         perceptual_weights: PathStr | None = None,
         sampling_seeds: PositiveInt = 1,
         max_reference: PositiveInt | None = 10_000,
+        realism: PathStr | None = None,
     ) -> None:
         self.num_images, self.every_n_epochs, self.chunk, self.seed = num_images, every_n_epochs, chunk, seed
         self.crops, self.sample_crops, self.sampling_seeds = crops, sample_crops, sampling_seeds
         self.max_reference = max_reference
         self.quick, self.full = (metrics if names is None else names for names in (quick, full))
+        self.classifier: RealismClassifier | None = load_realism(realism) if realism else None
+        if realism is None and "realism" in (*(self.quick or ()), *(self.full or ())):
+            raise UserError("SampleMetrics: realism needs the file of a classifier: callbacks.metrics.realism=FILE")
         used = {*(self.quick or QUICK), *(self.full or FULL)}
         for name in sorted(used - METRICS.keys()):
             hint = nearest_hint(name, METRICS)
@@ -136,12 +142,13 @@ class SampleMetrics(Callback):
         self.nearest = self.drawn = None
         images = reference_set(sets)[1].originals()
         with sampling_mode(module, self.seed):
-            for network in filter(None, (self.backbone, self.perceptual)):
+            for network in filter(None, (self.backbone, self.perceptual, self.classifier)):
                 network.to(module.device)
             self._reference = reference = self._reference or self._read_reference(trainer, module, images)
             results["diagnostics"] = finite(module.diagnostics(sets), notes)
             if module.samples_ready:
-                names = select_metrics(default, reference, self.backbone) if requested is None else requested
+                available = [name for name in default if name != "realism" or self.classifier]
+                names = select_metrics(available, reference, self.backbone) if requested is None else requested
                 suite, samples = self._draw_set(trainer, module, names, self.seed)
                 results["metrics"] = suite.compute()
                 verdict: dict[str, Any] = {"comparisons": COMPARISONS[:1]}
@@ -225,7 +232,8 @@ class SampleMetrics(Callback):
 
     def _draw_set(self, trainer: Trainer, module: GenerativeModule, names: list[str], seed: int) -> tuple[Suite, ImageSet]:
         """The metrics, updated by this rank's part of the samples with that seed, and the samples of all ranks."""
-        suite = Suite(names, self._reference, self.backbone, self.perceptual, self.num_images, self.sample_crops)
+        networks = (self.backbone, self.perceptual)
+        suite = Suite(names, self._reference, *networks, self.num_images, self.sample_crops, self.classifier)
         starts = range(trainer.global_rank * self.chunk, self.num_images, trainer.world_size * self.chunk)
         empty = self._sample_set(self._reference.images[:0])  # a rank that draws nothing takes part in the gathering (P 9.6)
         suite.update(empty, 0)
@@ -271,6 +279,8 @@ class SampleMetrics(Callback):
             "sampling_seeds": self.sampling_seeds,
             "max_reference": self.max_reference if number < len(images) else None,
         }
+        if self.classifier is not None:
+            settings["realism"] = self.classifier.sha256
         crops = {"reference": self.crops, "samples": self.sample_crops}
         return measurement_protocol(self.backbone, self.perceptual, module.image_size, crops, settings, notes)
 

@@ -9,8 +9,9 @@ QUALITY = (  # in order of preference: extrapolated Fréchet distances last, the
     r"kid", r"kd_\w+(?<!_crops)", r"fid", r"fd_(?!infinity_)\w+", r"fid_infinity", r"fd_infinity_(?!error_)\w+",
     r"sifid_pool\d+", r"sifd_\w+(?<!_median)",
 )  # fmt: skip
-DIVERSITY = (r"pixel_diversity", r"lpips\w*_pairs", r"pd_\w+_pairs")
-HIGHER = r"precision\w*|recall\w*|density\w*|coverage\w*|inception_score\w*|source_share_min"
+DIVERSITY = (r"pixel_diversity", r"(st_)?lpips\w*_pairs", r"pd_\w+_pairs")
+HIGHER = r"precision\w*|recall\w*|density\w*|coverage\w*|inception_score\w*|source_share_min|realism"
+REALISTIC = 0.95  # realism from which the checkpoints of an adaptation count as arrived
 REPEATED = 30.0  # dB of the nearest training image, above which samples without a verdict count as copies
 
 
@@ -43,9 +44,17 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[int]:
     return front
 
 
+def first_realistic(values: Iterable[float | None], level: float = REALISTIC) -> int | None:
+    """Index of the first of a training's checkpoints, in their order, whose realism reaches `level`: an adaptation loses
+    diversity from there on without becoming more realistic. None if there is none."""
+    return next((index for index, value in enumerate(values) if value is not None and value >= level), None)
+
+
 def choose(candidates: Sequence[Candidate], quality: str = "quality", diversity: str = "diversity") -> Choice:
     """The candidate of the front with the smallest sum of `losses`: on a front with a knee the knee. Ties go to the more even
-    losses, then to the better quality. `quality` and `diversity` are the names of the metrics in the reason."""
+    losses, then to the better quality. `quality` and `diversity` are the names of the metrics in the reason; of a metric of
+    which higher is better candidates hold the negative."""
+    sign, extreme = (-1, "Highest") if direction(quality) > 0 else (1, "Lowest")
     front, total = pareto_front(candidates), len(candidates)
     copies = sum(candidate.copies for candidate in candidates)
     undecided = sum(candidate.undecided and not candidate.copies for candidate in candidates)
@@ -56,7 +65,7 @@ def choose(candidates: Sequence[Candidate], quality: str = "quality", diversity:
     by_member = [losses(member, members) for member in members]
     index = min(range(len(front)), key=lambda i: (round(sum(by_member[i]), 9), max(by_member[i])))
     best = members[index]
-    reason = f"{best.name} ({quality} {best.quality:.4g}, {diversity} {best.diversity:.4g})."
+    reason = f"{best.name} ({quality} {sign * best.quality:.4g}, {diversity} {best.diversity:.4g})."
     if copies:
         reason += f" {copies} of {total} are excluded as copies of training images."
     if undecided:
@@ -66,8 +75,9 @@ def choose(candidates: Sequence[Candidate], quality: str = "quality", diversity:
         reason += " It is the only candidate." if total - copies == 1 else " No other is better in either."
     else:
         reason += (
-            f" Lowest {quality}: {members[0].name} ({members[0].quality:.4g}); highest {diversity}: {members[-1].name} "
-            f"({members[-1].diversity:.4g}). Of the {len(front)} on the Pareto front it has the smallest total loss: "
+            f" {extreme} {quality}: {members[0].name} ({sign * members[0].quality:.4g}); "
+            f"highest {diversity}: {members[-1].name} ({members[-1].diversity:.4g}). "
+            f"Of the {len(front)} on the Pareto front it has the smallest total loss: "
             f"{by_member[index][0]:.0%} of {quality} and {by_member[index][1]:.0%} of {diversity}."
         )
     return Choice(front[index], front, reason)

@@ -17,13 +17,13 @@ CODE_VERSION = 3  # of the definitions in this folder; rises when the same model
 DECISIVE = (
     "backbone", "backbone_fingerprint", "weights_sha256", "input_size", "resize", "lowpass", "perceptual", "image_size",
     "num_real", "num_generated", "reference", "seed", "sampling_seeds", "max_reference", "crops", "kernel_distance",
-    "neighbors", "pairs", "code_version",
+    "neighbors", "pairs", "code_version", "realism",
 )  # fmt: skip
 
 
 def protocol_hash(protocol: Mapping[str, Any]) -> str:
     """SHA-256 over the decisive fields. Names of files, notes and versions of packages do not change it."""
-    decisive = {key: protocol.get(key) for key in DECISIVE}
+    decisive = {key: protocol.get(key) for key in DECISIVE if key != "realism" or key in protocol}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

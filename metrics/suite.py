@@ -16,6 +16,7 @@ from metrics.nearest_psnr import NearestPSNR
 from metrics.perceptual_distance import PerceptualDistance
 from metrics.perceptual_diversity import PerceptualDiversity
 from metrics.pixel_diversity import PixelDiversity
+from metrics.realism import Realism, RealismClassifier
 from metrics.results import finite
 from metrics.sifid import SingleImageFrechet
 from metrics.source_share import SourceShare
@@ -32,6 +33,7 @@ METRICS: dict[str, type[SampleSetMetric]] = {
     "source_share": SourceShare,
     "sifid": SingleImageFrechet,
     "perceptual": PerceptualDiversity,
+    "realism": Realism,
 }
 FEATURE_METRICS = tuple(name for name, kind in METRICS.items() if issubclass(kind, FeatureMetric))
 FULL = tuple(METRICS)
@@ -51,7 +53,7 @@ def possible_keys(name: str, backbone: Backbone | None, perceptual: PerceptualDi
     ends = METRICS[name].value_names
     if name == "manifold":
         return [backbone.key(end) for end in ends]
-    if name in ("pixel_diversity", "nearest_psnr", "source_share"):
+    if name in ("pixel_diversity", "nearest_psnr", "source_share", "realism"):
         return list(ends)
     keys = backbone.map_keys if name == "sifid" else [perceptual.key if name == "perceptual" else metric_key(name, backbone)]
     return [key + end for key in keys for end in ends]
@@ -70,13 +72,13 @@ class Suite:
 
     def __init__(
         self, names: Sequence[str], reference: ImageSet, backbone: Backbone | None, perceptual: PerceptualDistance | None,
-        num_samples: int, sample_crops: int,
+        num_samples: int, sample_crops: int, realism: RealismClassifier | None = None,
     ) -> None:  # fmt: skip
         self.metrics: dict[str, SampleSetMetric] = {}
         self.values: dict[str, dict[str, float | None]] = {}  # by metric and key, of the last `compute`
         self.notes: list[str] = []
         self.backbone = backbone
-        networks = {"perceptual": perceptual}
+        networks = {"perceptual": perceptual, "realism": realism}
         networks |= {"sifid": backbone.maps, "inception_score": backbone.class_weights} if backbone else {}
         for name in names:
             kind, key = METRICS[name], perceptual.key if name == "perceptual" else metric_key(name, backbone)

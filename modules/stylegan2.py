@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
+from torch.utils.data import Dataset
 
 from core.errors import UserError
 from core.nodes import build_node
@@ -25,10 +26,10 @@ from modules.augment.ada import ADA
 from modules.augment.diffaugment import DiffAugment
 from modules.losses.adversarial import nonsaturating_d, nonsaturating_g
 from modules.losses.penalties import path_lengths, r1_penalty
-from modules.networks.equalized import EqualLinear
+from modules.networks.equalized import EqualConv, EqualLinear
 from modules.networks.residual_discriminator import ResidualDiscriminator
 from modules.networks.style_checkpoints import read_style_checkpoint
-from modules.networks.style_generator import StyleGenerator
+from modules.networks.style_generator import StyledConv, StyleGenerator, ToRGB
 from modules.ops import noise as image_noise
 from modules.ops.pretrained import unit_rms
 from modules.staged import StagedModule
@@ -50,7 +51,8 @@ class StyleGAN2(StagedModule):
     An iteration: discriminator step, R1 every `r1_interval`-th iteration, generator step, path length every
     `path_interval`-th, average. Both steps use the same fakes. Sizes follow config F; see section names of the paper.
 
-    Adaptations overwrite `latents`, `before_mapping`, `discriminate`, `generator_terms`, `trained_g`, `trained_d`.
+    Adaptations overwrite `latents`, `before_mapping`, `discriminate`, `generator_terms`, `discriminator_terms`,
+    `trained_g`, `trained_d`.
 
     Args:
         image_size: [s, s], a power of two of at least 16.
@@ -58,6 +60,7 @@ class StyleGAN2(StagedModule):
         z_dim, w_dim: length of the latents z and of the styles w.
         channel_multiplier, channel_max, channels: see `channels_at`; 2 is config F.
         mapping_lr_mul: 0.01 for eight layers; two layers need 0.1 to move.
+        conv_clamp: bound of activations, 256 in NVIDIA's networks that were trained in mixed precision; null: none.
         noise: noise inputs of the layers. They become salt and pepper at 64 pixels and below.
         mixing: probability that two latents make an image.
         r1_gamma, r1_interval: weight of R1 is gamma / 2, computed every so many iterations; 0: off.
@@ -88,6 +91,7 @@ class StyleGAN2(StagedModule):
         channel_multiplier: PositiveFloat = 2.0,
         channel_max: PositiveInt = 512,
         channels: list[PositiveInt] | None = None,
+        conv_clamp: PositiveFloat | None = None,
         noise: bool = True,
         mixing: Probability = 0.9,
         r1_gamma: NonNegativeFloat = 10.0,
@@ -127,11 +131,19 @@ class StyleGAN2(StagedModule):
         if condition:
             self.generator.embedding = EqualLinear(condition.dim, code_dim)
         self._vectors: Tensor | None = None  # of the condition, of the batch in training
+        for part in (*self.generator.modules(), *self.discriminator.modules()):
+            if isinstance(part, StyledConv | ToRGB | EqualConv):
+                part.clamp = hp.conv_clamp
         augmentations = {"none": nn.Identity(), "diffaugment": DiffAugment(hp.policy), "ada": ADA(kimg=hp.ada_kimg)}
         self.augment = augmentations[hp.augment]
         self.register_buffer("path_mean", torch.tensor(0.0))
         self.add_average("generator_ema", "generator", decay=hp.ema_decay)
         self._network_keys = {key for key in self.state_dict() if key.split(".")[0] in NETWORKS}
+
+    def check_data(self, sets: Mapping[str, Dataset]) -> None:
+        super().check_data(sets)
+        if getattr(sets["image"], "labels", None) is not None and self.condition is None:
+            raise UserError(f"datamodule.labels: {type(self).__name__} has no classes; set it to null, or module.condition")
 
     # --- what trains --------------------------------------------------------------------------------------------------
 
@@ -198,6 +210,10 @@ class StyleGAN2(StagedModule):
         """Further weighted terms of the generator's loss by name."""
         return {}
 
+    def discriminator_terms(self) -> dict[str, Tensor]:
+        """The same of the discriminator's loss."""
+        return {}
+
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         reals, hp = batch["image"], self.hparams
         if self.condition is not None:
@@ -208,7 +224,8 @@ class StyleGAN2(StagedModule):
 
         with self.toggled_optimizer(d_opt):
             real_logits, fake_logits = self.discriminate(reals), self.discriminate(fakes.detach())
-            loss_d = nonsaturating_d(real_logits, fake_logits)
+            terms_d = self.discriminator_terms()
+            loss_d = sum(terms_d.values(), nonsaturating_d(real_logits, fake_logits))
             self.optimize(d_opt, loss_d, scrub=True)
             if hp.augment == "ada":
                 self.augment.update(real_logits, self.mean_over_ranks, self.trainer.world_size)
@@ -227,7 +244,7 @@ class StyleGAN2(StagedModule):
         statistics = {"real_logits": real_logits.mean(), "fake_logits": fake_logits.mean()}
         if hp.augment == "ada":
             statistics |= {"ada_p": self.augment.p, "ada_overfitting": self.augment.overfitting}
-        self._log({"g_loss": loss_g, "d_loss": loss_d, **terms, **statistics}, len(reals))
+        self._log({"g_loss": loss_g, "d_loss": loss_d, **terms, **terms_d, **statistics}, len(reals))
 
     def _path_step(self, optimizer: torch.optim.Optimizer, number: int) -> None:
         lengths = path_lengths(lambda w: self.generator.synthesis(w, self.layer_noise).images, self.mixed_latents(number))
@@ -280,20 +297,35 @@ class StyleGAN2(StagedModule):
     # --- capabilities -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sample_latents(self, num_images: int, size: Sequence[int] | None = None) -> Tensor:
-        """z [N, z_dim], with a condition its code behind it."""
+    def sample_latents(
+        self, num_images: int, size: Sequence[int] | None = None, space: Literal["z", "w"] = "z",
+        truncation: NonNegativeFloat = 1.0,
+    ) -> Tensor:  # fmt: skip
+        """z [N, z_dim], with a condition its code behind it; or w [N, num_latents, w_dim], which alone can be truncated."""
         self.check_size(size)
         z = image_noise.randn(num_images, self.hparams.z_dim, device=self.device)
-        if self.condition is None:
+        if self.condition is not None:
+            z = beside(z, self.condition.draw_codes(num_images, self.generator_ema.embedding, self.device))
+        if space == "z":
+            if truncation != 1:
+                raise UserError(f"truncation={truncation} is one of w; set space=w, too")
             return z
-        return beside(z, self.condition.draw_codes(num_images, self.generator_ema.embedding, self.device))
+        net = self.generator_ema
+        return net.broadcast(net.truncate(net.mapping(self.before_mapping(z)), truncation))
 
     @torch.no_grad()
     def decode(self, latents: Tensor, size: Sequence[int] | None = None, truncation: NonNegativeFloat = 1.0) -> Tensor:
-        """Images of z [N, z_dim] by the averaged generator, a continuous function of z: noise inputs are constant."""
+        """Images of z [N, z_dim] or w [N, num_latents, w_dim] by the averaged generator, a continuous function of them: noise
+        inputs are constant. `truncation` is of z."""
         self.check_size(size)
-        noise = "const" if self.hparams.noise else None
-        return self.generator_ema(self.before_mapping(latents), noise, truncation).images.clamp(-1, 1)
+        net, noise = self.generator_ema, "const" if self.hparams.noise else None
+        shapes = {2: (net.z_dim,), 3: (net.num_latents, net.w_dim)}
+        if shapes.get(latents.ndim) != tuple(latents.shape[1:]):
+            allowed = " or ".join(f"[N, {', '.join(map(str, shape))}]" for shape in shapes.values())
+            raise UserError(f"latents of shape {list(latents.shape)}; {type(self).__name__} takes {allowed}")
+        if latents.ndim == 2:
+            latents = net.broadcast(net.truncate(net.mapping(self.before_mapping(latents)), truncation))
+        return net.synthesis(latents, noise).images.clamp(-1, 1)
 
     @torch.no_grad()
     def sample(self, num_images: int, size: Sequence[int] | None = None, truncation: NonNegativeFloat = 1.0) -> Tensor:

@@ -1,12 +1,13 @@
 """TransferGAN (Wang et al. 2018, arXiv 1805.01677) on StyleGAN2: fine-tune generator and discriminator on the target."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from core.errors import UserError
+from core.types import ImageSize
 from modules.stylegan2 import StyleGAN2
 
 
@@ -16,10 +17,10 @@ class TGAN(StyleGAN2):
     Generator, average and discriminator begin as the source's; the optimizers begin anew. Training and sampling are those of
     `StyleGAN2`, whose further keywords apply; the networks have to be as large as the source's.
 
-    Paper: the generator begins as the source's raw weights; here: as their average, which is what samples are made of.
-
     Args:
         image_size: of source and target.
+        source_from: with what the generator begins: raw, the source's trained weights, as published; or ema, their average,
+            which is what samples are made of. A file with one of them has it serve as both.
         source_checkpoint: of a `StyleGAN2`; needed to begin a training, not to resume or evaluate one.
 
     Attributes:
@@ -28,16 +29,20 @@ class TGAN(StyleGAN2):
 
     needs_discriminator = False
 
+    def __init__(self, image_size: ImageSize, source_from: Literal["raw", "ema"] = "raw", **settings: Any) -> None:
+        super().__init__(image_size, **settings)
+
     def start_from_source(self) -> tuple[str, Any, str] | None:
         if not self.hparams.source_checkpoint:
             raise UserError(f"module.source_checkpoint: {type(self).__name__} adapts a source model; give its checkpoint")
         return super().start_from_source()
 
     def convert(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
-        """The networks of a source file, the generator as its average; everything else keeps its initial value."""
+        """The networks of a source file; everything else keeps its initial value."""
         state = self.source_state(checkpoint)
-        average = {key: value for key, value in state.items() if key.startswith("generator_ema.")}
-        state |= {key.replace("generator_ema.", "generator.", 1): value for key, value in average.items()}
+        if self.hparams.source_from == "ema":
+            average = {key: value for key, value in state.items() if key.startswith("generator_ema.")}
+            state |= {key.replace("generator_ema.", "generator.", 1): value for key, value in average.items()}
         ready = self.initial_state(state)
         if not any(key.startswith("discriminator.") for key in state):
             message = f"the source has no discriminator, which {type(self).__name__}"

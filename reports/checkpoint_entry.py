@@ -47,6 +47,7 @@ class CheckpointEntry:
     image_size: tuple[int, int] = (1, 1)
     sha256: str = ""  # of the file
     aliases: list[Path] = field(default_factory=list)  # further paths of the same file content
+    curve: list[dict[str, Any]] = field(default_factory=list)  # rows of the run's `callbacks.adaptation_curve`
     other_reference: str = ""  # why the reference images are not known to be the training images
 
     @property

@@ -1,6 +1,7 @@
 """Compare: one page about several checkpoints, and which of them to choose."""
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from callbacks.adaptation_curve import read_curve
 from callbacks.sample_metrics import reference_set
 from core.errors import UserError
 from core.types import PathStr, PositiveInt
-from metrics.pareto import direction
+from metrics.pareto import REALISTIC, direction
 from modules.ops.weights import file_sha256
 from reports.checkpoint_entry import CheckpointEntry, collect_samples
 from reports.comparison import Comparison, compare, config_differences, in_order, side_by_side
@@ -28,6 +30,10 @@ REPORTED = ("number", "run", "path", "aliases", "class_path", "iteration", "sha2
 @dataclass(kw_only=True)
 class Compare:
     """Writes `index.html`, self-contained, `report.json` with its numbers, and `best.json` with the recommended checkpoint.
+
+    The recommended checkpoint is one of the front of quality and diversity; where realism is measured
+    (`callbacks.metrics.realism`), also the first of each run with a realism of at least 0.95 is named. Runs with a `curve.csv`
+    of `callbacks.adaptation_curve` share a plot of diversity over realism.
 
     Every checkpoint draws from the same seeds and is measured again. If the measurement protocols differ, nothing is
     ranked. Paths with equal content count once. The same checkpoints give the same bytes.
@@ -63,6 +69,7 @@ class Compare:
             facts = str(config.get("run_name") or path.stem), module.iteration, checkpoint["class_path"], config
             entries[digest] = entry = CheckpointEntry(path, *facts, metrics.results, sha256=digest)
             entry.other_reference = other_reference(checkpoint, data)
+            entry.curve = read_curve(path.parent.parent / "curve.csv")
             collect_samples(entry, module, metrics, data, self)
         comparison = compare(in_order(list(entries.values())), self.quality, self.diversity)
         if module.global_rank > 0:
@@ -99,6 +106,9 @@ def page(comparison: Comparison) -> bytes:
             "point_rows": side_by_side(list(points.values())),
         },
         plot=plot(comparison),
+        curves=curves(entries),
+        runs={entry.series: entry.run for entry in entries if entry.curve},
+        realistic_level=REALISTIC,
         config={"differing": config_differences(entries), "complete": side_by_side([entry.config for entry in entries])},
         protocol={k: row[0] for k, row in side_by_side([first["protocol"]]).items() if k not in (*differing, "notes")},
         direction=direction,
@@ -118,8 +128,23 @@ def plot(comparison: Comparison) -> Scatter | None:
         points[entry.number] = Point(str(entry.number), x, y, title, entry.series, *intervals, entry.copies)
     front = [points[entry.number] for entry in comparison.front]
     description = f"{quality} against {diversity}. On the front: {', '.join(p.label for p in front) or 'none'}."
-    labels = (f"{quality} (lower is better)", f"{diversity} (higher is better)")
+    better = "higher" if direction(quality) > 0 else "lower"
+    labels = (f"{quality} ({better} is better)", f"{diversity} (higher is better)")
     return Scatter(list(points.values()), *labels, front, description)
+
+
+def curves(entries: Sequence[CheckpointEntry]) -> Scatter | None:
+    """Distance of pairs over realism in the course of the runs that have a curve; None unless one has a realism."""
+    points = []
+    for entry in {entry.series: entry for entry in entries}.values():
+        rows = [row for row in entry.curve if math.isfinite(row["realism"] + row["pairs"])]
+        for row in rows:
+            values = ", ".join(f"{key} {format_number(row[key])}" for key in ("realism", "pairs", "intra"))
+            title = f"{entry.run}, iteration {row['iteration']}: {values}"
+            points.append(Point("", row["realism"], row["pairs"], title, entry.series))
+    description = "Diversity against realism in the course of adaptations."
+    labels = ("realism (higher is better)", "perceptual distance of pairs (higher is better)")
+    return Scatter(points, *labels, description=description) if points else None
 
 
 def report_json(comparison: Comparison) -> bytes:
@@ -149,6 +174,7 @@ def best_json(comparison: Comparison) -> bytes:
         front=[entry.path for entry in comparison.front],
         copies=[entry.path for entry in entries if entry.copies],
         undecided=[entry.path for entry in entries if entry.undecided],
+        realistic={entry.run: str(entry.path) for entry in comparison.realistic},
         values={key: {str(entry.path): entry.metrics.get(key) for entry in entries} for key in comparison.axes or ()},
     )
 

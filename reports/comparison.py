@@ -11,7 +11,7 @@ import torch
 from core.errors import UserError, nearest_hint
 from metrics.intervals import mean_interval
 from metrics.paired_tests import holm, paired_permutation
-from metrics.pareto import DIVERSITY, QUALITY, Candidate, Choice, choose, direction, first_key
+from metrics.pareto import DIVERSITY, QUALITY, Candidate, Choice, choose, direction, first_key, first_realistic
 from metrics.protocol import DECISIVE
 from reports.checkpoint_entry import CheckpointEntry
 
@@ -56,6 +56,16 @@ class Comparison(NamedTuple):
         return [self.entries[i] for i in self.choice.front] if self.choice else []
 
     @property
+    def realistic(self) -> list[CheckpointEntry]:
+        """By the realism rule: of each run whose realism was measured the first checkpoint that is realistic enough."""
+        found = []
+        for series in sorted({entry.series for entry in self.entries}):
+            run = [entry for entry in self.entries if entry.series == series]
+            index = first_realistic(entry.metrics.get("realism") for entry in run)
+            found += [] if index is None else [run[index]]
+        return found
+
+    @property
     def reason(self) -> str:
         if self.protocol_differences:
             return f"not ranked, the measurement protocols differ in {', '.join(self.protocol_differences)}"
@@ -87,7 +97,8 @@ def compare(entries: list[CheckpointEntry], quality: str | None = None, diversit
     if differing or None in axes:
         return Comparison(entries, differing, tests, None, None)
     values = [[entry.metrics.get(key, math.nan) for key in axes] for entry in entries]
-    candidates = [Candidate(e.label, *pair, e.copies, e.undecided) for e, pair in zip(entries, values, strict=True)]
+    sign = -1 if direction(axes[0]) > 0 else 1
+    candidates = [Candidate(e.label, sign * x, y, e.copies, e.undecided) for e, (x, y) in zip(entries, values, strict=True)]
     return Comparison(entries, differing, tests, axes, choose(candidates, *axes))
 
 

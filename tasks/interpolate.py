@@ -1,5 +1,6 @@
 """Changes images gradually into one another."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
@@ -18,6 +19,7 @@ from tasks.inputs import read_prepared
 from tasks.task import Function, Images, Task, numbered
 
 Files = Annotated[list[PathStr], Field(min_length=2)]
+Way = Callable[[Tensor, Tensor, float], Tensor]
 
 
 @dataclass(kw_only=True)
@@ -29,6 +31,7 @@ class Interpolate(Task):
         images: files in place of random images; they appear as the model reconstructs them.
         num_frames: frames from each image to the next one.
         loop: return to the first image at the end.
+        line: straight lines between latents, which suit those that are not Gaussian, such as StyleGAN2's w; else arcs.
         size: [height, width]; by default the training size.
         frames_per_second: of the animation that evaluate.py writes next to the frames.
     """
@@ -39,6 +42,7 @@ class Interpolate(Task):
     images: Files | None = None
     num_frames: FrameCount = 12
     loop: bool = True
+    line: bool = False
     size: ImageSize | None = None
     frames_per_second: FrameRate = 10.0
 
@@ -52,15 +56,8 @@ class Interpolate(Task):
             points = torch.cat([self.call(module, module.encode, image) for image in images])
         else:
             raise UserError(f"task.images: {type(module).__name__} has no encode(); leave it out for random images")
-        latents = between(points, self.num_frames, self.loop).split(1)
+        latents = between(points, self.num_frames, self.loop, torch.lerp if self.line else spherical).split(1)
         yield from numbered("frame_{:04d}", [self.call(module, module.decode, latent, size)[0] for latent in latents])
-
-
-def between(points: Tensor, steps: int, loop: bool) -> Tensor:
-    """Points [F, …] on arcs through `points` [N, …], `steps` from each to the next; a `loop` ends at the first one."""
-    stops = [*points, points[0]] if loop else [*points]
-    path = [spherical(first, second, step / steps) for first, second in pairwise(stops) for step in range(steps)]
-    return torch.stack(path if loop else [*path, stops[-1]])
 
 
 def spherical(first: Tensor, second: Tensor, share: float) -> Tensor:
@@ -70,3 +67,11 @@ def spherical(first: Tensor, second: Tensor, share: float) -> Tensor:
     if angle.sin() < 1e-3:  # the same direction, or the opposite one, where no arc is unique
         return torch.lerp(first, second, share)
     return (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second) / angle.sin()
+
+
+def between(points: Tensor, steps: int, loop: bool, way: Way = spherical) -> Tensor:
+    """Points [F, …] on a path through `points` [N, …], `steps` from each to the next; the last one, or with `loop` the first
+    one again, ends it. `way` gives the point at a share of the way from one to another."""
+    stops = [*points, points[0]] if loop else [*points]
+    path = [way(first, second, step / steps) for first, second in pairwise(stops) for step in range(steps)]
+    return torch.stack(path if loop else [*path, stops[-1]])

@@ -30,7 +30,7 @@ ROOMS = {
     ),
     "experiment.wandb_logger": ("core", "lightning numpy wandb"),  # nothing else knows W&B; a logger object is enough
     "datamodules": ("datamodules core modules.ops", "torch torchvision kornia lightning pydantic PIL numpy imagehash"),
-    "metrics": ("metrics core modules.ops", "torch torchvision torchmetrics torch_fidelity lpips scipy"),
+    "metrics": ("metrics core modules.ops", "torch torchvision torchmetrics torch_fidelity lpips scipy tqdm"),
     "callbacks": (
         "callbacks experiment metrics core modules.base modules.staged modules.capabilities modules.ops",
         "torch lightning torchmetrics omegaconf pydantic PIL numpy",
@@ -44,6 +44,7 @@ ROOMS = {
         "reports tasks callbacks metrics experiment core modules.base modules.capabilities modules.ops modules.patches",
         "torch pydantic PIL numpy jinja2",
     ),
+    "reports.realism_classifier": ("metrics datamodules core modules.ops", "torch"),  # learns from images, not from models
     "modules": (
         "core modules.base modules.staged modules.pyramid modules.bank modules.capabilities modules.conditions "
         "modules.networks modules.losses modules.augment modules.patches modules.ops",

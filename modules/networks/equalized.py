@@ -9,9 +9,14 @@ from torch import Tensor, nn
 SLOPE = 0.2
 
 
-def activate(values: Tensor) -> Tensor:
-    """Leaky ReLU, slope 0.2, times sqrt(2), which keeps the variance."""
-    return F.leaky_relu(values, SLOPE) * math.sqrt(2)
+def activate(values: Tensor, clamp: float | None = None) -> Tensor:
+    """Leaky ReLU, slope 0.2, times sqrt(2), which keeps the variance; clamped to ± `clamp`."""
+    return limit(F.leaky_relu(values, SLOPE) * math.sqrt(2), clamp)
+
+
+def limit(values: Tensor, clamp: float | None) -> Tensor:
+    """Clamped to ± `clamp`, where given."""
+    return values if clamp is None else values.clamp(-clamp, clamp)
 
 
 class EqualLinear(nn.Module):
@@ -29,7 +34,9 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv(nn.Module):
-    """Convolution with odd kernel; "same" padding unless given."""
+    """Convolution with odd kernel; "same" padding unless given. What is activated is clamped to ± `clamp`."""
+
+    clamp: float | None = None
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int | None = None, bias: bool = True,
@@ -43,4 +50,4 @@ class EqualConv(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         images = F.conv2d(images, self.weight * self.scale, self.bias, self.stride, self.padding)
-        return activate(images) if self.activation else images
+        return activate(images, self.clamp) if self.activation else images

@@ -2,12 +2,18 @@
 
 All give a state dict with the parts `generator`, `generator_ema` and `discriminator`, as far as the file has them. Every
 tensor of a file is accounted for: UserError names what is missing or left over.
+
+    python -m modules.networks.style_checkpoints CHECKPOINT.ckpt WEIGHTS.pt [rosinality]
+
+writes the networks of a training's checkpoint as a plain state dict, for `module.source_checkpoint`, or as rosinality's code
+loads them.
 """
 
 import hashlib
 import io
 import math
 import pickle
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -275,3 +281,17 @@ def from_nvidia(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
         sides = {int(key.split(".")[-3][1:]) for key in state if key.endswith(("conv1.weight", "b4.conv.weight"))}
         result |= _renamed(part, state, nvidia_names(part, layers, 2 * int(math.log2(max(sides, default=4))) - 3), {})
     return result
+
+
+def export(path: str, target: str, layout: str = "") -> None:
+    """Writes the networks of a checkpoint; UserError where more than these makes its samples."""
+    state = read_hashed(path)[0].get("state_dict", {})
+    networks = {key: value for key, value in state.items() if key.split(".")[0] in ROSINALITY_PARTS.values()}
+    if not networks or any(key.startswith("miner.") for key in state):
+        raise UserError(f"{path} holds no plain StyleGAN2")
+    converted = to_rosinality(networks)  # which checks the names
+    torch.save(converted if layout == "rosinality" else networks, target)
+
+
+if __name__ == "__main__":
+    export(*sys.argv[1:])

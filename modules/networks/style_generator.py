@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UserError
-from modules.networks.equalized import EqualLinear, activate
+from modules.networks.equalized import EqualLinear, activate, limit
 from modules.ops import noise as image_noise
 from modules.ops.fir import filter_images, upsample2
 
@@ -59,7 +59,9 @@ class ModulatedConv(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """Modulated convolution, noise, bias, activation."""
+    """Modulated convolution, noise, bias, activation; clamped to ± `clamp`."""
+
+    clamp: float | None = None
 
     def __init__(self, inputs: int, outputs: int, w_dim: int, resolution: int, up: bool = False) -> None:
         super().__init__()
@@ -77,11 +79,13 @@ class StyledConv(nn.Module):
             noise = self.noise_const
         if noise is not None:
             images = images + self.noise_strength * noise
-        return activate(images + self.bias[:, None, None])
+        return activate(images + self.bias[:, None, None], self.clamp)
 
 
 class ToRGB(nn.Module):
-    """Modulated 1×1 convolution without demodulation, and bias."""
+    """Modulated 1×1 convolution without demodulation, and bias; clamped to ± `clamp`."""
+
+    clamp: float | None = None
 
     def __init__(self, inputs: int, w_dim: int) -> None:
         super().__init__()
@@ -89,7 +93,7 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3))
 
     def forward(self, images: Tensor, w: Tensor) -> Tensor:
-        return self.conv(images, w) + self.bias[:, None, None]
+        return limit(self.conv(images, w) + self.bias[:, None, None], self.clamp)
 
 
 class GeneratorOutput(NamedTuple):

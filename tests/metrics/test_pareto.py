@@ -14,6 +14,7 @@ from metrics.pareto import (
     choose,
     direction,
     first_key,
+    first_realistic,
     is_undecided,
     pareto_front,
     repeats_training_images,
@@ -141,3 +142,16 @@ def test_undecided_is_what_the_verdict_says():
     for verdict in ({"copies": True, "undecided": True}, {"copies": False, "undecided": False}, {"copies": False}, {}, None):
         assert not is_undecided({"metrics": {}, "verdict": verdict})
     assert not is_undecided({"metrics": {"nearest_psnr_max": 35.0}})
+
+
+def test_the_first_realistic_checkpoint():
+    assert first_realistic([0.1, None, 0.94, 0.95, 0.99]) == 3 and first_realistic([0.2, 0.8]) is None
+    assert first_realistic([0.2, 0.8], 0.5) == 1 and first_realistic([]) is None
+
+
+def test_a_quality_of_which_higher_is_better_is_told_as_it_is():
+    assert direction("realism") == 1
+    points = [Candidate("early", -0.2, 0.5), Candidate("late", -0.99, 0.4)]
+    choice = choose(points, "realism", "pairs")
+    assert choice.best == 1 and "late (realism 0.99, pairs 0.4)" in choice.reason
+    assert "Highest realism: late (0.99)" in choice.reason

@@ -51,16 +51,17 @@ TINY = [
 def build(method, **changes):
     """An adaptation of the source of four iterations, with path lengths and noise."""
     torch.manual_seed(0)
-    return method(**({"image_size": [16, 16], "iterations": 4, "source_checkpoint": source_file(), **SIZES} | changes))
+    settings = {"image_size": [16, 16], "iterations": 4, "source_checkpoint": source_file(), "source_from": "ema", **SIZES}
+    return method(**(settings | changes))
 
 
-def fit(module, callbacks=(), **trainer):
+def fit(module, callbacks=(), data=None, **trainer):
     """Four iterations in an epoch, of four drawn images each."""
     lightning.seed_everything(0, verbose=False)
     settings = {"accelerator": "cpu", "max_epochs": -1, "logger": False, "enable_checkpointing": False,
                 "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}  # fmt: skip
     runner = lightning.Trainer(**(settings | trainer), callbacks=list(callbacks))
-    runner.fit(module, SyntheticDataModule([16, 16], batch_size=4, samples_per_epoch=16))
+    runner.fit(module, data or SyntheticDataModule([16, 16], batch_size=4, samples_per_epoch=16))
     return module
 
 

@@ -1,6 +1,10 @@
+import lightning
+import pytest
 import torch
 
-from modules.bsa import BSA
+from core.errors import UserError
+from datamodules.synthetic import SyntheticDataModule
+from modules.bsa import BSA, set_distance
 from modules.tgan import TGAN
 from tests.modules.style_source import TINY, build, fit, moved, networks, source_model  # noqa: F401
 
@@ -33,3 +37,46 @@ def test_only_scales_and_shifts_of_the_generator_move_and_neutral_ones_restore_t
 
 def test_the_discriminator_trains_as_in_tgan():
     assert len(build(BSA).trained_d()) == len(build(TGAN).trained_d())
+
+
+SUPERVISED = {"mode": "supervised", "num_latents": 5, "noise": False, "perceptual": "rand_cnn", "lr": 0.02}
+
+
+def test_supervised_only_scales_shifts_and_latents_move_and_reconstructions_come_nearer():
+    data = SyntheticDataModule([16, 16], batch_size=5, samples_per_epoch=150, num_images=5)
+    before, module = build(BSA, **SUPERVISED), build(BSA, **SUPERVISED, epochs=2, iterations=None)
+    before.load_state_dict(before.convert(networks(source_model())))
+    errors = []
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            errors.append(float(trainer.callback_metrics["train/reconstruction"]))
+
+    fit(module, [Watch()], data)
+    names = moved(dict(before.state_dict()), dict(module.state_dict()))
+    names = {name for name in names if not name.startswith("generator_ema.") and "w_mean" not in name}
+    assert names == {n for n in module.state_dict() if n.startswith("generator.") and ".after_conv." in n} | {
+        "latents_of_images.weight"
+    }
+    assert sum(errors[-10:]) < 0.9 * sum(errors[:10]) and module.source_sha256
+
+
+def test_supervised_needs_a_latent_for_each_image_and_no_discriminator():
+    module = build(BSA, **SUPERVISED)
+    module.convert(networks(source_model(), ("generator_ema",)))
+    data = SyntheticDataModule([16, 16], num_images=4)
+    data.setup()
+    with pytest.raises(UserError, match="module.num_latents is 5, but there are 4 training images"):
+        module.check_data(data.sets())
+    with pytest.raises(UserError, match="the source has no discriminator, which BSA needs"):
+        build(BSA).convert(networks(source_model(), ("generator_ema",)))
+
+
+@pytest.mark.parametrize(("deviation", "expected"), [(0.0, 212), (0.5, 245), (1.0, 397)])
+def test_the_distance_to_normal_latents_is_smallest_at_0(deviation, expected):
+    generator = torch.Generator().manual_seed(0)
+    values = [
+        float(set_distance(deviation * torch.randn(25, 128, generator=generator), torch.randn(250, 128, generator=generator)))
+        for _ in range(20)
+    ]
+    assert sum(values) / 20 == pytest.approx(expected, rel=0.02)

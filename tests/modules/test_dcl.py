@@ -48,5 +48,5 @@ def test_images_that_are_all_equal_cannot_be_told_apart(monkeypatch):
     image = torch.randn(3, 16, 16)
     monkeypatch.setattr(DCL, "training_sets", {"image": Images([image] * 10)})
     same = image.expand(4, -1, -1, -1)
-    loss = module._discriminator_term(same, same, torch.Generator().manual_seed(0))
+    loss = module._discriminator_term(same, *module._encoded(same, torch.Generator().manual_seed(0)))
     assert loss.item() == pytest.approx(math.log(11), abs=1e-4)

@@ -192,6 +192,36 @@ def test_300_iterations_stay_calm_and_come_nearer_to_the_data():
     assert distance() < before / 2
 
 
+def test_latents_w_give_the_images_of_z_and_are_truncated():
+    module = fit(build(), max_epochs=1).eval()
+    with sampling_mode(module, 5, range(3)):
+        z = module.sample_latents(3)
+    with sampling_mode(module, 5, range(3)):
+        w = module.sample_latents(3, space="w")
+    assert w.shape == (3, module.generator.num_latents, 8) and torch.equal(module.decode(z), module.decode(w))
+    with sampling_mode(module, 5, range(3)):
+        half = module.sample_latents(3, space="w", truncation=0.5)
+    assert torch.allclose(module.decode(z, truncation=0.5), module.decode(half), atol=1e-6)
+    with pytest.raises(UserError, match="truncation=0.5 is one of w; set space=w, too"):
+        module.sample_latents(3, truncation=0.5)
+    with pytest.raises(UserError, match=r"latents of shape \[3, 5\]; StyleGAN2 takes \[N, 8\] or \[N, 6, 8\]"):
+        module.decode(torch.zeros(3, 5))
+
+
+def test_activations_are_clamped_where_asked():
+    z, bound = torch.randn(2, 8), 0.2
+    free, clamped = build(), build(conv_clamp=bound)
+    clamped.load_state_dict(free.state_dict())
+    layers = range(free.generator.num_convs)
+    before, after = (module.generator(z, None, features=layers) for module in (free, clamped))
+    assert max(maps.detach().abs().max() for maps in before.features.values()) > 2 * bound
+    assert max(maps.detach().abs().max() for maps in after.features.values()) == torch.tensor(bound)
+    assert torch.equal(after.features[0], before.features[0].clamp(-bound, bound))
+    images = torch.randn(2, 3, 16, 16)
+    taps = [module.discriminator(images, taps=["16.conv1"]).taps["16.conv1"] for module in (free, clamped)]
+    assert torch.equal(taps[1].abs().max(), torch.tensor(bound)) and taps[0].abs().max() > bound
+
+
 # --- conditions ---------------------------------------------------------------------------------------------------------
 
 LABELS = {"class_path": "modules.conditions.Labels", "num_classes": 2}

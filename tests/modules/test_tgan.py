@@ -1,22 +1,28 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+import train
 from core.errors import UserError
+from datamodules.synthetic import SyntheticDataModule
 from modules.networks.style_checkpoints import to_rosinality
 from modules.tgan import TGAN
 from tests.modules.style_source import TINY, build, differing, fit, networks, source_model  # noqa: F401
 
+ROOT = Path(__file__).parents[2]
 PARAMETERS = {"tgan": 410_207, "tgan_256": 88_932_805, "tgan_ada": 410_207, "tgan_diffaugment": 410_207}
 
 
-def test_training_begins_at_the_average_of_the_source():
-    module, source = build(TGAN), source_model()
+@pytest.mark.parametrize(("source_from", "part"), [("raw", "generator"), ("ema", "generator_ema")])
+def test_training_begins_at_the_source_or_its_average(source_from, part):
+    module, source = build(TGAN, source_from=source_from), source_model()
     module.load_state_dict(module.convert(networks(source)))
     assert not differing(module, source, ("generator_ema", "discriminator"))
     z = torch.randn(2, 8)
-    assert torch.equal(module.generator(z, None).images, source.generator_ema(z, None).images)
+    assert torch.equal(module.generator(z, None).images, getattr(source, part)(z, None).images)
 
 
 def test_everything_trains_and_the_average_moves_less():
@@ -84,7 +90,6 @@ def test_the_run_s_own_file_is_enough_to_go_on(tmp_path):
     source.unlink()
     import lightning
 
-    from datamodules.synthetic import SyntheticDataModule
 
     resumed = build(TGAN, source_checkpoint=str(source), iterations=8)
     lightning.seed_everything(0, verbose=False)
@@ -100,3 +105,42 @@ def test_a_source_in_rosinality_s_layout_begins_the_same_training(tmp_path):
     torch.save(to_rosinality(networks(source_model())), tmp_path / "rosinality.pt")
     first, second = fit(build(TGAN)), fit(build(TGAN, source_checkpoint=str(tmp_path / "rosinality.pt")))
     assert not differing(first, second)
+
+
+def without_discriminator(path):
+    torch.save(networks(source_model(image_size=[32, 32], channels=[48, 48, 32, 24], z_dim=64, w_dim=64), ("generator",)), path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["datamodule.image_size=[48,48]"], "image_size is 48; StyleGAN2 needs a power of two of at least 16"),
+        (["datamodule.image_size=[32,64]"], "image_size is [32, 64]; StyleGAN2 makes square images"),
+        (["datamodule.image_size=[64,64]", "module.channels=[48,48,32,24,12]"], "module.image_size is [64, 64], the source's"),
+        (["module.mapping_layers=3"], "module.mapping_layers is 3, the source's 2"),
+        (["module.source_checkpoint=nowhere.pt"], "nowhere.pt: no such file"),
+        (["module.source_checkpoint=GENERATOR"], "the source has no discriminator, which CDC needs"),
+        (["module.source_checkpoint=README.md"], "README.md: refused, it is not a file of tensors"),
+        (["module.source_checkpoint=null"], "CDC adapts a source model; give its checkpoint"),
+        (["datamodule.root=datamodules/starter/labelled", "datamodule.labels=folder"], "CDC has no classes; set it to null"),
+    ],
+)
+def test_bad_input_is_one_error_before_anything_is_written(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    without_discriminator(tmp_path / "generator.pt")
+    for name in ("a", "b"):
+        (tmp_path / "labelled" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), "white" if name == "a" else "red").save(tmp_path / "labelled" / name / "image.png")
+    words = [word.replace("GENERATOR", f"{tmp_path}/generator.pt") for word in words]
+    words = [word.replace("datamodules/starter/labelled", f"{tmp_path}/labelled") for word in words]
+    code = train.main(["configs/cdc.yaml", f"run_dir={tmp_path / 'run'}", "logger.wandb=null", *words])
+    told = capsys.readouterr().err
+    assert code != 0 and message in told and "Traceback" not in told
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_fewer_images_than_a_batch_are_drawn_repeatedly(number):
+    data = SyntheticDataModule([16, 16], batch_size=4, samples_per_epoch=16, num_images=number)
+    module = fit(build(TGAN), data=data)
+    assert module.iteration == 4 and all(p.isfinite().all() for p in module.parameters())

@@ -499,3 +499,29 @@ def test_the_page_in_a_browser(report, tmp_path):
     browse(f"--screenshot={tmp_path / 'seen.png'}", "--window-size=1200,1600", (report[0] / "index.html").as_uri())
     seen = np.asarray(Image.open(tmp_path / "seen.png").convert("RGB"))
     assert (seen[0, 0] == 255).all() and len(np.unique(seen.reshape(-1, 3), axis=0)) > 100
+
+
+def curve_of(*rows):
+    return [{"iteration": i, "realism": realism, "intra": 0.1, "pairs": pairs} for i, realism, pairs in rows]
+
+
+def test_adaptations_share_a_plot_and_each_has_its_first_realistic_checkpoint():
+    rows = [(100, "a", 0.5), (200, "a", 0.96), (300, "a", 0.99), (100, "b", 0.7), (200, "c", None)]
+    entries = [entry(i, run, kd_x=0.1, pixel_diversity=0.4, realism=realism) for i, run, realism in rows]
+    for one in entries[:4]:
+        one.curve = curve_of((0, 0.0, 0.3), (100, 0.5, 0.2)) if one.run == "a" else curve_of((0, float("nan"), 0.3))
+    comparison = compare(in_order(entries))
+    assert [(e.run, e.iteration) for e in comparison.realistic] == [("a", 200)]
+    read = check_self_contained(page_of(comparison))
+    assert "First checkpoint of each run with a realism of at least 0.95" in read.text and "2 · a · last" in read.text
+    assert "Realism and diversity" in read.text
+    small = [c for c in read.all("circle") if c["r"] == "4" and c["cx"] != "6"]
+    assert len(small) == 2 and float(small[0]["cx"]) < float(small[1]["cx"]) and float(small[0]["cy"]) < float(small[1]["cy"])
+
+
+def test_realism_as_quality_is_better_on_the_right():
+    entries = [entry(i, "a", realism=x, pixel_diversity=y) for i, (x, y) in enumerate([(0.1, 0.5), (0.9, 0.45), (0.95, 0.1)])]
+    comparison = compare(in_order(entries), quality="realism")
+    assert comparison.best.number == 2 and "Highest realism" in comparison.reason
+    read = check_self_contained(page_of(comparison))
+    assert "realism (higher is better)" in read.text and "The upper right is best" in read.text

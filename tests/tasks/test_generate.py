@@ -8,7 +8,7 @@ from modules.gpdm import GPDM
 from modules.gpnn import GPNN
 from tasks.generate import Generate
 from tasks.output import write_images
-from tests.tasks.toys import NoisyMethod, PlainMethod, task
+from tests.tasks.toys import ExactMethod, NoisyMethod, PlainMethod, task
 
 
 def test_generate():
@@ -88,3 +88,33 @@ def test_every_sample_comes_with_the_places_its_pixels_were_copied_from(photogra
 def test_methods_that_copy_nothing_give_samples_alone(photographs):
     module = fitted(GPDM, photographs, steps=1, projections=2)
     assert [name for name, _ in Generate(num_images=2)(module)] == ["sample_000", "sample_001"]
+
+
+def test_images_of_given_latents(tmp_path):
+    latents = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float64)
+    np.save(tmp_path / "latents.npy", latents)
+    np.savez(tmp_path / "latents.npz", anything=latents)
+    module = ExactMethod()
+    expected = module.decode(torch.from_numpy(latents).float(), (24, 32))
+    for name in ("latents.npy", "latents.npz"):
+        images = dict(task("generate", latents=str(tmp_path / name), batch_size=2)(module))
+        assert list(images) == [f"sample_{i:03d}" for i in range(5)]
+        assert torch.equal(torch.stack(list(images.values())), expected)
+
+
+@pytest.mark.parametrize("values", [np.zeros(3), np.zeros((2, 2), int), np.full((2, 2), np.nan), np.zeros((0, 2))])
+def test_latents_of_another_kind_are_refused(values, tmp_path):
+    np.save(tmp_path / "latents.npy", values)
+    with pytest.raises(UserError, match="latents.npy: expected one array of finite floats"):
+        list(task("generate", latents=str(tmp_path / "latents.npy"))(ExactMethod()))
+
+
+def test_latents_are_for_methods_that_have_them_and_are_read_safely(tmp_path):
+    (tmp_path / "latents.npy").write_bytes(b"no array")
+    with pytest.raises(UserError, match="expected one array"):
+        list(task("generate", latents=str(tmp_path / "latents.npy"))(ExactMethod()))
+    np.save(tmp_path / "latents.npy", np.array([[{}]]), allow_pickle=True)
+    with pytest.raises(UserError, match="expected one array"):
+        list(task("generate", latents=str(tmp_path / "latents.npy"))(ExactMethod()))
+    with pytest.raises(UserError, match=r"task.latents: PlainMethod has no decode\(\)"):
+        list(task("generate", latents=str(tmp_path / "latents.npy"))(PlainMethod()))

@@ -34,3 +34,8 @@ def test_interpolate_between_files(tmp_path):
     frames = dict(task("interpolate", images=files, num_frames=5, loop=False)(ExactMethod()))
     values = [frames[f"frame_{i:04d}"].mean().item() for i in (0, 5, 10)]
     assert len(frames) == 11 and values == pytest.approx([-1, 1, -0.6], abs=1e-5)
+
+
+def test_a_straight_line():
+    points = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+    torch.testing.assert_close(between(points, 2, False, torch.lerp), torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]]))

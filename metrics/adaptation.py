@@ -1,0 +1,123 @@
+"""How an adaptation goes on: realism, diversity and novelty of the samples of fixed latents."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metrics.backbones.backbone import Backbone
+from metrics.kernel import kernel_distance
+from metrics.perceptual_distance import PerceptualDistance
+from metrics.perceptual_diversity import EmbeddingCache, intra_distances
+from metrics.realism import RealismClassifier
+
+MIN_KD_SIZE = 64  # pixels of the images that the backbone sees, twice their own where that is more
+
+
+class AdaptationValues(NamedTuple):
+    """What is measured of a set of samples; NaN where it cannot be.
+
+    `realism` p_t. Perceptual distances: `intra` of pairs around each training image, mean over the `clusters` that have
+    pairs, and their deviation `intra_std`; `pairs` of all pairs; `nearest_training` the median to the nearest training image,
+    `nearest_heldout` the mean to the nearest held-out one, and `kd` the kernel distance to these (to the training images where
+    there are none).
+    """
+
+    realism: float = torch.nan
+    intra: float = torch.nan
+    intra_std: float = torch.nan
+    clusters: int = 0
+    pairs: float = torch.nan
+    kd: float = torch.nan
+    nearest_training: float = torch.nan
+    nearest_heldout: float = torch.nan
+
+
+def mean_pair_distance(rows: EmbeddingCache) -> float:
+    """Mean squared distance of all pairs of rows, from their sums: Σ_{i<j} |x_i - x_j|² = n Σ |x_i|² - |Σ x_i|²."""
+    number, squares, total = len(rows), 0.0, 0.0
+    for part in torch.arange(number).split(rows.max_rows):
+        block = rows[part].double()
+        squares, total = squares + float(block.square().sum()), total + block.sum(0)
+    return (number * squares - float(total.square().sum())) / (number * (number - 1) / 2) if number > 1 else torch.nan
+
+
+def nearest(rows: EmbeddingCache, targets: EmbeddingCache) -> tuple[Tensor, Tensor]:
+    """Squared distance [n] to the nearest target of each row, and its index [n], the first of equals."""
+    distances = torch.zeros(len(rows), len(targets), dtype=torch.float64)
+    for part in torch.arange(len(rows)).split(rows.max_rows):
+        block = rows[part]
+        for other in torch.arange(len(targets)).split(targets.max_rows):
+            there = targets[other]
+            products = (block @ there.T).double()
+            norms = block.double().square().sum(1)[:, None] + there.double().square().sum(1)
+            distances[part[:, None], other] = (norms - 2 * products).clamp(min=0).cpu()
+    return distances.min(1)
+
+
+class AdaptationMeasure:
+    """Measures sets of samples against training images and, where given, held-out images of the target: bytes [N, 3, H, W].
+
+    Each image passes the networks once.
+
+    Args:
+        distance: for the perceptual distances.
+        backbone: for `kd`; None: without.
+        classifier: for `realism`; None: without.
+    """
+
+    def __init__(
+        self, training: Tensor, heldout: Tensor | None, distance: PerceptualDistance, backbone: Backbone | None = None,
+        classifier: RealismClassifier | None = None,
+    ) -> None:  # fmt: skip
+        self.distance, self.backbone, self.classifier = distance, backbone, classifier
+        self.training, self.heldout = (None if x is None else EmbeddingCache(x, distance) for x in (training, heldout))
+        self.size = max(MIN_KD_SIZE, 2 * max(training.shape[-2:]))
+        reference = training if heldout is None else heldout
+        self.features = None if backbone is None else self._features(reference)
+
+    def __call__(self, samples: Tensor) -> AdaptationValues:
+        rows = EmbeddingCache(samples, self.distance)
+        distances, clusters = nearest(rows, self.training)
+        values = {"pairs": mean_pair_distance(rows), "nearest_training": float(distances.median())}
+        if len(self.training) > 1:
+            intra = intra_distances(rows, clusters)
+            means = [intra.distances[intra.group == name].mean() for name in intra.group.unique()] or [intra.mean()]
+            values |= {"intra": float(intra.mean()), "intra_std": float(torch.stack(means).std(correction=0))}
+            values["clusters"] = intra.group.unique().numel()
+        if self.heldout is not None:
+            values["nearest_heldout"] = float(nearest(rows, self.heldout)[0].mean())
+        if self.features is not None and min(len(samples), len(self.features)) > 1:
+            values["kd"] = float(kernel_distance(self.features, self._features(samples)))
+        if self.classifier is not None:
+            values["realism"] = float(self.classifier(samples).double().mean())
+        return AdaptationValues(**values)
+
+    def _features(self, images: Tensor) -> Tensor:
+        return self.backbone(images, size=min(self.size, self.backbone.input_size)).cpu()
+
+    def protocol(self) -> str:
+        """The networks of these numbers, and a hash of the images they refer to."""
+        names = [f"{self.distance.key} at {self.distance.size_of(*self.training.images.shape[-2:])[0]} pixels"]
+        if self.backbone is not None:
+            names += [f"{self.backbone.key('kd')} at {min(self.size, self.backbone.input_size)} pixels"]
+        names += [f"realism {self.classifier.sha256[:8]}"] if self.classifier and self.classifier.sha256 else []
+        images = [part.images for part in (self.training, self.heldout) if part is not None]
+        digest = hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in images)).hexdigest()
+        return ", ".join([*names, f"reference {digest[:8]}"])
+
+
+def at_realism(rows: Sequence[tuple[float, float]], level: float) -> float:
+    """Of rows (realism, value) in the order of a training the value where realism first reaches `level`, interpolated
+    between the rows around it; NaN where it never does."""
+    previous = None
+    for realism, value in rows:
+        if realism >= level:
+            if previous is None or realism == previous[0]:
+                return value
+            share = (level - previous[0]) / (realism - previous[0])
+            return previous[1] + share * (value - previous[1])
+        previous = (realism, value)
+    return torch.nan
