@@ -18,20 +18,22 @@ from metrics.features import ImageSet, crop_features
 from metrics.intervals import mean_interval
 from metrics.kernel import kernel_distance
 from metrics.memorization import COMPARISONS, memorization, reconstruction_test
-from metrics.perceptual_distance import load_perceptual
+from metrics.perceptual_distance import PerceptualDistance, load_perceptual
 from metrics.protocol import measurement_protocol
 from metrics.realism import RealismClassifier, load_realism
+from metrics.reconstruction_gap import autoencoder_test, squared_errors
 from metrics.reference_points import reference_points
 from metrics.results import finite
 from metrics.suite import FEATURE_METRICS, FULL, METRICS, QUICK, Suite, possible_keys, select_metrics
 from modules.base import GenerativeModule, sampling_mode
-from modules.capabilities import Reconstructs
+from modules.capabilities import Autoencodes, Reconstructs
 from modules.ops.images import from_uint8, rmse_by_image, to_uint8
 from modules.ops.pretrained import PACKAGE
 
 PATIENCE = 5.0  # seconds that drawing may take without a message
 READ_AT_ONCE = 64  # reference images
 MAX_IMAGES = 1000  # reference images whose bytes are kept: for pixel metrics, crops and the verdict
+MAX_AUTOENCODED = 100  # images of each set, where that takes little time
 MAX_RECONSTRUCTED = 16  # images of either side
 LOGGED_VERDICTS = ("copies", "undecided", "duplicate_share")
 
@@ -165,6 +167,8 @@ class SampleMetrics(Callback):
                 notes += suite.notes
             else:
                 notes.append(module.no_samples or "no samples: the part of the model that draws them is not trained yet")
+            if evaluated and isinstance(module, Autoencodes) and len(sets.get("image_heldout", ())):
+                results["autoencoder"] = measure_autoencoder(module, sets, self.perceptual)
         logged = {key: value for key, value in (results["metrics"] | results["diagnostics"]).items() if value is not None}
         logged |= {key: float(results["verdict"][key]) for key in LOGGED_VERDICTS if results["verdict"]}
         self.log_dict({f"{phase}/{key}": value for key, value in logged.items()}, sync_dist=True)
@@ -283,6 +287,22 @@ class SampleMetrics(Callback):
             settings["realism"] = self.classifier.sha256
         crops = {"reference": self.crops, "samples": self.sample_crops}
         return measurement_protocol(self.backbone, self.perceptual, module.image_size, crops, settings, notes)
+
+
+def measure_autoencoder(module: Autoencodes, sets: Mapping[str, Any], perceptual: PerceptualDistance | None) -> dict[str, Any]:
+    """Errors of the autoencoder on images of its training (the set `source`, else `image`), held-out ones and `image`, sets of
+    equal size; see `autoencoder_test`."""
+    named = {"training": sets.get("source", sets["image"]), "heldout": sets["image_heldout"], "sources": sets["image"]}
+    number, errors = min(MAX_AUTOENCODED, *map(len, named.values())), {}
+    for name, images in named.items():
+        pixels = _some(images, number).to(module.device)
+        outputs = module.autoencode(from_uint8(pixels))
+        errors.setdefault("mse", {})[name] = squared_errors(from_uint8(pixels), outputs)
+        if perceptual is not None:
+            pairs = zip(pixels.split(READ_AT_ONCE), to_uint8(outputs).split(READ_AT_ONCE), strict=True)
+            distances = [(perceptual(a) - perceptual(b)).square().sum(1) for a, b in pairs]
+            errors.setdefault(perceptual.key, {})[name] = torch.cat(distances)
+    return autoencoder_test(errors)
 
 
 def compare_reconstructions(module: GenerativeModule, sets: Mapping[str, Any]) -> dict[str, Any] | None:

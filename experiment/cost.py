@@ -126,11 +126,28 @@ def _trained_parameters(module: StagedModule, stage: int) -> int:
 
 def _bank_plan(module: BankModule, datamodule: LightningDataModule, trainer: Trainer) -> str:
     reals = datamodule.sets()["image"]
+    if module.cost_setting is None:
+        return _short_bank_plan(module.to(trainer.strategy.root_device), reals)
     seconds, memory = sample_cost(module.to(trainer.strategy.root_device), reals)
     lines = [f"scale {scale}  {height}×{width}" for scale, (height, width) in enumerate(getattr(module, "sizes", []))]
     cost = f"about {human_time(seconds)} here and {human_bytes(memory)} of memory"
     lines += ["no training: fit stores the images", f"a sample of {len(reals)} image(s): {cost}"]
     return "\n".join([*lines, "extrapolated from shorter samples; excludes libraries"])
+
+
+def _short_bank_plan(module: BankModule, images: Any) -> str:
+    """The plan of a method whose samples take a moment, measured with the first images."""
+    trial, number, memory = copy.deepcopy(module), min(len(images), 32), PeakMemory(module.device)
+    start = time.perf_counter()
+    trial.store(torch.stack([images[i] for i in range(number)]))
+    seconds = (time.perf_counter() - start) / number
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        trial.sample(1)  # takes longer than the same again
+        start = time.perf_counter()
+        trial.sample(1)
+    lines = ["no training", f"fit stores {len(images)} image(s): about {human_time(seconds * len(images))}"]
+    lines.append(f"a sample of {number} of them: about {human_time(time.perf_counter() - start)} here")
+    return "\n".join([*lines, f"and {human_bytes(memory.growth())} of memory; excludes libraries"])
 
 
 def sample_cost(module: BankModule, images: Any) -> tuple[float, float]:

@@ -21,7 +21,7 @@ class BankModule(GenerativeModule):
     optimizer steps Lightning writes `last.ckpt` only (P 6.11). A method sets `bank`, and writes `bank_rows` and `sample`."""
 
     bank: Bank
-    cost_setting: tuple[str, int]  # a setting that the time of a sample depends on linearly, and a small value of it
+    cost_setting: tuple[str, int] | None  # what a sample's time depends on linearly, and a small value; None: it takes a moment
 
     def bank_rows(self, images: Tensor) -> Tensor:
         """What is stored of images [n, 3, H, W]: one row each. By default their bytes."""

@@ -1,6 +1,7 @@
 """What a method can do, as protocols: tasks, callbacks and reports ask `isinstance(module, Inpaints)`.
 
-A method's further parameters, with defaults, are options, which users set by `task.options.<name>`.
+A method's further parameters, with defaults, are options, which users set by `task.options.<name>`; for
+one of type Tensor they give the file of an image.
 """
 
 import inspect
@@ -27,10 +28,22 @@ class Reconstructs(Protocol):
 
 
 @runtime_checkable
+class Autoencodes(Protocol):
+    def autoencode(self, images: Tensor) -> Tensor:
+        """Reconstructions of images [N, 3, H, W] of the training size by an autoencoder: hundreds in a moment."""
+
+
+@runtime_checkable
 class Injects(Protocol):
     def inject(self, images: Tensor, scale: int) -> Tensor:
         """Images [N, 3, H, W] of any size rendered with what the model has learned, same size out. They enter at `scale`, by
         default the coarsest that takes an image; finer ones keep more of them."""
+
+
+@runtime_checkable
+class Edits(Protocol):
+    def edit(self, image: Tensor, mask: Tensor) -> Tensor:
+        """The image [1, 3, H, W] with another content where `mask` [1, 1, H, W] is 1; the rest is not rendered anew."""
 
 
 @runtime_checkable
@@ -79,7 +92,8 @@ class ExplainsSources(Protocol):
 
 
 CAPABILITIES = (
-    Samples, Reconstructs, Injects, Inpaints, Animates, SuperResolves, Interpolates, Encodes, ExplainsSources,
+    Samples, Reconstructs, Autoencodes, Injects, Edits, Inpaints, Animates, SuperResolves, Interpolates, Encodes,
+    ExplainsSources,
 )  # fmt: skip
 
 

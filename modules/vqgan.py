@@ -167,6 +167,8 @@ class VQGAN(StagedModule):
             return resize(self.decode(self.encode(inputs)), size)
         return resize(self.decode_latents(self.quant_conv(self.encoder(inputs))), size)
 
+    autoencode = reconstruct
+
     @property
     def quantizes(self) -> bool:
         """False while the code book does not exist yet."""

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 from core.types import NonNegativeFloat, PathStr
 from modules.base import GenerativeModule
+from modules.capabilities import Edits, Injects
 from tasks.inputs import blend, blending_mask, mask_image, read_masked
 from tasks.task import Function, Images, ImageTask
 
 
 @dataclass(kw_only=True)
 class Edit(ImageTask):
-    """Renders the edited region anew: `00_input`, `01_mask` (softened), `02_unmasked` (all rendered anew), and `03_edited`,
-    which equals the input away from the mask.
+    """Renders the edited region anew: `00_input`, `01_mask` (softened), `02_unmasked` (all rendered anew, or edited by the
+    method), and `03_edited`, which equals the input away from the mask.
 
     Args:
         image: file that already contains the edit; any size and mode.
@@ -24,9 +25,14 @@ class Edit(ImageTask):
     dilation: NonNegativeFloat = 20.0
     blur: NonNegativeFloat = 5.0
 
-    def render(self, module: GenerativeModule, inject: Function) -> Images:
+    @classmethod
+    def capability_of(cls, method: type) -> type:
+        return Edits if issubclass(method, Edits) else Injects
+
+    def render(self, module: GenerativeModule, function: Function) -> Images:
         image, mask = read_masked(self.image, self.mask, module, self.size)
-        result, soft = inject(image), blending_mask(mask, self.dilation, self.blur)
+        result = function(image, mask) if isinstance(module, Edits) else function(image)
+        soft = blending_mask(mask, self.dilation, self.blur)
         yield "00_input", image[0]
         yield "01_mask", mask_image(soft)
         yield "02_unmasked", result[0]

@@ -40,9 +40,9 @@ def read_image(path: str, key: str = "task.image", background: str = "white") ->
         return from_uint8(pil_to_tensor(to_rgb(image, background)))[None]
 
 
-def read_prepared(path: str, module: GenerativeModule, size: Sequence[int] | None) -> Tensor:
+def read_prepared(path: str, module: GenerativeModule, size: Sequence[int] | None, key: str = "task.image") -> Tensor:
     """The image at `working_size`, [1, 3, H, W] in [-1, 1] on the CPU."""
-    image = read_image(path)
+    image = read_image(path, key)
     return resize(image, working_size(image.shape[-2:], module.image_size, size))
 
 

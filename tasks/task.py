@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -19,6 +19,7 @@ from core.units import human_bytes
 from modules import capabilities
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import Injects, Samples
+from tasks.inputs import read_prepared
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 OUTPUT_BYTES = 12  # of a pixel of an image: three float32
@@ -78,8 +79,9 @@ class Task(ABC):
     def bind(self, module: GenerativeModule) -> Function:
         """`call` of the function of the module that the task needs, with `scale` and `options`; UserError if the method lacks
         the function or an option, and for sizes beyond the memory."""
-        function, method = capabilities.functions(self.capability)[0], type(module).__name__
-        if not isinstance(module, self.capability) or type(module).sample is GenerativeModule.sample:
+        capability, method = self.capability_of(type(module)), type(module).__name__
+        function = capabilities.functions(capability)[0]
+        if not isinstance(module, capability) or type(module).sample is GenerativeModule.sample:
             able = ", ".join(m.__name__ for m in capabilities.methods(self.capability)) or "none"
             raise UserError(f"task {self.name} needs {function}(), which {method} does not have; methods that have it: {able}")
         height, width = self.output_size(module)
@@ -90,6 +92,11 @@ class Task(ABC):
             raise UserError(f"{self._sizes()}: {height}×{width} pixels need {amounts}; reduce them")
         keywords = self._checked_options(module) | ({} if self.scale is None else {"scale": self.scale})
         return partial(self.call, module, partial(getattr(module, function), **keywords))
+
+    @classmethod
+    def capability_of(cls, method: type) -> type:
+        """The capability that the task uses of a method, where it can do with one of several."""
+        return cls.capability
 
     def check_trained(self, module: GenerativeModule) -> None:
         if not module.samples_ready:
@@ -106,14 +113,17 @@ class Task(ABC):
         return ", ".join(f"task.{key}={value}" for key, value in values.items()) or f"task {self.name}"
 
     def _checked_options(self, module: GenerativeModule) -> dict[str, Any]:
-        known, values = capabilities.options(module, self.capability), {}
+        known, values = capabilities.options(module, self.capability_of(type(module))), {}
         for name, value in (self.options or {}).items():
             if name not in known:
                 methods = capabilities.methods(self.capability)
-                able = [other.__name__ for other in methods if name in capabilities.options(other, self.capability)]
+                able = [m.__name__ for m in methods if name in capabilities.options(m, self.capability_of(m))]
                 hint = f"{nearest_hint(name, known)} It has: {', '.join(known) or 'none'}."
                 problem = f"{type(module).__name__} has no such option in the task {self.name}.{hint}"
                 raise UserError(f"task.options.{name}: {problem} Methods with {name}: {', '.join(able) or 'none'}.")
+            if Tensor in (known[name].annotation, *get_args(known[name].annotation)) and isinstance(value, str):
+                values[name] = read_prepared(value, module, module.image_size, f"task.options.{name}").to(module.device)
+                continue
             try:
                 values[name] = TypeAdapter(known[name].annotation, config=STRICT).validate_json(json.dumps(value))
             except ValidationError as error:

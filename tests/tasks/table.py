@@ -48,7 +48,7 @@ def rows() -> list[Row]:
             task = getattr(import_module(module), name)
             able = capabilities.methods(task.capability)
             example = re.search(r"^#   python (evaluate.py CHECKPOINT .*)$", text, re.MULTILINE)[1]
-            options = {method.__name__: capabilities.options(method, task.capability) for method in able}
+            options = {method.__name__: capabilities.options(method, task.capability_of(method)) for method in able}
             found.append(Row(file.stem, task, example, options))
     return found
 

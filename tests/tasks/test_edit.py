@@ -45,3 +45,19 @@ def test_an_empty_mask_returns_the_image_exactly(files, name, result):
 def test_scale_out_of_range_is_the_methods_error(files, name):
     with pytest.raises(ValueError, match="scales 0 to 2"):
         list(task(name, image=files["image"], mask=files["mask"], scale=7)(NoisyMethod()))
+
+
+class Editor(NoisyMethod):
+    def edit(self, image, mask, donor: torch.Tensor | None = None):
+        return torch.where(mask > 0, image if donor is None else donor, 0.25)
+
+
+def test_a_method_that_edits_gets_the_mask_and_a_donor_from_its_file(files):
+    words = {"image": files["image"], "mask": files["mask"], "dilation": 0, "blur": 0}
+    made = dict(task("edit", **words)(Editor()))
+    mask = made["01_mask"] > 0
+    assert torch.equal(made["02_unmasked"], torch.where(mask, made["00_input"], 0.25))
+    made = dict(task("edit", **words, options={"donor": files["image"]})(Editor()))
+    assert torch.equal(made["03_edited"], made["00_input"])  # the donor is the image
+    with pytest.raises(FileNotFoundError, match="task.options.donor=none.png: no such file"):
+        list(task("edit", **words, options={"donor": "none.png"})(Editor()))
