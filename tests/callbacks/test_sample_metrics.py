@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks import sample_metrics
-from callbacks.sample_metrics import SampleMetrics, compare_reconstructions
+from callbacks.sample_metrics import SampleMetrics, compare_reconstructions, measure_autoencoder
 from datamodules.synthetic import SyntheticDataModule
 from metrics.backbones.random_cnn import RandomCNN
 from metrics.features import crop_features
@@ -584,6 +584,32 @@ def test_reconstruction_of_sets_with_held_out_images() -> None:
     assert compare_reconstructions(lookup, few)["num_heldout"] == 4
     assert compare_reconstructions(lookup, {"image": sets["image"]}) is None
     assert compare_reconstructions(object(), sets) is None
+
+
+def test_an_autoencoder_that_memorizes_is_found() -> None:
+    """Errors of the set `source`, where the autoencoder was trained, against held-out images; `image` has no verdict."""
+    torch.manual_seed(0)
+    images = from_uint8(torch.randint(0, 256, (60, 3, 6, 6), dtype=torch.uint8))
+    sets = {"image": Pictures(images[:20]), "source": Pictures(images[20:40]), "image_heldout": Pictures(images[40:])}
+
+    class Autoencoder:
+        device = "cpu"
+
+        def autoencode(self, inputs: Tensor) -> Tensor:
+            known = (inputs[:, None] == images[20:40]).flatten(2).all(2).any(1)
+            return torch.where(known.view(-1, 1, 1, 1), inputs * 0.95, inputs * 0.8)
+
+    class Distance:
+        key = "pd"
+
+        def __call__(self, pixels: Tensor) -> Tensor:
+            return pixels.flatten(1).float()
+
+    found = measure_autoencoder(Autoencoder(), sets, Distance())
+    assert found["memorizes"] and found["mse"]["memorizes"] and found["pd"]["memorizes"]
+    expected = ((images[20:40] * 0.05) ** 2).mean((1, 2, 3)).median()
+    assert found["mse"]["median_training"] == pytest.approx(float(expected), rel=1e-4)
+    assert not measure_autoencoder(Autoencoder(), {key: sets[key] for key in ("image", "image_heldout")}, None)["memorizes"]
 
 
 class Generated:
