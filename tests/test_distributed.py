@@ -8,21 +8,21 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from omegaconf import OmegaConf
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
+from cli.build import build
+from cli.loader import load_config
 from datamodules.folder import ImageFolder
 from datamodules.sampler import JoinedSampler
 from datamodules.synthetic import SyntheticDataModule
 from modules.base import GenerativeModule
-from modules.consingan import ConSinGAN
-from modules.fewgan import FewGAN
-from modules.hpvaegan import HPVAEGAN
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
-from modules.singan import SinGAN
+from tests.contract.tiers import HEADS, SYNTHETIC, by_path, method_tests, tiny
 
 JOINED = 4  # images in a step, over all processes
 SAMPLES = 8  # in an epoch
@@ -67,37 +67,7 @@ class DrawingsOfDefaultType(ImageFolder):
         return super().__getitem__(index).to(torch.get_default_dtype())
 
 
-def few_gan(ranks, exact):
-    sizes = {"min_size": 8, "scale_factor": 0.45, "num_codes": 16, "code_dim": 4, "width": 8, "depth": 2}
-    prior = {"prior_width": 8, "prior_layers": 2}
-    if exact:
-        prior |= {"prior_dropout": 0.0, "prior_batch_size": JOINED // ranks}
-    return FewGAN([16, 20], 1, lr_g=1e-3, betas=(0.0, 0.9), **sizes, **prior)
-
-
-def sin_gan(ranks, exact):
-    sizes = {"min_size": 8, "scale_factor": 0.45, "width": 8, "depth": 2, "d_steps": 2, "g_steps": 2}
-    return SinGAN([16, 20], 1, norm="none" if exact else "batch", **sizes)
-
-
-def hp_vae_gan(ranks, exact):
-    sizes = {"min_size": 8, "scale_factor": 0.7, "vae_levels": 2, "latent_dim": 6, "width": 8, "depth": 2}
-    module = HPVAEGAN([16, 20], 1, **sizes)
-    for part in list(module.modules()) if exact else ():
-        if isinstance(part, nn.Sequential):
-            for name, layer in part.named_children():
-                if isinstance(layer, nn.BatchNorm2d):
-                    part[int(name)] = nn.Identity()
-    return module
-
-
-def con_sin_gan(ranks, exact):
-    return ConSinGAN([16, 20], 1, num_scales=4, min_size=9, train_depth=2, num_layers=2, width=8, d_steps=2, g_steps=2)
-
-
 RANKS = [2, pytest.param(4, marks=pytest.mark.slow)]
-METHODS = {"fewgan": (few_gan, {}), "singan": (sin_gan, {"image": 0}), "consingan": (con_sin_gan, {"image": 0}),
-           "hpvaegan": (hp_vae_gan, {})}  # fmt: skip
 
 
 class JoinedDraws(TorchFunctionMode):
@@ -129,7 +99,7 @@ class JoinedDraws(TorchFunctionMode):
 
 
 class SeenDraws(TorchFunctionMode):
-    """Keeps a digest of everything that is drawn."""
+    """Keeps a digest of everything that is drawn but single numbers, which may be equal by chance."""
 
     def __init__(self, digests):
         super().__init__()
@@ -137,25 +107,31 @@ class SeenDraws(TorchFunctionMode):
 
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         drawn = function(*arguments, **(keywords or {}))
-        if function in (torch.rand, torch.randn, torch.randn_like, torch.randint):
+        if function in (torch.rand, torch.randn, torch.randn_like, torch.randint) and drawn.numel() > 1:
             self.digests.append(hashlib.sha256(drawn.numpy().tobytes()).hexdigest())
         return drawn
 
 
 class Witness(lightning.Callback):
-    """Writes down for each rank its weights, draws and images, and how many numbers its processes reduced: by `strategy.reduce`
-    and by the reducer of DistributedDataParallel, which has nothing to do here."""
+    """Writes down for each rank its weights, draws and images, how many gradients each optimizer stepped with, and how many
+    numbers the processes reduced: by `strategy.reduce` and by the reducer of DistributedDataParallel, which has nothing to do
+    here."""
 
     def __init__(self, folder, exact):
         self.folder, self.exact = folder, exact
-        self.counts, self.draws, self.indices = [], [], []
+        self.counts, self.stepped, self.draws, self.indices = [], [], [], []
 
     def on_fit_start(self, trainer, module):
-        reduce, step = trainer.strategy.reduce, module.training_step
+        reduce, step, optimize = trainer.strategy.reduce, module.training_step, module.optimize
 
         def counted_reduce(tensor, *arguments, **keywords):
             self.counts.append(tensor.numel())
             return reduce(tensor, *arguments, **keywords)
+
+        def counted_optimize(optimizer, *arguments, **keywords):
+            optimize(optimizer, *arguments, **keywords)
+            parameters = (p for group in optimizer.param_groups for p in group["params"])
+            self.stepped.append(sum(p.grad.numel() for p in parameters if p.grad is not None))
 
         def watched_step(batch, batch_idx):
             self.indices.append(batch["index"].tolist())
@@ -163,7 +139,7 @@ class Witness(lightning.Callback):
             with JoinedDraws(key, len(batch["index"]), *place) if self.exact else SeenDraws(self.draws):
                 step(batch, batch_idx)
 
-        trainer.strategy.reduce, module.training_step = counted_reduce, watched_step
+        trainer.strategy.reduce, module.training_step, module.optimize = counted_reduce, watched_step, counted_optimize
 
     def on_train_start(self, trainer, module):
         def counted_bucket(group, bucket):
@@ -175,15 +151,15 @@ class Witness(lightning.Callback):
 
     def on_train_end(self, trainer, module):
         state = {"weights": dict(module.state_dict()), "optimizers": [o.state_dict() for o in trainer.optimizers]}
-        record = {**state, "counts": self.counts, "draws": self.draws, "indices": self.indices}
-        torch.save(record, self.folder / f"{trainer.global_rank}.pt")
+        lists = {"counts": self.counts, "stepped": self.stepped, "draws": self.draws, "indices": self.indices}
+        torch.save({**state, **lists}, self.folder / f"{trainer.global_rank}.pt")
 
 
 def fit(module, folder, ranks=1, epochs=-1, exact=False, **data):
     """Trains on drawn images; the records of all ranks. `exact`: in 64 bits and with the draws of the joined batch."""
     folder.mkdir()
     strategy = DDPStrategy(start_method="fork", process_group_backend="gloo") if ranks > 1 else "auto"
-    keys = {"batch_size": JOINED // ranks, "samples_per_epoch": SAMPLES, "num_images": 5, **data}
+    keys = {"image_size": [16, 20], "batch_size": JOINED // ranks, "samples_per_epoch": SAMPLES, "num_images": 5, **data}
     trainer = lightning.Trainer(
         accelerator="cpu", devices=ranks, strategy=strategy, max_epochs=epochs, logger=False,
         precision="64-true" if exact else "32-true", limit_val_batches=0, num_sanity_val_steps=0,
@@ -191,15 +167,27 @@ def fit(module, folder, ranks=1, epochs=-1, exact=False, **data):
     )  # fmt: skip
     torch.set_default_dtype(torch.float64 if exact else torch.float32)  # also outside of steps
     try:
-        trainer.fit(module, Drawings([16, 20], **keys))
+        trainer.fit(module, Drawings(**keys))
     finally:
         torch.set_default_dtype(torch.float32)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
 
 
-def make(name, ranks, exact):
+def make(path, ranks, exact):
+    """Module and data of a configuration at the sizes TINY; `exact`: with the settings JOINED_BATCH of its tests, and without
+    what an image has from the others of its batch."""
+    settings = [word.format(share=JOINED // ranks) for word in getattr(method_tests(path), "JOINED_BATCH", ())]
+    config = load_config([str(path), SYNTHETIC, *tiny(path), *(settings if exact else ())])
     lightning.seed_everything(0, verbose=False)
-    return METHODS[name][0](ranks, exact)
+    module = build(config.module)
+    for part in list(module.modules()) if exact else ():
+        if hasattr(part, "deviation_group"):  # of images whose standard deviation the discriminator sees
+            part.deviation_group = 1
+        for name, layer in part.named_children():
+            if isinstance(layer, nn.BatchNorm2d):
+                setattr(part, name, nn.Identity())
+    data = {key: value for key, value in OmegaConf.to_container(config.datamodule).items() if key != "class_path"}
+    return module, data | {"batch_size": JOINED // ranks, "samples_per_epoch": SAMPLES}
 
 
 def largest_difference(first, second):
@@ -246,47 +234,41 @@ def test_a_toy_on_two_processes_equals_the_joined_batch(tmp_path):
 
 @pytest.fixture(scope="module")
 def joined(tmp_path_factory):
-    """Records of one process with the joined batch, by method."""
+    """Records of one process with the joined batch, by configuration."""
     records = {}
 
-    def get(name):
-        if name not in records:
-            folder = tmp_path_factory.mktemp(name) / "one"
-            records[name] = fit(make(name, 1, True), folder, exact=True, **METHODS[name][1])[0]
-        return records[name]
+    def get(path):
+        if path not in records:
+            module, data = make(path, 1, True)
+            records[path] = fit(module, tmp_path_factory.mktemp(path.stem) / "one", exact=True, **data)[0]
+        return records[path]
 
     return get
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("name", METHODS)
-def test_processes_equal_one_with_the_joined_batch(tmp_path, joined, name, ranks):
-    """All stages, penalties and noise included, without batch statistics; what the ranks exchange is counted, too."""
-    records = fit(make(name, ranks, True), tmp_path / "run", ranks, exact=True, **METHODS[name][1])
+@by_path(HEADS)
+def test_processes_equal_one_with_the_joined_batch(tmp_path, joined, path, ranks):
+    """All stages, penalties and noise included, without batch statistics. Nothing but the gradients that a step uses is
+    reduced, once."""
+    module, data = make(path, ranks, True)
+    initial = {key: value.clone() for key, value in module.state_dict().items()}
+    records, one = fit(module, tmp_path / "run", ranks, exact=True, **data), joined(path)
     assert_ranks_equal(records)
-    assert largest_difference(records[0]["weights"], joined(name)["weights"]) < 1e-9
-    assert largest_difference(tensors(records[0]["optimizers"]), tensors(joined(name)["optimizers"])) < 1e-9
-    initial = make(name, ranks, True)
-    assert largest_difference(records[0]["weights"], initial.state_dict()) > 1e-3
-
-    stepped = [[own_count(o) for o in initial.stage_optimizers(stage)] for stage in range(initial.num_stages)]
-    rounds = {"singan": (2, 2), "consingan": (2, 1)}.get(name, (1, 1))  # gradients of critic and generator
-    expected = []
-    for counts in stepped:
-        g, d = counts if len(counts) == 2 else (counts[0], None)
-        expected += ([d] * rounds[0] + [g] * rounds[1] if d else [g]) * (SAMPLES // JOINED)
-    assert [count for count in records[0]["counts"] if count > 1] == expected
-
-
-def own_count(optimizer):
-    return sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    assert largest_difference(records[0]["weights"], one["weights"]) < 1e-9
+    assert largest_difference(tensors(records[0]["optimizers"]), tensors(one["optimizers"])) < 1e-9
+    assert largest_difference(records[0]["weights"], initial) > 1e-3
+    assert [count for count in records[0]["counts"] if count > 1] == records[0]["stepped"] == one["stepped"]
+    optimizers = [optimizer for stage in range(module.num_stages) for optimizer in module.stage_optimizers(stage)]
+    assert max(one["stepped"]) == max(sum(p.numel() for g in o.param_groups for p in g["params"]) for o in optimizers)
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("name", METHODS)
-def test_ranks_stay_equal_and_draw_noise_of_their_own(tmp_path, name, ranks):
+@by_path(HEADS)
+def test_ranks_stay_equal_and_draw_noise_of_their_own(tmp_path, path, ranks):
     """As shipped, with batch statistics."""
-    records = fit(make(name, ranks, False), tmp_path / "run", ranks, **METHODS[name][1])
+    module, data = make(path, ranks, False)
+    records = fit(module, tmp_path / "run", ranks, **data)
     assert_ranks_equal(records)
     draws = [record["draws"] for record in records]
     assert len(draws[0]) > 4

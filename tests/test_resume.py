@@ -32,18 +32,14 @@ import experiment.checkpoint
 import train
 from cli.loader import load_config
 from core.nodes import find_class
-from modules.pyramid import PyramidModule
+from tests.contract import tiers
 from tests.contract.runs import unequal
-from tests.contract.tiers import YAMLS, tiny
+from tests.contract.tiers import YAMLS, method_tests, tiny
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {path.stem: path for path in YAMLS}
 CLASSES = {name: find_class(load_config([str(path)]).module.class_path, ["modules."]) for name, path in CONFIGS.items()}
-# The instants of a kill chain need several stages; tests/contract resumes methods of one stage.
-TRAINABLE = [name for name in CONFIGS if issubclass(CLASSES[name], PyramidModule)]
-SCHEDULE = {"training_step", "stage_optimizers", "stage_modules", "enter_stage"}
-HEADS = {CLASSES[name]: name for name in sorted(TRAINABLE, key=len, reverse=True) if SCHEDULE & vars(CLASSES[name]).keys()}
-HEADS = sorted(HEADS.values())  # of each class that trains or schedules by itself the YAML with the shortest name
+HEADS = [path.stem for path in tiers.HEADS]
 DRAWN = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
 PATIENCE = 240  # seconds for what takes a few on an idle machine
 QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.progress=null", "trainer.enable_progress_bar=false",
@@ -165,7 +161,7 @@ def between_the_names_of_a_stage(trainer, module) -> None:
 
 
 def when_a_stage_has_begun(trainer, module) -> None:
-    """A later epoch, where a method has no stages."""
+    """A later epoch, where a method has one stage."""
     seen = []
 
     def count(trainer, module):
@@ -178,8 +174,8 @@ def when_a_stage_has_begun(trainer, module) -> None:
         if stage > 0:
             die()
 
-    if cache := getattr(module, "cache_stage", None):
-        module.cache_stage = killing
+    if module.num_stages > 1:
+        cache, module.cache_stage = module.cache_stage, killing
     else:
         trainer.callbacks.append(Killer(on_train_epoch_start=count))
 
@@ -188,8 +184,8 @@ def after_the_last_checkpoint(trainer, module) -> None:
     trainer.callbacks.insert(0, Killer(on_train_end=die))
 
 
-INSTANTS = [within_an_epoch, while_a_checkpoint_is_written, between_the_names_of_an_epoch, between_the_names_of_a_stage,
-            when_a_stage_has_begun]  # fmt: skip
+INSTANTS = [within_an_epoch, while_a_checkpoint_is_written, between_the_names_of_an_epoch, when_a_stage_has_begun,
+            between_the_names_of_a_stage]  # fmt: skip
 
 
 def start(arguments: list[str], log: Path, instant: Callable | None = None) -> int:
@@ -244,7 +240,7 @@ def differences(first: Path, second: Path) -> list[str]:
 def kill_chain(name: str, folder: Path, instants: list[Callable], processes: int = 1) -> None:
     """Asserts that a training of the YAML `name` that is killed at these instants, one after the other, then at random and
     after its last checkpoint, ends as one that was never killed."""
-    more = TWO if processes == 2 else []
+    more = [*(TWO if processes == 2 else []), *getattr(method_tests(CONFIGS[name]), "KILL_CHAIN", ())]
     straight, killed, log = folder / "straight", folder / "killed", folder / "log"
     begin = time.monotonic()
     assert wait(start(words(name, straight, *more), log)) == 0, log.read_text()

@@ -1,16 +1,19 @@
-"""Memory and time of a training on 30,000 images of 256×256, which are too many to keep decoded (5.5 GiB).
+"""Memory and time of training on, and of measuring against, 30,000 images of 256×256: too many to keep decoded (5.5 GiB).
 
-    python -m tests.benchmarks.large_set [number of images, default 30000]
+    python -m tests.benchmarks.large_set [number of images, default 30000] [--measure] [--max-reference 10000]
 
 Writes that many JPEG files into a temporary folder (about 0.6 GB), then starts two processes one after the other, each of
 which sets up the data module with its default `max_memory_gib`, checks the images, takes the fingerprints and trains a
 one-stage GAN for 100 iterations of 8 images with two loader workers. Prints a JSON object for each: seconds of the start and
 of the training, and the peak memory in MB of the process and of its largest worker.
 
+With --measure one process measures 100 samples of noise against the images, with all metrics, as evaluate.py does.
+
 Measured with 30,000 images on 2 shared cores (load average 16): the process 1,028 MB at most, of which 805 MB are imports,
 each of the two workers 543 MB, together 2.1 GB; a second start takes 21 s under that load.
 """
 
+import argparse
 import json
 import os
 import resource
@@ -27,7 +30,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from callbacks.sample_metrics import SampleMetrics
 from datamodules.image_datamodule import ImageDataModule
+from tests.benchmarks.metrics import Noise
 
 SIZE = 256
 
@@ -93,25 +98,55 @@ def fit(folder: str, *, iterations: int = 100, **keys: float) -> dict[str, float
     }
 
 
+def evaluation(folder: str, **keys: int | None) -> dict[str, float]:
+    """Measures samples in this process."""
+    before, start = _peak(resource.RUSAGE_SELF), time.perf_counter()
+    data, metrics = ImageDataModule(folder, [SIZE, SIZE], batch_size=8), SampleMetrics(num_images=100, **keys)
+    data.setup("test")
+    lightning.Trainer(
+        accelerator="cpu", callbacks=[metrics], logger=False, enable_progress_bar=False, enable_model_summary=False,
+    ).test(Noise(SIZE), datamodule=data, verbose=False)  # fmt: skip
+    return {
+        "images": len(data.sets()["image"]),
+        "measured": metrics.results["protocol"]["num_real"],
+        "metrics": len(metrics.results["metrics"]),
+        "seconds": round(time.perf_counter() - start, 1),
+        "imports_mb": before,
+        "peak_mb": _peak(resource.RUSAGE_SELF),
+        "peak_worker_mb": _peak(resource.RUSAGE_CHILDREN),
+    }
+
+
 def _peak(who: int) -> int:
     """Largest resident memory so far, in MB."""
     return resource.getrusage(who).ru_maxrss * 1024 // 10**6
 
 
-def measure(number: int, folder: Path, **keys: float) -> list[dict[str, float]]:
-    """`fit` in two new processes, the second one with the fingerprints that the first has cached."""
+def measure(number: int, folder: Path, function: str = "fit", times: int = 2, **keys: float | None) -> list[dict[str, float]]:
+    """A function of this file in new processes; the second one finds the fingerprints that the first has cached."""
     images = folder / "images"
     images.mkdir()
     write_images(images, number)
     time.sleep(6)  # only files that have been left alone for 5 seconds are cached
-    program = f"import json; from tests.benchmarks.large_set import fit; print(json.dumps(fit({str(images)!r}, **{keys})))"
+    call = f"{function}({str(images)!r}, **{keys})"
+    program = f"import json; from tests.benchmarks.large_set import {function}; print(json.dumps({call}))"
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", program]
-    outputs = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
+    outputs = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(times)]
     return [json.loads(output.stdout.splitlines()[-1]) for output in outputs]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=int, nargs="?", default=30_000)
+    parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--max-reference", type=int, default=10_000)
+    options = parser.parse_args()
+    what = {"function": "evaluation", "times": 1, "max_reference": options.max_reference} if options.measure else {}
     with tempfile.TemporaryDirectory() as temporary:
-        for results in measure(int(sys.argv[1]) if len(sys.argv) > 1 else 30_000, Path(temporary)):
-            print(json.dumps(results))
+        for results in measure(options.images, Path(temporary), **what):
+            print(json.dumps(results), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,12 @@
 """Cost of the measurements of a test: CPU-seconds of the whole default suite, passes of the diversity around images.
 
-    python tests/benchmarks/metrics.py [IMAGES SIDE REFERENCES]
+    python -m tests.benchmarks.metrics [IMAGES SIDE REFERENCES]
 
 Without a model: samples are noise. The backbone is loaded before.
 """
 
+import argparse
 import resource
-import sys
 import time
 
 import torch
@@ -71,8 +71,15 @@ def passes() -> None:
     print(f"({pairwise / distance.seen:.0f} times as many), {seconds:.1f} CPU-s with the small network")
 
 
-if __name__ == "__main__":
-    numbers = [int(word) for word in sys.argv[1:]]
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("images", 100), ("side", 64), ("references", 5)):
+        parser.add_argument(name, type=int, nargs="?", default=default)
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    suite(*(numbers or (100, 64, 5)))
+    suite(options.images, options.side, options.references)
     passes()
+
+
+if __name__ == "__main__":
+    main()

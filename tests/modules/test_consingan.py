@@ -26,6 +26,7 @@ TINY = [
     "module.num_layers=2",
     "module.width=8",
 ]
+JOINED_BATCH = ["module.epochs_per_stage=1", "module.d_steps=2", "module.g_steps=2"]
 PARAMETERS = {"consingan": 169_412, "consingan_250": 781_380}
 SIZES = {"image_size": [16, 20], "num_scales": 4, "min_size": 9, "train_depth": 2, "num_layers": 2, "width": 8}
 

@@ -27,6 +27,7 @@ TINY = [
     "module.prior_batch_size=2",
     "module.revive_every=2",
 ]
+JOINED_BATCH = ["module.epochs_per_stage=1", "module.prior_dropout=0.0", "module.prior_batch_size={share}"]
 PARAMETERS = {"fewgan": 2_806_208, "fewgan_256": 13_871_080}
 SIZES = {"min_size": 8, "scale_factor": 0.45, "num_codes": 16, "code_dim": 4, "width": 8, "depth": 2}
 PRIOR = {"prior_width": 8, "prior_layers": 2, "prior_batch_size": 2}

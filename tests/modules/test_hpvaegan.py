@@ -28,6 +28,7 @@ TINY = [
     "module.width=8",
     "module.depth=2",
 ]
+JOINED_BATCH = ["module.epochs_per_stage=1"]
 PARAMETERS = {"hpvaegan": 764_638, "hpvaegan_256": 3_493_733}
 SIZES = {"min_size": 8, "scale_factor": 0.7, "vae_levels": 2, "latent_dim": 6, "width": 8, "depth": 2}
 

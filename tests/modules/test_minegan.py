@@ -9,6 +9,8 @@ from modules.base import sampling_mode
 from modules.minegan import MineGAN
 from tests.modules.style_source import TINY, build, fit, moved, networks, source_model  # noqa: F401
 
+JOINED_BATCH = ["module.mixing=0.0", "module.path_interval=0"]
+KILL_CHAIN = ["module.iterations=16"]
 PARAMETERS = {"minegan": 418_527, "minegan_256": 89_458_117}
 
 

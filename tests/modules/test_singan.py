@@ -26,6 +26,7 @@ TINY = [
     "module.scales_per_width=2",
     "module.depth=2",
 ]
+JOINED_BATCH = ["module.epochs_per_stage=1", "module.d_steps=2", "module.g_steps=2"]
 PARAMETERS = {"singan": 294_740, "singan_250": 2_948_392, "concat_singan": 235_792, "concat_singan_250": 2_948_392}
 SMALL = {"image_size": [16, 20], "min_size": 8, "scale_factor": 0.45, "width": 4, "depth": 2, "epochs_per_stage": 1}
 SIZES = [(8, 10), (12, 15), (16, 20)]  # of SMALL: 8 * sqrt(2) = 11.3
