@@ -20,7 +20,8 @@ import torch
 
 import train
 from cli.loader import load_config
-from experiment.cost import PeakMemory, estimate_cost
+from experiment.cost import PeakMemory, estimate_cost, sample_cost
+from modules.bank import BankModule
 
 METHODS = ("fewgan", "singan", "concat_singan", "consingan", "hpvaegan", "gpnn", "gpdm")
 
@@ -49,8 +50,8 @@ def prepared(words: list[str], folder: str) -> tuple:
 
 def estimate(words: list[str], folder: str) -> tuple[float, float]:
     trainer, module, data = prepared(words, folder)
-    if hasattr(module, "sample_cost"):
-        return module.sample_cost(data.sets()["image"].stack())
+    if isinstance(module, BankModule):
+        return sample_cost(module, data.sets()["image"])
     cost = estimate_cost(module, data, trainer)
     return sum(cost.seconds), cost.memory
 
@@ -58,7 +59,7 @@ def estimate(words: list[str], folder: str) -> tuple[float, float]:
 def measurement(words: list[str], folder: str) -> tuple[float, float]:
     trainer, module, data = prepared(words, folder)
     own, memory = sum(tensor.nbytes for tensor in module.state_dict().values()), PeakMemory(torch.device("cpu"))
-    if hasattr(module, "sample_cost"):
+    if isinstance(module, BankModule):
         module.store(data.sets()["image"].stack())
         start = time.perf_counter()
         module.sample(1)
