@@ -29,7 +29,6 @@ TINY = [
     "module.standing_batches=1",
 ]
 JOINED_BATCH = ["module.n_dis=1"]
-KILL_CHAIN = ["module.epochs=6"]
 # The networks of 128 pixels have 32,150,787 and 29,017,857 as published; the average counts once more.
 TINY_OF = {"disp_sngan": ["module.condition.extractor=colors"]}  # needs no weights
 PARAMETERS = {"sngan": 576_903, "disp_sngan": 902_663, "sngan_128": 93_319_431}

@@ -42,7 +42,6 @@ TINY = [
     "module.disc_start=2",
     *(f"module.{key}={value}".replace(" ", "") for key, value in SIZES.items()),
 ]
-KILL_CHAIN = ["module.epochs=6"]
 AUTOENCODER, DISCRIMINATOR = 72_141_699, 2_765_633  # of the released model for faces at 256 pixels
 PARAMETERS = {"vqgan": 902_189, "vqgan_256": AUTOENCODER + DISCRIMINATOR}
 

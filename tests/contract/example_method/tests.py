@@ -4,7 +4,6 @@ from modules.dcgan_toy import DCGAN
 
 TINY = ["datamodule.image_size=[16,20]", "datamodule.batch_size=2", "datamodule.samples_per_epoch=8", "module.width=4",
         "module.epochs=3"]  # fmt: skip
-KILL_CHAIN = ["module.epochs=6"]
 PARAMETERS = {"dcgan_toy": 226980}
 
 
