@@ -5,7 +5,7 @@
     python sweep.py configs/fewgan.yaml module.lr_g=1e-3,5e-4 seed=0,1,2
     python sweep.py configs/singan.yaml run_name=birds datamodule.image_size=[48,64],[72,96]
 
-The words are those of train.py; a value with commas is several, and each combination is one training, in a folder of its
+The arguments are those of train.py; a value with commas is several, and each combination is one training, in a folder of its
 own: runs/fewgan_lr_g-1e-3_seed-0 and so on. The same line again goes on where it was stopped or killed, trains what failed
 once more, and what is finished never again. Given in several terminals at once, it shares the trainings out among them.
 One that fails does not stop the others.

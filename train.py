@@ -38,7 +38,7 @@ LIMIT_REACHED = 124  # as `timeout` ends a command
 
 def main(arguments: list[str]) -> int:
     dry_run, arguments = "--dry-run" in arguments, [argument for argument in arguments if argument != "--dry-run"]
-    return run_command(__doc__, arguments, load_config, lambda words, stop: train(load_config(words), stop, dry_run))
+    return run_command(__doc__, arguments, load_config, lambda args, stop: train(load_config(args), stop, dry_run))
 
 
 def train(config: DictConfig, stop: StopSignals, dry_run: bool) -> int:

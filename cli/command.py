@@ -20,17 +20,17 @@ SIGNALLED = 128  # and the signal's number is the exit code of a command that a 
 def run_command(
     usage: str, arguments: list[str], configuration: Callable[[list[str]], DictConfig], command: Callable[..., int]
 ) -> int:
-    """The exit code of `command(words, stop)`; --help prints the usage, or the keys of `configuration(words)`."""
-    words = [argument for argument in arguments if argument not in ("--help", "-h")]
-    show_help = len(words) < len(arguments)
-    if show_help and not words:
+    """The exit code of `command(arguments, stop)`; --help prints the usage, or the keys of `configuration(arguments)`."""
+    show_help = bool({"--help", "-h"} & {*arguments})
+    arguments = [argument for argument in arguments if argument not in ("--help", "-h")]
+    if show_help and not arguments:
         print(usage.strip())
         return 0
     prepare_process()
     with StopSignals() as stop, report_user_errors() as errors:
         if not show_help:
-            return command(words, stop)
-        print(help_text(configuration(words)))
+            return command(arguments, stop)
+        print(help_text(configuration(arguments)))
     release_locks()
     return stop.exit_code or errors.exit_code
 

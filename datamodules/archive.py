@@ -61,7 +61,7 @@ def _opened(archive: Path, size: int, changed: int, process: int) -> ZipFile:
     for info in content.infolist():
         name = info.orig_filename.replace("\\", "/")
         if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
-            raise UserError(f"{archive}: refused, the name {info.orig_filename!r} leads out of the archive")
+            raise UserError(f"{archive}: refused, the name {info.orig_filename!r} points outside of the archive")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise UserError(f"{archive}: refused, {info.filename!r} is a link")
         if info.filename in names and not info.is_dir():

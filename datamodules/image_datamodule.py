@@ -264,7 +264,7 @@ def choose(files: Sequence[str], image: str | int, folder: Path, is_file: bool =
         raise UserError(f"image: {image} is not the name of the one image {folder / files[0]}: set datamodule.image=null")
     if re.fullmatch(r"-?(0|[1-9]\d*)", text):
         if not 0 <= int(text) < len(files):
-            raise UserError(f"image: there is no number {text}; {folder} contains {len(files)} images, counted from 0")
+            raise UserError(f"image: index {text} is out of range; {folder} contains {len(files)} images")
         return int(text)
     raise UserError(f"image: {image} is not in {folder}.{nearest_hint(text, files) or f' It contains {shorten(files)}.'}")
 

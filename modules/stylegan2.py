@@ -351,7 +351,7 @@ class StyleGAN2(StagedModule):
         self._check_sizes(found, "generator_ema" if "generator_ema" in present else "generator")
         expected = {key for key in self._network_keys if key.split(".")[0] in present}
         problems = [f"missing {key}" for key in sorted(expected - found.keys())]
-        problems += [f"left over {key}" for key in sorted(found.keys() - expected)]
+        problems += [f"unexpected {key}" for key in sorted(found.keys() - expected)]
         if problems:
             more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
             raise UserError(f"the source checkpoint does not fit {type(self).__name__}: {'; '.join(problems[:8])}{more}")

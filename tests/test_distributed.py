@@ -142,8 +142,8 @@ class Witness(lightning.Callback):
 
         def watched_step(batch, batch_idx):
             self.indices.append(batch["index"].tolist())
-            key, place = (trainer.current_epoch, batch_idx), (trainer.world_size, trainer.global_rank)
-            with JoinedDraws(key, len(batch["index"]), *place) if self.exact else SeenDraws(self.draws):
+            key, ranks = (trainer.current_epoch, batch_idx), (trainer.world_size, trainer.global_rank)
+            with JoinedDraws(key, len(batch["index"]), *ranks) if self.exact else SeenDraws(self.draws):
                 step(batch, batch_idx)
 
         trainer.strategy.reduce, module.training_step, module.optimize = counted_reduce, watched_step, counted_optimize

@@ -89,18 +89,18 @@ def changed(run: Path, path: Path, **changes: object) -> Path:
 def test_measures_next_to_the_run_wherever_it_is(copied: Path, capsys: pytest.CaptureFixture) -> None:
     checkpoint = copied / "checkpoints/last.ckpt"
     assert measured(checkpoint) == 0
-    card = json.loads((copied / "metrics.json").read_text())
+    stored = json.loads((copied / "metrics.json").read_text())
     content = torch.load(checkpoint, weights_only=True)
-    assert (card["iteration"], card["images_seen"]) == (content["iteration"], content["images_seen"]) != (0, 0)
-    assert (card["run_name"], card["class_path"]) == ("drawn", "modules.fewgan.FewGAN")
-    assert card["verdict"]["line"] and (copied / "nearest.png").exists()
-    assert card["checkpoint"] == str(checkpoint)
-    assert {"kd_rand_cnn", "kd_rand_cnn_crops", "fd_rand_cnn", "pixel_diversity", "source_share_min"} <= card[
+    assert (stored["iteration"], stored["images_seen"]) == (content["iteration"], content["images_seen"]) != (0, 0)
+    assert (stored["run_name"], stored["class_path"]) == ("drawn", "modules.fewgan.FewGAN")
+    assert stored["verdict"]["line"] and (copied / "nearest.png").exists()
+    assert stored["checkpoint"] == str(checkpoint)
+    assert {"kd_rand_cnn", "kd_rand_cnn_crops", "fd_rand_cnn", "pixel_diversity", "source_share_min"} <= stored[
         "metrics"
     ].keys()
-    assert set(card["reference_points"]) == {"split_half", "copies", "side", "random_codes"}
-    assert "prior_bits_per_code" in card["diagnostics"] and "codes_used" in card["diagnostics"]
-    assert card["protocol"]["num_generated"] == 6 and card["protocol"]["num_real"] == 3
+    assert set(stored["reference_points"]) == {"split_half", "copies", "side", "random_codes"}
+    assert "prior_bits_per_code" in stored["diagnostics"] and "codes_used" in stored["diagnostics"]
+    assert stored["protocol"]["num_generated"] == 6 and stored["protocol"]["num_real"] == 3
     printed = capsys.readouterr().out
     assert all(key in printed for key in ("kd_rand_cnn", "random_codes", "codes_used", str(copied / "metrics.json")))
 
@@ -137,11 +137,11 @@ def test_again_the_same_values(run: Path, tmp_path: Path) -> None:
 def test_values_logged_in_training_and_measured_afterwards_agree(run: Path, tmp_path: Path) -> None:
     """Of the prior alone the last validation knew less: it came before the end of the last epoch."""
     assert measured(run / "checkpoints/last.ckpt", f"out={tmp_path}") == 0
-    card = json.loads((tmp_path / "metrics.json").read_text())
+    stored = json.loads((tmp_path / "metrics.json").read_text())
     header, *rows = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
     column = header.index("val/reconstruction_rmse_scale0")
     logged = [float(row[column]) for row in rows if row[column]]
-    assert logged[-1] == pytest.approx(card["diagnostics"]["reconstruction_rmse_scale0"], rel=1e-4)
+    assert logged[-1] == pytest.approx(stored["diagnostics"]["reconstruction_rmse_scale0"], rel=1e-4)
 
 
 def test_several_checkpoints_get_folders_of_their_own(run: Path, copied: Path, tmp_path: Path) -> None:
@@ -166,8 +166,8 @@ def test_results_of_two_checkpoints_are_not_mixed_up(
 
 def test_samples_are_not_measured_before_there_is_a_prior(run: Path, tmp_path: Path) -> None:
     assert measured(run / "checkpoints/epoch_0000.ckpt", f"out={tmp_path}") == 0
-    card = json.loads((tmp_path / "metrics.json").read_text())
-    assert card["metrics"] == card["reference_points"] == {} and "codes_used" in card["diagnostics"]
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert stored["metrics"] == stored["reference_points"] == {} and "codes_used" in stored["diagnostics"]
 
 
 def test_other_images_can_be_the_reference(run: Path, tmp_path: Path) -> None:

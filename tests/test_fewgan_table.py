@@ -17,14 +17,14 @@ from tests.benchmarks.fewgan_table import STARTER, Trial, call, measured, summar
 KEYS = ["kd_mobilenet_v2", "kd_mobilenet_v2_crops", "fd_mobilenet_v2", "pixel_diversity", "pd_mobilenet_v2_pairs"]
 
 
-def card(value: float) -> dict:
+def measurement(value: float) -> dict:
     metrics = dict.fromkeys([*KEYS, "nearest_psnr_max"], value)
     rest = {"intervals": {}, "verdict": {"copies": False}, "reference_points": {}, "diagnostics": {}}
     return {"metrics": metrics, "protocol": {"hash": "0123456789abcdef", "code_version": CODE_VERSION}, **rest}
 
 
 def row(photos: str, method: str, seed: int, value: float) -> dict:
-    return {"set": photos, "method": method, "seed": seed, "cpu_minutes": 2.0, **card(value)}
+    return {"set": photos, "method": method, "seed": seed, "cpu_minutes": 2.0, **measurement(value)}
 
 
 class Machine:
@@ -36,7 +36,7 @@ class Machine:
     def __call__(self, program: str, *words: str) -> float:
         self.calls.append((program, words))
         if program == "evaluate.py":
-            Path(words[0]).parents[1].joinpath("metrics.json").write_text(json.dumps(card(0.5)))
+            Path(words[0]).parents[1].joinpath("metrics.json").write_text(json.dumps(measurement(0.5)))
         else:
             run = Path(next(word for word in words if word.startswith("run_dir=")).removeprefix("run_dir="))
             (run / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ def test_means_intervals_and_the_best_of_each_column():
 
 def test_what_is_unknown_is_a_dash(tmp_path):
     (tmp_path / "x_fewgan_0").mkdir()
-    (tmp_path / "x_fewgan_0/metrics.json").write_text(json.dumps(card(0.5)))  # measured elsewhere
+    (tmp_path / "x_fewgan_0/metrics.json").write_text(json.dumps(measurement(0.5)))  # measured elsewhere
     found = measured(Trial(tmp_path / "x", "fewgan", 0), tmp_path, tmp_path, [])
     assert found["cpu_minutes"] is None and "| 0.5 | – | no copying found |" in table([found])
 

@@ -24,12 +24,12 @@ PATHS = [path for path in YAMLS if path not in FIXED or path in HEADS]  # an ada
 ONE_IMAGE = ("singan", "singan_250", "consingan", "consingan_250")
 QUIET = ["trainer.accelerator=cpu", "logger.wandb=null", "callbacks.metrics=null", "callbacks.images=null",
          "callbacks.progress=null"]  # fmt: skip
-# Mode, value left, value right, the two RGB colours that they mean. Half transparent black on white is 204 for alpha 51.
+# Mode, value left, value right, the two RGB colors that they mean. Half transparent black on white is 204 for alpha 51.
 PICTURES = {
     "bilevel.png": ("1", 0, 255, (0, 0, 0), (255, 255, 255)),
-    "grey.png": ("L", 10, 77, (10, 10, 10), (77, 77, 77)),
-    "grey_alpha.png": ("LA", (0, 51), (90, 255), (204, 204, 204), (90, 90, 90)),
-    "colour.bmp": ("RGB", (255, 0, 0), (1, 2, 3), (255, 0, 0), (1, 2, 3)),
+    "gray.png": ("L", 10, 77, (10, 10, 10), (77, 77, 77)),
+    "gray_alpha.png": ("LA", (0, 51), (90, 255), (204, 204, 204), (90, 90, 90)),
+    "color.bmp": ("RGB", (255, 0, 0), (1, 2, 3), (255, 0, 0), (1, 2, 3)),
     "alpha.png": ("RGBA", (255, 0, 0, 0), (0, 100, 200, 255), (255, 255, 255), (0, 100, 200)),
     "palette.png": ("P", 0, 1, (255, 255, 255), (0, 0, 255)),  # entry 0 is transparent
     "print.tif": ("CMYK", (0, 255, 255, 0), (0, 0, 0, 255), (255, 0, 0), (0, 0, 0)),
@@ -62,15 +62,15 @@ def noise(folder: Path, number: int, size: tuple[int, int] = (400, 400)) -> Path
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """`odd`: one picture of every mode; `plain`: five ordinary ones."""
-    place = tmp_path_factory.mktemp("pictures")
-    (place / "odd").mkdir()
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "odd").mkdir()
     for name, (mode, left, right, *_) in PICTURES.items():
-        paint(place / "odd" / name, mode, left, right)
-    noise(place / "plain", 5)
-    return place
+        paint(folder / "odd" / name, mode, left, right)
+    noise(folder / "plain", 5)
+    return folder
 
 
-def words(path: Path, root: Path, side: Path, *more: str) -> list[str]:
+def command_line(path: Path, root: Path, side: Path, *more: str) -> list[str]:
     """The command line for a YAML with images from `root` and, where the method takes side images, `side`."""
     config = OmegaConf.load(path)
     small = [word for word in tiny(path) if not word.startswith(("datamodule.num_images", "module.max_images"))]
@@ -81,7 +81,7 @@ def words(path: Path, root: Path, side: Path, *more: str) -> list[str]:
 
 def refused(path: Path, folders: Path, tmp_path: Path, capsys, root: Path, *more: str) -> str:
     """The one line that train.py answers with; it leaves no run folder."""
-    assert train.main(words(path, root, folders / "plain", f"run_dir={tmp_path / 'run'}", *more)) == 2
+    assert train.main(command_line(path, root, folders / "plain", f"run_dir={tmp_path / 'run'}", *more)) == 2
     error = capsys.readouterr().err.splitlines()
     assert error[-1].startswith("error: ") and not any("Traceback" in line for line in error)
     assert sum(line.startswith("error: ") for line in error) == 1 and not (tmp_path / "run").exists()
@@ -89,20 +89,20 @@ def refused(path: Path, folders: Path, tmp_path: Path, capsys, root: Path, *more
 
 
 @pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
-def test_every_mode_with_one_meaning_is_learnt_from(path, folders, tmp_path):
+def test_every_mode_with_one_meaning_is_learned_from(path, folders, tmp_path):
     choices = [[f"datamodule.image={name}"] for name in ("alpha.png", "deep.png")] if path.stem in ONE_IMAGE else [[]]
     if path.stem.startswith("concat_singan"):
         choices = [[f"module.tiles=[1,{len(PICTURES)}]"]]
     for more in choices:
-        config = load_config(words(path, folders / "odd", folders / "plain", f"run_dir={tmp_path / 'run'}", *more))
+        config = load_config(command_line(path, folders / "odd", folders / "plain", f"run_dir={tmp_path / 'run'}", *more))
         _, _, datamodule, _ = train.prepare(config, dry_run=True)
         images = datamodule.sets().get("tile", datamodule.sets()["image"])
         assert len(images) == (1 if path.stem in ONE_IMAGE else len(PICTURES))
         for name, image in zip(images.files, images.stack(), strict=True):
             found = ((image + 1) * 127.5).round()
             width = image.shape[2]
-            for column, colour in zip((width // 6, width * 4 // 5), PICTURES[name][3:], strict=True):
-                assert (found[:, :, column] - torch.tensor(colour).view(3, 1)).abs().max() <= 1, name
+            for column, color in zip((width // 6, width * 4 // 5), PICTURES[name][3:], strict=True):
+                assert (found[:, :, column] - torch.tensor(color).view(3, 1)).abs().max() <= 1, name
 
 
 SIZES = {"below the coarsest scale": "[7,60]", "one row": "[1,300]", "one column": "[300,1]", "strip": "[8,400]"}
@@ -149,7 +149,7 @@ def test_extreme_files_give_their_middle(path, folders, tmp_path):
     (tmp_path / "data").mkdir()
     paint(tmp_path / "data/banner.png", "RGB", (200, 10, 10), (10, 10, 200), (2000, 30))
     tiles = ["module.tiles=[1,1]"] if path.stem.startswith("concat_singan") else []
-    config = load_config(words(path, tmp_path / "data", folders / "plain", *tiles, f"run_dir={tmp_path / 'run'}"))
+    config = load_config(command_line(path, tmp_path / "data", folders / "plain", *tiles, f"run_dir={tmp_path / 'run'}"))
     with pytest.warns(UserWarning, match=r"cropped: image/banner.png|cropped: tile/banner.png"):
         _, _, datamodule, _ = train.prepare(config, dry_run=True)
     image = datamodule.sets()["image"][0]
@@ -170,7 +170,7 @@ def test_several_images_are_refused_where_one_is_learnt(folders, tmp_path, capsy
 def checkpoint(folders, tmp_path_factory):
     """A model that needs no training."""
     run = tmp_path_factory.mktemp("run") / "gpnn"
-    assert train.main(words(ROOT / "configs/gpnn.yaml", folders / "plain", folders, f"run_dir={run}")) == 0
+    assert train.main(command_line(ROOT / "configs/gpnn.yaml", folders / "plain", folders, f"run_dir={run}")) == 0
     return run / "checkpoints/last.ckpt"
 
 
@@ -189,5 +189,5 @@ def test_masks_of_another_aspect_are_refused_and_other_sizes_fit(task, checkpoin
         assert call(mask) == 2 and not (tmp_path / "out" / mask).exists()
         error = capsys.readouterr().err
         assert error.count("error: ") == 1 and "Traceback" not in error
-        assert shown in error and "400×400" in error and "aspects" in error
+        assert shown in error and "400×400" in error and "aspect ratios" in error
     assert call("same") == call("smaller") == 0

@@ -192,8 +192,8 @@ def write_archives(folder: Path) -> None:
     data = bytearray((folder / "bomb.zip").read_bytes())
     assert len(data) < 2**23
     for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
-        place = data.rindex(signature) + offset
-        data[place : place + 4] = struct.pack("<I", 100)
+        start = data.rindex(signature) + offset
+        data[start : start + 4] = struct.pack("<I", 100)
     (folder / "liar.zip").write_bytes(data)
 
 
@@ -262,10 +262,10 @@ def content(**changes) -> dict:
 
 
 @pytest.mark.parametrize("name", CODE)
-@pytest.mark.parametrize("place", ["state_dict", "config", "hyper_parameters", "loops"])
-def test_a_checkpoint_with_code_is_refused(name, place):
+@pytest.mark.parametrize("key", ["state_dict", "config", "hyper_parameters", "loops"])
+def test_a_checkpoint_with_code_is_refused(name, key):
     inner = {"deep": [{"deeper": (1, CODE[name])}]}
-    torch.save(content(**{place: inner}), "hostile.ckpt")
+    torch.save(content(**{key: inner}), "hostile.ckpt")
     assert "refused" in refusal(read_checkpoint, "hostile.ckpt")
 
 
@@ -434,7 +434,7 @@ def good_png(size: tuple[int, int] = (12, 10)) -> bytes:
 
 
 def gif(width: int, height: int, frames: int) -> bytes:
-    """A GIF of one grey and as many frames as wanted, each 1 pixel large."""
+    """A GIF of one gray and as many frames as wanted, each 1 pixel large."""
     frame = b"\x21\xf9\x04\0\0\0\0\0" + b"\x2c\0\0\0\0\1\0\1\0\0" + b"\x02\x02\x44\x01\0"
     return b"GIF89a" + struct.pack("<HH", width, height) + b"\x80\0\0" + bytes(6) + frame * frames + b";"
 
@@ -561,9 +561,9 @@ def test_odd_names_are_names_like_any_other(name, tmp_path):
 @pytest.mark.parametrize("target", ["file", "passwd", "folder", "zero", "broken", "itself"])
 def test_a_link_out_of_the_folder_is_not_followed(target, tmp_path):
     folder, outside = tmp_path / "set", tmp_path / "private"
-    for place in (folder, outside):
-        place.mkdir()
-        (place / "a.png").write_bytes(good_png())
+    for parent in (folder, outside):
+        parent.mkdir()
+        (parent / "a.png").write_bytes(good_png())
     targets = {"file": outside / "a.png", "passwd": Path("/etc/passwd"), "folder": outside, "zero": Path("/dev/zero"),
                "broken": tmp_path / "nowhere", "itself": folder / "link.png"}  # fmt: skip
     (folder / "link.png").symlink_to(targets[target])
@@ -605,11 +605,11 @@ def test_a_zip_file_is_a_folder(tmp_path):
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "set" / name).write_bytes(data)
     archive = write_zip(tmp_path / "set.ZIP", members, zipfile.ZIP_DEFLATED)
-    for place in ("", "birds"):
+    for name in ("", "birds"):
         for recursive in (False, True):
             for in_memory in (False, True):
                 pair = [
-                    ImageFolder(*list_images(str(root / place), recursive), (10, 12), True, in_memory=in_memory)
+                    ImageFolder(*list_images(str(root / name), recursive), (10, 12), True, in_memory=in_memory)
                     for root in (tmp_path / "set", archive)
                 ]
                 assert pair[0].files == pair[1].files and pair[0].fingerprint == pair[1].fingerprint
@@ -636,7 +636,7 @@ def test_worker_processes_read_a_zip_file(tmp_path):
 )
 def test_a_member_that_leads_out_of_the_archive_is_refused(name, tmp_path):
     archive = write_zip(tmp_path / "slip.zip", {"good.png": good_png(), name: good_png()})
-    assert "leads out of the archive" in refusal(list_images, str(archive))
+    assert "points outside of the archive" in refusal(list_images, str(archive))
     assert [path.name for path in tmp_path.iterdir()] == ["slip.zip"]
 
 

@@ -176,11 +176,11 @@ def test_a_run_goes_on_with_more_processes_and_other_callbacks(tmp_path):
 def torchrun(node: int, port: int, script: list[str], words: list[str]) -> tuple[list[str], dict[str, str]]:
     """Command and environment of one node; by the shipped script where train.py is to be started."""
     if script == ["train.py"]:
-        place = {"NODES": "2", "NODE": str(node), "PORT": str(port), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-        return ["bash", "configs/launch/torchrun.sh", *words], place
-    place = ["--nnodes=2", f"--node-rank={node}", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
+        options = {"NODES": "2", "NODE": str(node), "PORT": str(port), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        return ["bash", "configs/launch/torchrun.sh", *words], options
+    options = ["--nnodes=2", f"--node-rank={node}", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
     more = ["resume=auto", "trainer.num_nodes=2", "trainer.devices=1"]
-    return [sys.executable, "-m", "torch.distributed.run", *place, *script, *words, *more], {}
+    return [sys.executable, "-m", "torch.distributed.run", *options, *script, *words, *more], {}
 
 
 @pytest.mark.slow

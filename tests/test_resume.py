@@ -52,7 +52,7 @@ LONG = ["module.epochs_per_stage=1000", "callbacks.images=null"]
 TWO = ["trainer.devices=2", "trainer.strategy=ddp_fork", "datamodule.batch_size=1"]
 
 
-def words(name: str, run_dir: Path, *more: str) -> list[str]:
+def command_line(name: str, run_dir: Path, *more: str) -> list[str]:
     quiet = [*QUIET, *MEASURED.get(name, ["callbacks.metrics=null"])]
     return [str(CONFIGS[name]), DRAWN, *tiny(CONFIGS[name]), *quiet, f"run_dir={run_dir}", "resume=auto", *more]
 
@@ -243,21 +243,21 @@ def differences(first: Path, second: Path) -> list[str]:
 def kill_chain(name: str, folder: Path, instants: list[Callable], processes: int = 1) -> None:
     """Asserts that a training of the YAML `name` that is killed at these instants, one after the other, then at random and
     after its last checkpoint, ends as one that was never killed."""
-    epochs = load_config(words(name, folder)).module.get("epochs")
+    epochs = load_config(command_line(name, folder)).module.get("epochs")
     more = ["module.epochs=6"] if epochs else getattr(method_tests(CONFIGS[name]), "KILL_CHAIN", [])
     more = [*more, *(TWO if processes == 2 else [])]
     straight, killed, log = folder / "straight", folder / "killed", folder / "log"
     begin = time.monotonic()
-    assert wait(start(words(name, straight, *more), log)) == 0, log.read_text()
+    assert wait(start(command_line(name, straight, *more), log)) == 0, log.read_text()
     seconds = time.monotonic() - begin
     assert len(list(straight.glob("images/samples_*.png"))) > 1
     for instant in instants:
-        assert wait(start(words(name, killed, *more), log, instant)) == -signal.SIGKILL, (instant, log.read_text())
+        assert wait(start(command_line(name, killed, *more), log, instant)) == -signal.SIGKILL, (instant, log.read_text())
         assert_usable(killed)
-    if killed_at_random(words(name, killed, *more), log, seconds):
-        code = wait(start(words(name, killed, *more), log, after_the_last_checkpoint))
+    if killed_at_random(command_line(name, killed, *more), log, seconds):
+        code = wait(start(command_line(name, killed, *more), log, after_the_last_checkpoint))
         assert code in (-signal.SIGKILL, 0), log.read_text()  # 0: killed as it ended by itself
-    assert wait(start(words(name, killed, *more), log)) == 0, log.read_text()
+    assert wait(start(command_line(name, killed, *more), log)) == 0, log.read_text()
     assert not differences(straight, killed)
     assert not list(killed.glob("**/*.draft"))
     assert_usable(killed)
@@ -308,7 +308,7 @@ def finished(tmp_path_factory):
     def get(name: str) -> Path:
         if name not in folders:
             folders[name] = tmp_path_factory.mktemp(name) / "run"
-            assert wait(command(words(name, folders[name]), folders[name].parent / "log")) == 0
+            assert wait(command(command_line(name, folders[name]), folders[name].parent / "log")) == 0
         return folders[name]
 
     return get
@@ -319,7 +319,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(name, finished, monkeypatch, 
     """With W&B switched on, which is no hindrance, no W&B run is begun."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = finished(name)
-    before, arguments = times(run), [word for word in words(name, run) if word != "logger.wandb=null"]
+    before, arguments = times(run), [word for word in command_line(name, run) if word != "logger.wandb=null"]
     assert train.main(arguments) == 0
     output = capsys.readouterr()
     assert "training already finished" in output.out and "logger.wandb: off → on" in output.err
@@ -333,7 +333,7 @@ def test_a_finished_run_can_be_extended(name, tmp_path):
     """Two more epochs of the last stage give what a run gives that had them from the beginning."""
     longer = {"fewgan": "module.epochs_per_stage=[2,2,4]", "hpvaegan": "module.epochs_per_stage=[1,2,1,4]"}[name]
     for run, more in (("extended", []), ("extended", [longer]), ("straight", [longer])):
-        assert wait(command(words(name, tmp_path / run, *more), tmp_path / "log")) == 0, (tmp_path / "log").read_text()
+        assert wait(command(command_line(name, tmp_path / run, *more), tmp_path / "log")) == 0, (tmp_path / "log").read_text()
     assert torch.load(tmp_path / "extended/checkpoints/last.ckpt", weights_only=True)["epoch"] > 7 - 2 * (name == "hpvaegan")
     assert not differences(tmp_path / "extended", tmp_path / "straight")
     assert json.loads((tmp_path / "extended/run.json").read_text())["status"] == "finished"
@@ -343,7 +343,7 @@ def test_a_run_that_patience_has_ended_is_finished_and_a_larger_patience_extends
     """The monitored value is the same in all epochs, so that the best stays the first one measured."""
     log, stop = tmp_path / "log", "callbacks.stop.class_path=lightning.pytorch.callbacks.EarlyStopping"
     options = [stop, "callbacks.stop.monitor=val/copies", "callbacks.stop.strict=false", "module.epochs_per_stage=[2,2,6]"]
-    arguments = words("fewgan", tmp_path / "run", *options, "module.prior_patience=9")
+    arguments = command_line("fewgan", tmp_path / "run", *options, "module.prior_patience=9")
     assert wait(command([*arguments, "callbacks.stop.patience=1"], log)) == 0, log.read_text()
     before, done = times(tmp_path / "run"), json.loads((tmp_path / "run/run.json").read_text())["epoch"]
     assert train.main([*arguments, "callbacks.stop.patience=1"]) == 0
@@ -360,7 +360,7 @@ def test_a_run_that_patience_has_ended_is_finished_and_a_larger_patience_extends
 @pytest.mark.parametrize("limit", ["trainer.max_steps=35", "trainer.max_steps=50", "max_time"])
 def test_an_epoch_that_is_cut_short_leaves_nothing(limit, tmp_path, capsys, monkeypatch):
     """The time is up in the middle of the sixth batch of 4 in each epoch; SinGAN's batch is six optimizer steps."""
-    arguments = words("singan", tmp_path / "run", "trainer.devices=1")
+    arguments = command_line("singan", tmp_path / "run", "trainer.devices=1")
     if limit == "max_time":
         limit = "trainer.max_time=00:01:00:00"
         monkeypatch.setattr(Timer, "time_elapsed", lambda self, *stage: 3700.0 * (self.batches > 5))
@@ -376,7 +376,7 @@ def test_an_epoch_that_is_cut_short_leaves_nothing(limit, tmp_path, capsys, monk
     assert len(list(tmp_path.glob("run/images/samples_*.png"))) == done
     monkeypatch.undo()
     assert train.main(arguments) == 0
-    assert train.main(words("singan", tmp_path / "straight", "trainer.devices=1")) == 0
+    assert train.main(command_line("singan", tmp_path / "straight", "trainer.devices=1")) == 0
     assert not differences(tmp_path / "straight", tmp_path / "run")
 
 
@@ -384,27 +384,28 @@ def test_an_epoch_that_is_cut_short_leaves_nothing(limit, tmp_path, capsys, monk
 def test_a_second_process_in_a_run_folder_is_refused(resumes, tmp_path, capsys):
     """Until the first one ends, however it does."""
     run, log = tmp_path / "run", tmp_path / "log"
-    pid = command(words("singan", run, *LONG), log)
+    pid = command(command_line("singan", run, *LONG), log)
     until(lambda: list(run.glob("checkpoints/*.ckpt")), PATIENCE, "no checkpoint came")
     os.killpg(pid, signal.SIGSTOP)  # so that every change from here on is the second process's
     before = times(run / "checkpoints")
-    assert train.main(words("singan", run, f"resume={resumes}")) == 2
+    assert train.main(command_line("singan", run, f"resume={resumes}")) == 2
     message = capsys.readouterr().err
     assert f"{run} is in use by process {pid} on " in message and message.count("\n") == 1
     assert before and times(run / "checkpoints") == before
     os.killpg(pid, signal.SIGKILL)
     assert wait(pid) == -signal.SIGKILL
-    assert train.main(words("singan", run, "resume=auto", "trainer.max_epochs=1")) == 0
+    assert train.main(command_line("singan", run, "resume=auto", "trainer.max_epochs=1")) == 0
 
 
 def test_results_of_a_run_that_left_no_checkpoint_are_no_results_of_the_next(tmp_path, capsys):
     run, log = tmp_path / "run", tmp_path / "log"
     none, often = "callbacks.checkpoint=null", "trainer.log_every_n_steps=1"
-    assert wait(command(words("singan", run, none, often, "trainer.max_epochs=3"), log)) == 0, log.read_text()
+    assert wait(command(command_line("singan", run, none, often, "trainer.max_epochs=3"), log)) == 0, log.read_text()
     assert not list(run.glob("**/*.ckpt")), "Lightning has written its own"
     assert "evaluate.py" not in log.read_text() and "metrics.csv" in log.read_text()
     first = table(run / "metrics.csv")
-    assert train.main(words("singan", run, "resume=null", "seed=5", often, "trainer.max_epochs=1", "trainer.devices=1")) == 0
+    other = ["resume=null", "seed=5", often, "trainer.max_epochs=1", "trainer.devices=1"]
+    assert train.main(command_line("singan", run, *other)) == 0
     assert "moved to" in capsys.readouterr().err and table(run / "previous_1/metrics.csv") == first
     assert {row["epoch"] for row in table(run / "metrics.csv")} == {"0"}
     assert {file.stem[-4:] for file in run.glob("images/*.png")} == {"0000"}
@@ -414,7 +415,7 @@ def test_a_run_whose_checkpoints_lie_on_another_disk_is_not_overwritten(tmp_path
     run = tmp_path / "run"
     run.mkdir(), (tmp_path / "disk").mkdir()
     (run / "checkpoints").symlink_to(tmp_path / "disk")
-    arguments = words("singan", run, "trainer.max_epochs=1", "trainer.devices=1", "resume=null")
+    arguments = command_line("singan", run, "trainer.max_epochs=1", "trainer.devices=1", "resume=null")
     assert train.main(arguments) == 0
     before = times(tmp_path)
     assert train.main(arguments) == 2
@@ -434,14 +435,14 @@ def test_a_checkpoint_is_opened_once_for_a_resume(finished, tmp_path, monkeypatc
 
     monkeypatch.setattr(io, "open", counting)  # pathlib's
     monkeypatch.setattr("builtins.open", counting)
-    assert train.main(words("singan", run, "trainer.devices=1")) == 0
+    assert train.main(command_line("singan", run, "trainer.devices=1")) == 0
     assert opened.count("last.ckpt") == 1 and "epoch_0005.ckpt" not in opened
 
 
 def test_a_stage_that_is_done_cannot_be_longer(finished, capsys):
     run = finished("fewgan")
     before = times(run)
-    assert train.main(words("fewgan", run, "module.epochs_per_stage=[3,2,2]")) == 2
+    assert train.main(command_line("fewgan", run, "module.epochs_per_stage=[3,2,2]")) == 2
     assert "module.epochs_per_stage changes stages that are already trained" in capsys.readouterr().err
     assert times(run) == before
 
@@ -449,7 +450,7 @@ def test_a_stage_that_is_done_cannot_be_longer(finished, capsys):
 def test_other_settings_are_refused_and_shown(finished, capsys):
     run = finished("fewgan")
     before = times(run)
-    assert train.main(words("fewgan", run, "module.lr_g=0.125", "datamodule.batch_size=1", "trainer.devices=1")) == 2
+    assert train.main(command_line("fewgan", run, "module.lr_g=0.125", "datamodule.batch_size=1", "trainer.devices=1")) == 2
     message = capsys.readouterr().err
     assert "module.lr_g: " in message and " → 0.125" in message and "datamodule.batch_size: 2 → 1" in message
     assert "trainer.devices" not in message and "Traceback" not in message
@@ -481,7 +482,7 @@ def test_a_run_with_a_damaged_last_file_goes_on_from_the_one_before(finished, tm
     for name in ("last.ckpt", "epoch_0007.ckpt", "stage_3.ckpt"):
         file = run / "checkpoints" / name
         file.write_bytes(file.read_bytes()[:-100])
-    assert train.main(words("fewgan", run)) == 0
+    assert train.main(command_line("fewgan", run)) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "a damaged one" in line]
     assert len(lines) == 3 and all(line.endswith("stage_2.ckpt.") for line in lines)
     assert not differences(finished("fewgan"), run)
@@ -515,16 +516,16 @@ def check_ending(pid: int, run: Path, log: Path, signum: int, processes: int, wh
 def test_a_signal_ends_the_run_and_its_workers(signum, whole_group, tmp_path):
     """A terminal sends to the group, `kill` to the process. The run then goes on from its last whole epoch."""
     run, log = tmp_path / "run", tmp_path / "log"
-    pid = command(words("singan", run, *LONG, "datamodule.num_workers=2"), log)
+    pid = command(command_line("singan", run, *LONG, "datamodule.num_workers=2"), log)
     check_ending(pid, run, log, signum, processes=3, whole_group=whole_group)
     done = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["iteration"]
     assert done % 4 == 0
-    assert wait(command(words("singan", run, *LONG, f"trainer.max_epochs={done // 4 + 1}"), log)) == 0
+    assert wait(command(command_line("singan", run, *LONG, f"trainer.max_epochs={done // 4 + 1}"), log)) == 0
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["iteration"] == done + 4
 
 
 def test_a_signal_ends_forked_ranks(tmp_path):
-    pid = command(words("singan", tmp_path / "run", *LONG, *TWO), tmp_path / "log")
+    pid = command(command_line("singan", tmp_path / "run", *LONG, *TWO), tmp_path / "log")
     check_ending(pid, tmp_path / "run", tmp_path / "log", signal.SIGTERM, processes=3)
 
 
@@ -535,8 +536,10 @@ def test_a_signal_ends_a_command_with_two_ranks(signum, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
     more = ["trainer.devices=2", "datamodule.batch_size=1", "datamodule.num_workers=1"]
     with log.open("w") as out:
-        process = subprocess.Popen([sys.executable, "train.py", *words("singan", run, *LONG, *more)], cwd=ROOT, stdout=out,
-                                   stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "train.py", *command_line("singan", run, *LONG, *more)], cwd=ROOT, stdout=out, stderr=out,
+            stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
     check_ending(process.pid, run, log, signum, processes=4, whole_group=signum == signal.SIGINT)
 
 

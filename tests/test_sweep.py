@@ -134,7 +134,7 @@ def started(run_dir: Path) -> subprocess.Popen:
         )
 
 
-def card(folder: Path) -> dict:
+def manifest(folder: Path) -> dict:
     file = folder / "run.json"
     return json.loads(file.read_text()) if file.exists() else {"epoch": -1, "status": None}
 
@@ -160,25 +160,25 @@ def test_a_killed_grid_goes_on_and_trains_each_trial_once_to_its_end(tmp_path: P
     first, second, third, fourth = folders = [tmp_path / name for name in names]
 
     process = started(tmp_path / "run")  # killed alone: the training of the second goes on without it
-    wait_for(lambda: card(second)["epoch"] >= 1)
+    wait_for(lambda: manifest(second)["epoch"] >= 1)
     process.kill()
     process.wait()
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
 
     process = started(tmp_path / "run")  # killed with its training, as when a machine goes down
     wait_for(lambda: any((folder / "checkpoints/last.ckpt").exists() for folder in (third, fourth)))
-    running = third if card(third)["epoch"] >= 0 else fourth
-    assert card(running)["status"] == "running"
+    running = third if manifest(third)["epoch"] >= 0 else fourth
+    assert manifest(running)["status"] == "running"
     process.kill()
-    os.kill(card(running)["pid"], signal.SIGKILL)
+    os.kill(manifest(running)["pid"], signal.SIGKILL)
     process.wait()
 
     outcomes = ended(tmp_path / "run")
     assert set(outcomes) == set(names) and outcomes[first.name] == "finished before" and outcomes[running.name] == "finished"
     assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before, "a finished trial was touched"
     for folder in folders:
-        assert card(folder)["status"] == "finished"
-        assert len(card(folder)["starts"]) == (2 if folder == running else 1), "trained again, or not at all"
+        assert manifest(folder)["status"] == "finished"
+        assert len(manifest(folder)["starts"]) == (2 if folder == running else 1), "trained again, or not at all"
         content = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
         assert (content["iteration"], content["epoch"] + 1) == (2 * EPOCHS, EPOCHS)
     assert set(ended(tmp_path / "run").values()) == {"finished before"}

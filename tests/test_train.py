@@ -32,7 +32,7 @@ DRAWN = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
 QUIET = ["logger.wandb=null", "callbacks.metrics=null", "callbacks.images=null"]
 
 
-def words(run_dir: Path, *more: str) -> list[str]:
+def command_line(run_dir: Path, *more: str) -> list[str]:
     return ["configs/fewgan.yaml", *STARTER, f"run_dir={run_dir}", *more]
 
 
@@ -41,7 +41,7 @@ def command(run_dir: Path, *more: str, **environment: str) -> subprocess.Complet
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "PL_"))}
     environment = {**inherited, "NETRC": os.devnull, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(
-        [sys.executable, "train.py", *words(run_dir, *more)], cwd=ROOT, env=environment, capture_output=True, text=True,
+        [sys.executable, "train.py", *command_line(run_dir, *more)], cwd=ROOT, env=environment, capture_output=True, text=True,
         stdin=subprocess.DEVNULL, timeout=300,
     )  # fmt: skip
 
@@ -85,9 +85,9 @@ def test_a_run_leaves_what_it_promises(run):
 def test_without_a_key_the_run_is_offline_and_says_so_once(run):
     folder, result = run
     assert result.stdout.count("WANDB_MODE=offline") == 1
-    card = json.loads((folder / "run.json").read_text())
+    manifest = json.loads((folder / "run.json").read_text())
     assert len(list(folder.glob("wandb/offline-run-*/run-*.wandb"))) == 1
-    assert len(list(folder.glob(f"wandb/offline-run-*/run-{card['wandb_id']}.wandb"))) == 1
+    assert len(list(folder.glob(f"wandb/offline-run-*/run-{manifest['wandb_id']}.wandb"))) == 1
 
 
 def test_wandb_gets_the_pixels_of_the_pictures(run):
@@ -100,7 +100,7 @@ def test_wandb_gets_the_pixels_of_the_pictures(run):
 
 def test_the_configuration_is_the_same_in_folder_and_checkpoint(run):
     folder, _ = run
-    expected = load_config(words(folder))
+    expected = load_config(command_line(folder))
     assert yaml.safe_load((folder / "config.yaml").read_text()) == expected
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["config"] == expected
 
@@ -108,7 +108,7 @@ def test_the_configuration_is_the_same_in_folder_and_checkpoint(run):
 def test_a_used_folder_is_refused_and_stays_as_it_is(run, capsys):
     folder, _ = run
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    message = fails(capsys, words(folder))
+    message = fails(capsys, command_line(folder))
     assert str(folder) in message and "resume=auto" in message and "run_name" in message
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
@@ -116,9 +116,9 @@ def test_a_used_folder_is_refused_and_stays_as_it_is(run, capsys):
 def test_resume_auto_goes_on_where_a_run_ended(tmp_path, capsys):
     """Two epochs, then the rest: as one run, in weights and in the table."""
     more = [DRAWN, *QUIET]
-    assert train.main(words(tmp_path / "straight", *more)) == 0
-    assert train.main(words(tmp_path / "parts", *more, "trainer.max_epochs=2", "resume=auto")) == 0
-    assert train.main(words(tmp_path / "parts", *more, "resume=auto")) == 0
+    assert train.main(command_line(tmp_path / "straight", *more)) == 0
+    assert train.main(command_line(tmp_path / "parts", *more, "trainer.max_epochs=2", "resume=auto")) == 0
+    assert train.main(command_line(tmp_path / "parts", *more, "resume=auto")) == 0
     ends = [torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("straight", "parts")]
     assert ends[0]["iteration"] == ends[1]["iteration"] and ends[0]["epoch"] == ends[1]["epoch"]
     assert all(torch.equal(tensor, ends[1]["state_dict"][key]) for key, tensor in ends[0]["state_dict"].items())
@@ -131,11 +131,11 @@ def test_two_processes_make_one_run(tmp_path):
     result = command(tmp_path / "run", "trainer.devices=2", "datamodule.samples_per_epoch=4", "datamodule.batch_size=1",
                      "callbacks.metrics=null")  # fmt: skip
     assert result.returncode == 0, result.stderr
-    card = json.loads((tmp_path / "run/run.json").read_text())
+    manifest = json.loads((tmp_path / "run/run.json").read_text())
     assert [path.name.partition("fewgan")[1:] for path in (tmp_path / "run/wandb").glob("offline-run-*")] == [
-        card["wandb_id"].partition("fewgan")[1:]
+        manifest["wandb_id"].partition("fewgan")[1:]
     ]
-    assert card["world_size"] == 2 and card["status"] == "finished" and len(card["starts"]) == 1
+    assert manifest["world_size"] == 2 and manifest["status"] == "finished" and len(manifest["starts"]) == 1
     assert result.stdout.count("WANDB_MODE=offline") == result.stdout.count("Done.") == 1
     assert len([line for line in result.stdout.splitlines() if line.startswith("epoch ")]) == 5
     assert len(list((tmp_path / "run/images").glob("conditional_*.png"))) == 5
@@ -196,7 +196,7 @@ MISTAKES = {
 @pytest.mark.parametrize("case", MISTAKES, ids=[name.replace(" ", "-") for name in MISTAKES])
 def test_a_mistake_is_reported_before_anything_is_written(case, tmp_path, capsys):
     mistake, parts = MISTAKES[case]
-    message = fails(capsys, words(tmp_path / "run", mistake(tmp_path / "data")))
+    message = fails(capsys, command_line(tmp_path / "run", mistake(tmp_path / "data")))
     assert all(part in message for part in parts), message
     assert not (tmp_path / "run").exists()
 
@@ -228,11 +228,11 @@ def test_a_wrong_source_is_reported_before_anything_is_written(case, dry_run, tm
 
 def test_a_checkpoint_of_another_setting_or_class_is_refused(run, tmp_path, capsys):
     last = run[0] / "checkpoints/last.ckpt"
-    message = fails(capsys, words(tmp_path / "run", f"resume={last}", "module.width=9"))
+    message = fails(capsys, command_line(tmp_path / "run", f"resume={last}", "module.width=9"))
     assert str(last) in message and "module.width: 8 → 9" in message
     content = torch.load(last, weights_only=True)
     torch.save({**content, "class_path": "modules.other.Other"}, tmp_path / "other.ckpt")
-    message = fails(capsys, words(tmp_path / "run", f"resume={tmp_path / 'other.ckpt'}"))
+    message = fails(capsys, command_line(tmp_path / "run", f"resume={tmp_path / 'other.ckpt'}"))
     assert "other.ckpt" in message and "modules.other.Other" in message and "modules.fewgan.FewGAN" in message
     assert not (tmp_path / "run").exists()
 
@@ -245,9 +245,9 @@ def test_no_method_is_answered_with_an_example(capsys):
 
 
 def test_a_dry_run_shows_configuration_and_plan_and_writes_nothing(tmp_path, capsys):
-    assert train.main(["--dry-run", *words(tmp_path / "run", "module.lr_g=0.125")]) == 0
+    assert train.main(["--dry-run", *command_line(tmp_path / "run", "module.lr_g=0.125")]) == 0
     output = capsys.readouterr().out
-    assert yaml.safe_load(output) == load_config(words(tmp_path / "run", "module.lr_g=0.125"))
+    assert yaml.safe_load(output) == load_config(command_line(tmp_path / "run", "module.lr_g=0.125"))
     assert "# stage" in output and "parameters" in output and "prior" in output
     assert not (tmp_path / "run").exists()
 

@@ -51,14 +51,14 @@ def drawing(seed: int, channels: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Folder of a grey, an RGBA and an RGB image, and what a viewer on white paper sees of each: [H, W, 3]."""
+    """Folder of a gray, an RGBA and an RGB image, and what a viewer on white paper sees of each: [H, W, 3]."""
     folder = tmp_path_factory.mktemp("images")
-    grey, rgba, rgb = drawing(1, 1), drawing(2, 4), drawing(3, 3)
-    Image.fromarray(grey[..., 0]).save(folder / "a_grey.png")
+    gray, rgba, rgb = drawing(1, 1), drawing(2, 4), drawing(3, 3)
+    Image.fromarray(gray[..., 0]).save(folder / "a_gray.png")
     Image.fromarray(rgba).save(folder / "b_rgba.png")
     Image.fromarray(rgb).save(folder / "c_rgb.png")
     opacity = rgba[..., 3:] / 255
-    return folder, [grey.repeat(3, 2).astype(float), rgba[..., :3] * opacity + 255 * (1 - opacity), rgb.astype(float)]
+    return folder, [gray.repeat(3, 2).astype(float), rgba[..., :3] * opacity + 255 * (1 - opacity), rgb.astype(float)]
 
 
 @contextmanager
@@ -102,10 +102,10 @@ def logs(sources, folder, tmp_path_factory):
 
 
 def test_both_parts_are_one_run_whose_id_is_in_the_run_card(logs, folder):
-    card = json.loads((folder / "run.json").read_text())
-    assert {log.run.run_id for log in logs} == {card["wandb_id"]} and card["wandb_id"].startswith("fewgan-")
+    manifest = json.loads((folder / "run.json").read_text())
+    assert {log.run.run_id for log in logs} == {manifest["wandb_id"]} and manifest["wandb_id"].startswith("fewgan-")
     assert all(log.run.display_name == "fewgan" and log.run.resume for log in logs)
-    assert len(card["starts"]) == 2 and card["status"] == "finished"
+    assert len(manifest["starts"]) == 2 and manifest["status"] == "finished"
 
 
 def test_the_axis_of_scalars_is_iterations_and_goes_on_after_a_resume(logs):
@@ -186,7 +186,7 @@ def test_a_run_that_is_killed_within_an_epoch_repeats_it_with_the_same_numbers(t
     assert first.keys() | second.keys() == set(range(EPOCHS * BATCHES))
 
 
-def test_pictures_show_grey_transparent_and_coloured_images_as_they_are(logs, sources):
+def test_pictures_show_gray_transparent_and_colored_images_as_they_are(logs, sources):
     """Above each reconstruction stands its source, byte by byte; transparency lies over white, rounded either way."""
     for log in logs:
         for picture in pictures(log, "grids/reconstruction").values():

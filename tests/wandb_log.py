@@ -19,16 +19,16 @@ BLOCK = 32768
 
 def records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
     """Messages of a W&B log: after 7 bytes of header, blocks of chunks with checksum, length and kind (whole, first …)."""
-    data, place, body = file.read_bytes(), 7, b""
+    data, position, body = file.read_bytes(), 7, b""
     assert data[:4] == b":W&B"
-    while place < len(data):
-        if BLOCK - place % BLOCK < 7:  # the end of a block, too short for a chunk
-            place += BLOCK - place % BLOCK
+    while position < len(data):
+        if BLOCK - position % BLOCK < 7:  # the end of a block, too short for a chunk
+            position += BLOCK - position % BLOCK
             continue
-        checksum, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        chunk = data[place + 7 : place + 7 + length]
+        checksum, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        chunk = data[position + 7 : position + 7 + length]
         assert zlib.crc32(bytes([kind]) + chunk) == checksum
-        place, body = place + 7 + length, body + chunk
+        position, body = position + 7 + length, body + chunk
         if kind in (1, 4):  # whole, or the last of several
             yield wandb_internal_pb2.Record.FromString(body)
             body = b""
@@ -67,9 +67,9 @@ def content_of(folder: Path) -> SimpleNamespace:
             row = defaultdict(dict)
             for item in record.history.item:
                 *groups, last = item.nested_key or [item.key]
-                place = row
+                values = row
                 for group in groups:
-                    place = place.setdefault(group, {})
-                place[last] = json.loads(item.value_json)
+                    values = values.setdefault(group, {})
+                values[last] = json.loads(item.value_json)
             log.history.append(dict(row))
     return log

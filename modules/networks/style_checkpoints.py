@@ -1,7 +1,7 @@
 """Weights of StyleGAN2 in the layouts of rosinality's `.pt` and NVIDIA's StyleGAN2-ADA / StyleGAN3 `.pkl` files.
 
 All give a state dict with the parts `generator`, `generator_ema` and `discriminator`, as far as the file has them. Every
-tensor of a file is accounted for: UserError names what is missing or left over.
+tensor of a file is accounted for: UserError names what is missing or unexpected.
 
     python -m modules.networks.style_checkpoints CHECKPOINT.ckpt WEIGHTS.pt [rosinality]
 
@@ -124,7 +124,7 @@ def _renamed(part: str, state: Mapping[str, Tensor], names: Mapping[str, str], o
     if missing or left:
         lists = [
             f"{kind} {', '.join(keys[:6])}{' …' * (len(keys) > 6)}"
-            for kind, keys in (("missing", missing), ("left over", left))
+            for kind, keys in (("missing", missing), ("unexpected", left))
             if keys
         ]
         raise UserError(f"{part}: {'; '.join(lists)}")

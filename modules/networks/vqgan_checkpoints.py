@@ -150,7 +150,7 @@ def _materialized(tensors: Mapping[str, _StoredTensor], archive: zipfile.ZipFile
 def read_public_checkpoint(path: str | Path) -> Checkpoint:
     """The autoencoder in a public file of the first stage, of the transformer, or of latent-diffusion's VQModel.
 
-    Every tensor is accounted for: UserError lists what is missing and what is left over.
+    Every tensor is accounted for: UserError lists what is missing and what is unexpected.
     """
     path = Path(path)
     content, archive, folder = read_pickled(path)
@@ -247,10 +247,10 @@ def expected_shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def check_keys(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], left: Iterable[str], path: str
 ) -> None:
-    """UserError that lists what is missing, what is left over and what has another shape."""
+    """UserError that lists what is missing, what is unexpected and what has another shape."""
     lists = {
         "missing": sorted(expected.keys() - found.keys()),
-        "left over": sorted([*(found.keys() - expected.keys()), *left]),
+        "unexpected": sorted([*(found.keys() - expected.keys()), *left]),
         "of another shape": sorted(key for key in found.keys() & expected.keys() if found[key] != expected[key]),
     }
     lines = [f"{kind}: {', '.join(keys[:8])}{' …' * (len(keys) > 8)}" for kind, keys in lists.items() if keys]

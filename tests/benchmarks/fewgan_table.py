@@ -88,16 +88,16 @@ def call(program: str, *words: str, threads: int = 1) -> float:
 
 
 def measured(trial: Trial, side: Path, runs: Path, extra: Sequence[str], call: Callable[..., float] = call) -> dict[str, Any]:
-    """The row of one training, which is trained and measured if it has not been. Its CPU time is told if nothing cut it off."""
+    """The row of one training, which is trained and measured if it has not been, with its CPU time if nothing cut it off."""
     run = runs / trial.label
-    card, clock = run / "metrics.json", run / "cpu_seconds.json"
-    if not card.is_file() or not _is_current(json.loads(card.read_text(encoding="utf-8"))):
+    results, clock = run / "metrics.json", run / "cpu_seconds.json"
+    if not results.is_file() or not _is_current(json.loads(results.read_text(encoding="utf-8"))):
         begins = not run.exists()
         seconds = call("train.py", *words_of(trial, side, run), *extra)
         if begins:
             clock.write_text(json.dumps(seconds))
         call("evaluate.py", str(run / "checkpoints/last.ckpt"), SAMPLES)
-    facts = json.loads(card.read_text(encoding="utf-8"))
+    facts = json.loads(results.read_text(encoding="utf-8"))
     kept = {key: facts[key] for key in ("metrics", "intervals", "verdict", "reference_points", "diagnostics", "protocol")}
     head = {"set": trial.set_name, "method": trial.method, "seed": trial.seed, "words": list(extra)}
     commit = (read_manifest(run).get("git") or {}).get("commit")

@@ -53,9 +53,9 @@ def brute_force(search: Watched, queries: torch.Tensor, rows: torch.Tensor) -> t
     begin, scale = time.process_time(), None
     if search.alpha is not None:
         scale = 1 / (4 * queries.shape[1] * search.alpha + nearest_scored(search.keys, queries)[0])
-    normalised, part = time.process_time(), queries[rows]
+    normalized, part = time.process_time(), queries[rows]
     found = nearest_scored(part, search.keys, scale)[1]
-    return normalised - begin + (time.process_time() - normalised) * len(queries) / len(rows), found, scale
+    return normalized - begin + (time.process_time() - normalized) * len(queries) / len(rows), found, scale
 
 
 def main() -> None:

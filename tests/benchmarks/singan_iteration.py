@@ -53,10 +53,10 @@ class PlainLoop:
         rates = {"lr": 5e-4, "betas": (0.5, 0.999), "fused": True}
         self.critic_adam = torch.optim.Adam(self.critic.parameters(), **rates)
         self.generator_adam = torch.optim.Adam(self.generator.parameters(), **rates)
-        self.real, self.rest_input = module._real, module._rest_input
-        self.rest_noise = F.pad(pyramid.zstar, [5] * 4).expand(1, 3, -1, -1)
+        self.real, self.reconstruction_input = module._real, module._reconstruction_input
+        self.reconstruction_noise = F.pad(pyramid.zstar, [5] * 4).expand(1, 3, -1, -1)
         if stage:
-            self.rest_noise = torch.zeros(1, 3, *(side + 10 for side in self.sizes[stage]))
+            self.reconstruction_noise = torch.zeros(1, 3, *(side + 10 for side in self.sizes[stage]))
         self.seconds = {"chain": 0.0, "Adam": 0.0}
 
     def timed(self, part: str, function: Callable, *arguments) -> Tensor:
@@ -103,7 +103,7 @@ class PlainLoop:
         self.critic.requires_grad_(False)
         for _ in range(3):
             loss = -self.critic(self.make(last, noise, inputs[-1])).mean()
-            loss = loss + 10 * F.mse_loss(self.make(last, self.rest_noise, self.rest_input), self.real)
+            loss = loss + 10 * F.mse_loss(self.make(last, self.reconstruction_noise, self.reconstruction_input), self.real)
             self.generator_adam.zero_grad()
             loss.backward()
             self.timed("Adam", self.generator_adam.step)

@@ -111,7 +111,7 @@ AT_ONCE: dict[str, tuple[str, list[str], list[str]]] = {
     "negative seed": ("train", [FEWGAN, "seed=-1"], ["seed", "from 0 to 2^32 - 1", "-1"]),
     "task's number": ("evaluate", ["{data}/old.ckpt", f"{TASK}/generate.yaml", "task.num_images=0"],
                       ["task.num_images", "int >= 1", "0"]),
-    # names and places
+    # names and folders
     "name with slashes": ("train", [FEWGAN, "run_name=birds/first"], ["run_name", "'birds/first'", "letters, digits, _ and -"]),
     "name with blanks": ("train", [FEWGAN, "run_name=my run"], ["run_name", "'my run'"]),
     "environment variable": ("train", [FEWGAN, "datamodule.root=${oc.env:NO_SUCH_PHOTOS}"],
@@ -154,7 +154,7 @@ LATER: dict[str, tuple[str, list[str], list[str]]] = {
     "folder of texts": ("train", [FEWGAN, "datamodule.side_root={data}/texts"], ["side_root", "no image", ".txt"]),
     "damaged image": ("train", [FEWGAN, "datamodule.root={data}/damaged"], ["a.png"]),
     "no such image": ("train", [SINGAN, "datamodule.image=001.jpeg"], ["image", "001.jpeg", "Did you mean 001.jpg"]),
-    "image number": ("train", [SINGAN, "datamodule.image=9"], ["image", "no number 9"]),
+    "image number": ("train", [SINGAN, "datamodule.image=9"], ["image", "index 9"]),
     "three numbers for a size": ("train", [FEWGAN, "datamodule.image_size=[48,64,3]"],
         ["image_size", "[height, width]", "[48, 64, 3]"]),
     "smaller than a scale": ("train", [FEWGAN, "datamodule.image_size=[20,64]"],
@@ -259,8 +259,8 @@ for name, (entry, words) in json.load(sys.stdin).items():
 def answers(data: Path) -> dict[str, list]:
     """Code, output, error and heavy imports so far of every call of the first table, in one process of their own."""
     out = data.parent / "out"
-    places = {"train": out, "evaluate": None}
-    calls = {name: (entry, filled(words, data, places[entry])) for name, (entry, words, _) in AT_ONCE.items()}
+    folders = {"train": out, "evaluate": None}
+    calls = {name: (entry, filled(words, data, folders[entry])) for name, (entry, words, _) in AT_ONCE.items()}
     before = content(data)
     result = subprocess.run(
         [sys.executable, "-c", CALLS], cwd=ROOT, input=json.dumps(calls), capture_output=True, text=True, timeout=300

@@ -58,8 +58,8 @@ def test_the_choice_goes_with_a_single_file_and_with_mirroring(folder: Path) -> 
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (5, "image: there is no number 5; .* contains 5 images, counted from 0"),
-        (-1, "image: there is no number -1"),
+        (5, "image: index 5 is out of range; .* contains 5 images"),
+        (-1, "image: index -1 is out of range"),
         ("bb.png", "image: bb.png is not in .*Did you mean b.png?"),
         ("sunset", "image: sunset is not in .* It contains a.png, b.png, c.jpg.png, d.png, e.png"),
     ],

@@ -439,7 +439,7 @@ def test_a_name_of_digits_precedes_an_index(image: str | int, name: str) -> None
 
 @pytest.mark.parametrize("image", ["004", "00", "5", 5, -1, "-1"])
 def test_a_text_with_a_leading_zero_is_no_index(image: str | int) -> None:
-    with pytest.raises(UserError, match=f"image: (there is no number )?{image}"):
+    with pytest.raises(UserError, match=f"image: (index )?{image}"):
         choose(DIGITS, image, Path("photos"))
 
 

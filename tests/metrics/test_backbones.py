@@ -70,9 +70,9 @@ def test_full_precision_under_autocast() -> None:
 
 def test_lowpass_removes_fine_noise_and_is_named() -> None:
     plain, low = RandomCNN(), RandomCNN(lowpass=8)
-    grey = torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)
-    grain = (grey.int() + (noise(1, 3, 64, 64).int() // 16 - 8)).to(torch.uint8)
-    moved = [(backbone(grain) - backbone(grey)).norm().item() for backbone in (plain, low)]
+    gray = torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)
+    grain = (gray.int() + (noise(1, 3, 64, 64).int() // 16 - 8)).to(torch.uint8)
+    moved = [(backbone(grain) - backbone(gray)).norm().item() for backbone in (plain, low)]
     assert moved[1] < moved[0] / 3
     assert low.key("kd") == "kd_rand_cnn_lowpass8" and low.fingerprint() != plain.fingerprint()
 
@@ -98,7 +98,7 @@ def test_mobilenet_of_the_package() -> None:
     assert backbone.key("kd") == "kd_mobilenet_v2" and backbone.weights_sha256 == PACKAGE_SHA256
     network = mobilenet_v2(weights=None).eval()
     network.load_state_dict(torch.load(registry.package_file(), weights_only=True))
-    images = noise(2, 3, 224, 224)  # no resize: torchvision's own network on its own normalisation
+    images = noise(2, 3, 224, 224)  # no resize: torchvision's own network on its own normalization
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     inputs = (images / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     with torch.no_grad():

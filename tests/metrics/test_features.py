@@ -21,8 +21,8 @@ def test_crops_are_windows_that_depend_on_seed_and_index_alone() -> None:
     assert len(corner[:, :, 0].unique()) > 10
     assert torch.equal(random_crops(images[2:], [2, 3], 6, seed=5), crops[2:])
     assert not torch.equal(random_crops(images, [0, 1, 2, 3], 6, seed=6), crops)
-    places = {(int(v) // 11, int(v) % 11) for v in random_crops(images, range(4), 200, seed=0)[:, :, 0, 0, 0].flatten()}
-    assert places == {(y, x) for y in range(6) for x in range(7)}  # every place, borders included
+    positions = {(int(v) // 11, int(v) % 11) for v in random_crops(images, range(4), 200, seed=0)[:, :, 0, 0, 0].flatten()}
+    assert positions == {(y, x) for y in range(6) for x in range(7)}  # every place, borders included
 
 
 def test_no_images_no_crops() -> None:

@@ -68,8 +68,8 @@ def test_expected_values_of_one_distribution() -> None:
 
 def test_dropping_modes_lowers_recall_and_coverage_only() -> None:
     torch.manual_seed(0)
-    centres = 20 * torch.arange(3.0).repeat_interleave(40)[:, None]
-    reals, fakes = torch.randn(120, 3) + centres, torch.randn(120, 3) + centres
+    centers = 20 * torch.arange(3.0).repeat_interleave(40)[:, None]
+    reals, fakes = torch.randn(120, 3) + centers, torch.randn(120, 3) + centers
     kept, dropped = manifold_scores(reals, fakes), manifold_scores(reals, fakes[:40].repeat(3, 1) + 0.1 * torch.randn(120, 3))
     assert dropped["recall"] < 0.5 * kept["recall"] and dropped["coverage"] < 0.5 * kept["coverage"]
     assert dropped["precision"] > 0.9 * kept["precision"] and dropped["density"] > 0.8 * kept["density"]

@@ -50,7 +50,7 @@ def discs(number: int) -> Tensor:
     return to_bytes(0.1 + 0.8 * inside[:, None].float().expand(-1, 3, -1, -1))
 
 
-def greys(number: int) -> Tensor:
+def grays(number: int) -> Tensor:
     """One degree of freedom, the hardest case."""
     return to_bytes(torch.rand(number, 1, 1, 1).expand(-1, 3, SIDE, SIDE))
 
@@ -64,7 +64,7 @@ def noisy(images: Tensor) -> Tensor:
 
 
 NETWORK = RandomCNN()
-KINDS = {"clouds": clouds, "discs": discs, "greys": greys}
+KINDS = {"clouds": clouds, "discs": discs, "grays": grays}
 
 
 def images_of(pixels: Tensor, features: bool = True) -> ImageSet:
@@ -72,7 +72,7 @@ def images_of(pixels: Tensor, features: bool = True) -> ImageSet:
     return ImageSet(whole, pixels, torch.zeros(len(pixels), 0, 1), torch.arange(len(pixels)))
 
 
-def judged(samples: Tensor, training: Tensor, comparisons: Sequence[str] = COMPARISONS) -> dict:
+def verdict_of(samples: Tensor, training: Tensor, comparisons: Sequence[str] = COMPARISONS) -> dict:
     return memorization(images_of(samples), images_of(training), NETWORK, comparisons)[0]
 
 
@@ -95,7 +95,7 @@ def test_copiers_are_flagged(kind: str, numbers: tuple[int, ...], copier: str) -
     for seed, number in enumerate(numbers):
         torch.manual_seed(seed)
         training = KINDS[kind](number)
-        found = judged(COPIERS[copier](training, KINDS[kind]), training)
+        found = verdict_of(COPIERS[copier](training, KINDS[kind]), training)
         assert found["copies"], (kind, copier, number)
         assert found["line"].startswith("COPIES") and found["duplicate_share"] > 0.3
 
@@ -104,7 +104,7 @@ def test_copiers_are_flagged(kind: str, numbers: tuple[int, ...], copier: str) -
 def test_a_single_copy_among_rich_samples_is_flagged(number: int) -> None:
     torch.manual_seed(number)
     training = clouds(number)
-    found = judged(torch.cat([training[:1], clouds(19)]), training)
+    found = verdict_of(torch.cat([training[:1], clouds(19)]), training)
     assert found["copies"] and not found["undecided"]
 
 
@@ -123,13 +123,13 @@ def test_copiers_are_flagged_from_small_pictures_alone(copier: str) -> None:
     for number in (1, 2, 5):
         torch.manual_seed(number)
         training = clouds(number)
-        assert judged(COPIERS[copier](training, clouds), training, ["pixel"])["copies"]
+        assert verdict_of(COPIERS[copier](training, clouds), training, ["pixel"])["copies"]
 
 
 def test_moved_copies_are_flagged_by_their_regions() -> None:
     torch.manual_seed(0)
     training = clouds(5)
-    found = judged(chosen(training).roll((1, 2), (2, 3)), training)
+    found = verdict_of(chosen(training).roll((1, 2), (2, 3)), training)
     assert found["copies"] and "patch" in found["copies_in"]
     assert found["patch_copy_share"] > 0.6 > 0.3 > found["patch_copy_baseline"]
 
@@ -138,11 +138,11 @@ def test_moved_copies_are_flagged_by_their_regions() -> None:
 def test_an_independent_sampler_is_not_flagged(kind: str, number: int) -> None:
     torch.manual_seed(number)
     training = KINDS[kind](number)
-    assert not judged(KINDS[kind](SAMPLES), training)["copies"]
+    assert not verdict_of(KINDS[kind](SAMPLES), training)["copies"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "number"), [("clouds", 1), ("greys", 2), ("clouds", 5), ("discs", 5), ("greys", 12)])
+@pytest.mark.parametrize(("kind", "number"), [("clouds", 1), ("grays", 2), ("clouds", 5), ("discs", 5), ("grays", 12)])
 def test_independent_samplers_are_not_flagged(kind: str, number: int) -> None:
     """At most 5 % of 100 training sets. The region test is too slow for so many and has its own."""
     flagged = 0
@@ -202,13 +202,13 @@ def test_whole_verdicts_of_independent_samples(kind: str, number: int) -> None:
     for seed in range(40):
         torch.manual_seed(3000 + seed)
         training = KINDS[kind](number)
-        flagged += judged(KINDS[kind](SAMPLES), training)["copies"]
+        flagged += verdict_of(KINDS[kind](SAMPLES), training)["copies"]
     assert flagged <= 2
 
 
 def test_one_image_that_is_its_own_mirror_image_gives_no_verdict() -> None:
-    grey = greys(1)
-    found = judged(grey.expand(SAMPLES, -1, -1, -1), grey)
+    gray = grays(1)
+    found = verdict_of(gray.expand(SAMPLES, -1, -1, -1), gray)
     assert not found["copies"] and found["pixel_ratio"] is None
 
 
@@ -217,7 +217,7 @@ def toy(*rows: float) -> Tensor:
 
 
 def test_authentic_share_on_a_line() -> None:
-    """Training {0, 1, 5}; 0.4 and 5.05 are nearer to their neighbour than that is to others, 2.8 is not."""
+    """Training {0, 1, 5}; 0.4 and 5.05 are nearer to their neighbor than that is to others, 2.8 is not."""
     training, samples = toy(0, 1, 5), toy(0.4, 2.8, 5.05)
     distances = DistanceSet((samples - training.T).abs(), (training - training.T).abs(), toy(1, 1, 1)[:, 0])
     ratios, baseline = relative_distances(distances)
@@ -245,8 +245,8 @@ def test_training_images_that_are_there_twice_are_no_scale() -> None:
     torch.manual_seed(0)
     training = clouds(4)
     doubled = torch.cat([training, training[:1]])
-    assert judged(chosen(doubled), doubled)["copies"]
-    assert not judged(clouds(SAMPLES), doubled)["copies"]
+    assert verdict_of(chosen(doubled), doubled)["copies"]
+    assert not verdict_of(clouds(SAMPLES), doubled)["copies"]
 
 
 def test_of_many_training_images_those_near_the_samples_are_compared() -> None:

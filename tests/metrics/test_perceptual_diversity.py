@@ -98,8 +98,8 @@ def test_values_of_the_metric() -> None:
 
 def test_no_more_than_fifty_of_a_cluster_by_a_fixed_choice() -> None:
     samples = torch.cat([noise(70, 3, 2, 2), noise(20, 3, 2, 2) // 255 + 254])
-    centres = torch.tensor([100, 255]).view(2, 1, 1, 1).expand(2, 3, 2, 2)
-    rows, targets = (EmbeddingCache(images, Counting()) for images in (samples, centres))
+    centers = torch.tensor([100, 255]).view(2, 1, 1, 1).expand(2, 3, 2, 2)
+    rows, targets = (EmbeddingCache(images, Counting()) for images in (samples, centers))
     nearest = sweep(rows, random_pairs(90), targets)[1]
     pairs = intra_distances(rows, nearest)
     assert nearest.bincount().tolist() == [70, 20] and pairs.group.bincount().tolist() == [50 * 49 // 2, 20 * 19 // 2]

@@ -14,16 +14,16 @@ def test_two_constant_images_half_apart() -> None:
     assert pixel_diversity(fakes, noise(1, 3, 4, 5))["pixel_diversity_raw"].item() == 0.5
 
 
-def test_equals_numpy_with_both_normalisations() -> None:
+def test_equals_numpy_with_both_normalizations() -> None:
     fakes, reals = noise(9, 3, 6, 8), noise(4, 3, 6, 8, seed=1) // torch.tensor([1, 2, 3, 4]).view(4, 1, 1, 1)
     reals = reals.to(torch.uint8)
-    grey, real_grey = (x.numpy().astype(np.float64).mean(1) / 255 for x in (fakes, reals))
-    raw = np.std(grey, axis=0).mean()
+    gray, real_gray = (x.numpy().astype(np.float64).mean(1) / 255 for x in (fakes, reals))
+    raw = np.std(gray, axis=0).mean()
     values = pixel_diversity(fakes, reals)
     assert values["pixel_diversity_raw"].item() == pytest.approx(raw, rel=1e-9)
-    own = np.mean([image.std() for image in real_grey])
+    own = np.mean([image.std() for image in real_gray])
     assert values["pixel_diversity"].item() == pytest.approx(raw / own, rel=1e-9)
-    assert values["pixel_diversity_pooled"].item() == pytest.approx(raw / real_grey.std(), rel=1e-9)
+    assert values["pixel_diversity_pooled"].item() == pytest.approx(raw / real_gray.std(), rel=1e-9)
 
 
 def test_equal_samples_have_none_and_shuffled_pixels_about_one() -> None:

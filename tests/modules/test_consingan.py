@@ -382,7 +382,7 @@ def test_the_adversarial_gradient_alone_reaches_every_part_in_training():
     assert all(norm > 0 for stage in norms.values() for norm in stage)
 
 
-def test_only_the_first_image_is_learnt_and_a_folder_gives_a_warning():
+def test_only_the_first_image_is_learned_and_a_folder_gives_a_warning():
     data, single = (SyntheticDataModule([16, 20], samples_per_epoch=2, num_images=n, flip=True) for n in (3, 1))
     module = ConSinGAN(**SIZES)
     for images in (data, single):
@@ -406,7 +406,7 @@ def test_the_batch_size_is_the_number_of_samples_in_a_step(monkeypatch):
 # --- training works ---------------------------------------------------------------------------------------------------
 
 
-def test_the_reconstruction_of_a_two_coloured_image_halves_its_error(tmp_path):
+def test_the_reconstruction_of_a_two_colored_image_halves_its_error(tmp_path):
     picture = Image.new("RGB", (32, 32), (200, 40, 40))
     picture.paste((40, 60, 200), (0, 16, 32, 32))
     picture.save(tmp_path / "one.png")
@@ -425,7 +425,7 @@ def test_the_reconstruction_of_a_two_coloured_image_halves_its_error(tmp_path):
     assert numbers["noise_amplitude_scale0"] == 1.0 and 0 < numbers["noise_amplitude_scale2"] < 0.2
 
 
-def test_samples_of_one_colour_give_a_warning_with_the_remedy():
+def test_samples_of_one_color_give_a_warning_with_the_advice():
     def blank(module):
         torch.nn.init.zeros_(module.generator.tail[0].weight)
 
@@ -561,7 +561,7 @@ def pasted(image):
     return composite
 
 
-def test_finetuning_brings_a_composite_nearer_to_the_colours_of_the_image(changing, image):
+def test_finetuning_brings_a_composite_nearer_to_the_colors_of_the_image(changing, image):
     before = {name: tensor.clone() for name, tensor in changing.state_dict().items()}
     composite = pasted(image)
 

@@ -26,9 +26,9 @@ def test_penalty_and_its_gradient_are_0_at_the_source_and_quadratic_around_it():
     names = [name for name, _ in module.generator.named_parameters()]
     index = names.index("convs.1.conv.weight")
     fisher = module.get_buffer(f"fisher_{index}")
-    place = tuple(torch.nonzero(fisher == fisher.max())[0].tolist())
+    position = tuple(torch.nonzero(fisher == fisher.max())[0].tolist())
     with torch.no_grad():
-        module.generator.convs[1].conv.weight[place] += 0.5
+        module.generator.convs[1].conv.weight[position] += 0.5
     assert module.generator_terms()["ewc"].item() == pytest.approx(7 * fisher.max().item() * 0.25, rel=1e-4)
 
 

@@ -448,7 +448,7 @@ def test_one_training_image_and_batch_statistics_run_through():
 
 
 @pytest.mark.parametrize("collapsed", [False, True])
-def test_a_collapsed_scale_gives_a_warning_with_the_remedy(collapsed):
+def test_a_collapsed_scale_gives_a_warning_with_the_advice(collapsed):
     def silence(module):
         torch.nn.init.zeros_(module.vae.decoder[-1].weight)
 

@@ -82,7 +82,7 @@ def warned(module, *callbacks):
 
 
 @pytest.mark.parametrize(("epoch", "stage"), [(1, 0), (3, 1)])
-def test_a_stage_that_ends_in_one_colour_is_reported_once_with_the_remedy(epoch, stage):
+def test_a_stage_that_ends_in_one_color_is_reported_once_with_the_advice(epoch, stage):
     (message,) = warned(Layers(), SetWeights(1, 1.0), SetWeights(3, 1.0), SetWeights(epoch, 0.01))
     assert message.startswith(f"scale {stage} {Layers.sizes[stage][0]}×") and "contrast 0.006" in message
     assert message.endswith("Possible remedies: module.salt=less")

@@ -146,7 +146,7 @@ def test_generator_keeps_the_size_and_begins_at_its_input(size):
     assert torch.equal(generator(noise, images), images)
 
 
-def test_noise_is_grey_at_scale_0_only():
+def test_noise_is_gray_at_scale_0_only():
     module = build()
     coarse, fine = module.pyramid.draw_noise(0, 2, (8, 10)), module.pyramid.draw_noise(1, 2, (8, 10))
     assert coarse.shape == fine.shape == (2, 3, 14, 16)
@@ -502,7 +502,7 @@ def test_variants_train(changes):
     assert module.sample(1).std() > 0 and module.animate(2).shape == (2, 3, 16, 20)
 
 
-def test_painting_scale_sees_few_colours(image):
+def test_painting_scale_sees_few_colors(image):
     entries = Entries()
     module = fit(build(paint_scale=1, paint_colors=4), callbacks=[entries])
     palette, state = module.pyramid.palette, entries.states[1]
@@ -578,7 +578,7 @@ def test_settings_that_cannot_work(changes, message):
 # --- quality, reduced -------------------------------------------------------------------------------------------------
 
 
-def test_two_colours_are_learnt_in_60_iterations(tmp_path):
+def test_two_colors_are_learned_in_60_iterations(tmp_path):
     Image.new("RGB", (32, 32), (230, 60, 20)).save(tmp_path / "a.png")
     picture = Image.open(tmp_path / "a.png")
     picture.paste((20, 60, 200), (0, 18, 32, 32))

@@ -69,7 +69,7 @@ def test_an_incomplete_source_is_an_error():
     source = networks(source_model())
     del source["generator.convs.2.bias"]
     source["generator.more"] = torch.zeros(1)
-    with pytest.raises(UserError, match=r"missing generator.convs.2.bias; left over generator.more"):
+    with pytest.raises(UserError, match=r"missing generator.convs.2.bias; unexpected generator.more"):
         build(TGAN).convert(source)
 
 

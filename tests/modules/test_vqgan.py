@@ -373,7 +373,7 @@ def test_missing_and_left_over_tensors_are_listed(tmp_path, old_lightning):
     state = public(build(**PUBLIC), **{"depth_model.weight": torch.zeros(1)})
     del state["decoder.mid.attn_1.q.bias"]
     path = save(state, tmp_path / "public.ckpt", old_lightning)
-    with pytest.raises(UserError, match=r"missing: decoder\.mid\.attn_1\.q\.bias; left over: depth_model\.weight"):
+    with pytest.raises(UserError, match=r"missing: decoder\.mid\.attn_1\.q\.bias; unexpected: depth_model\.weight"):
         load_vqgan(path)
 
 

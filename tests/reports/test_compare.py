@@ -134,10 +134,10 @@ def test_a_second_run_gives_the_same_bytes(report, files, tmp_path):
 def test_values_equal_those_of_a_measurement(report, files, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert evaluate.main([str(files["mixer"]), *QUICK, "callbacks.metrics.seed=0", f"out={tmp_path}"]) == 0
-    card = json.loads((tmp_path / "metrics.json").read_text())
+    measurement = json.loads((tmp_path / "metrics.json").read_text())
     row = report[2]["checkpoints"][2]
-    assert row["results"]["metrics"] == card["metrics"] and row["results"]["protocol"] == card["protocol"]
-    assert np.mean(row["by_seed"]["nearest_psnr_mean"]) == pytest.approx(card["metrics"]["nearest_psnr_mean"], rel=1e-5)
+    assert row["results"]["metrics"] == measurement["metrics"] and row["results"]["protocol"] == measurement["protocol"]
+    assert np.mean(row["by_seed"]["nearest_psnr_mean"]) == pytest.approx(measurement["metrics"]["nearest_psnr_mean"], rel=1e-5)
 
 
 def test_values_by_seed_equal_those_of_samples_drawn_by_seed(report, files):
@@ -383,7 +383,7 @@ def test_a_checkpoint_that_draws_nothing_yet_is_shown_without_numbers(tmp_path):
     assert "draws no samples yet" in read.text and "no samples yet" in read.text
 
 
-def judged(iteration, run, quality, diversity, copies=False, undecided=False, **intervals):
+def entry_of(iteration, run, quality, diversity, copies=False, undecided=False, **intervals):
     one = entry(iteration, run, kd_x=quality, pixel_diversity=diversity)
     one.results |= {"intervals": intervals, "verdict": {"copies": copies, "undecided": undecided}}
     return one
@@ -397,9 +397,9 @@ def cells(page, row):
 
 def test_the_table_gives_intervals_and_verdicts():
     entries = [
-        judged(1, "a", 0.1, 0.4, undecided=True, kd_x=[0.05, 0.15]),
-        judged(2, "a", 0.2, 0.5, kd_x=[None, 0.3], pixel_diversity=[0.45, 0.55]),
-        judged(3, "a", 0.0, 0.6, copies=True),
+        entry_of(1, "a", 0.1, 0.4, undecided=True, kd_x=[0.05, 0.15]),
+        entry_of(2, "a", 0.2, 0.5, kd_x=[None, 0.3], pixel_diversity=[0.45, 0.55]),
+        entry_of(3, "a", 0.0, 0.6, copies=True),
     ]
     comparison = compare(in_order(entries))
     page = page_of(comparison)
@@ -415,7 +415,7 @@ def test_the_plot_shows_points_intervals_and_the_front():
     values = [(0.3, 0.6), (0.1, 0.5), (0.2, 0.45), (0.05, 0.2), (0.0, 0.7)]  # 2 is beaten by 1; 4 copies
     ranges = [{"kd_x": [0.25, 0.4]}, {"pixel_diversity": [0.48, 0.53]}, {"kd_x": [0.1, 0.3], "pixel_diversity": [0.4, 0.5]}]
     runs = zip("aabbb", values, [*ranges, {}, {}], strict=True)
-    entries = in_order([judged(i, run, *pair, i == 4, **given) for i, (run, pair, given) in enumerate(runs)])
+    entries = in_order([entry_of(i, run, *pair, i == 4, **given) for i, (run, pair, given) in enumerate(runs)])
     read = check_self_contained(page_of(compare(entries)))
     circles = [(float(c["cx"]), float(c["cy"])) for c in read.all("circle")]
 
@@ -444,8 +444,8 @@ def test_six_checkpoints_in_a_minute_on_two_cores(tmp_path):
     another process has the core's other half."""
     models = [GPNN([32, 32], noise=noise, iterations=2, **PARTS) for noise in (0.5, 0.75, 1.0)]
     models += [GPDM([32, 32], steps=steps, projections=8, **PARTS) for steps in (3, 6, 9)]
-    places = [f"{type(model).__name__}/checkpoints/epoch_{i}.ckpt" for i, model in enumerate(models)]
-    paths = [save(tmp_path / place, model, i) for i, (place, model) in enumerate(zip(places, models, strict=True))]
+    names = [f"{type(model).__name__}/checkpoints/epoch_{i}.ckpt" for i, model in enumerate(models)]
+    paths = [save(tmp_path / name, model, i) for i, (name, model) in enumerate(zip(names, models, strict=True))]
     words = [*map(str, paths), "configs/tasks/compare.yaml", "trainer.accelerator=cpu", f"out={tmp_path / 'out'}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "evaluate.py", *words], cwd=ROOT, check=True, capture_output=True, timeout=1000)

@@ -20,7 +20,7 @@ from tests.reports.reading import browse, check_self_contained, in_browser, keyb
 ROOT = Path(__file__).parents[2]
 
 
-def make_run(folder, images=3, side=64, **card):
+def make_run(folder, images=3, side=64, **manifest):
     (folder / "images").mkdir(parents=True)
     (folder / "checkpoints").mkdir()
     for epoch in range(images):
@@ -31,7 +31,7 @@ def make_run(folder, images=3, side=64, **card):
         "updated": "2026-01-02T03:04:05+00:00", "git": {"commit": "abcdef0123456789", "dirty": True},
         "lineage": [{"kind": "source", "run_name": "parent", "path": "runs/parent/last.ckpt", "iteration": 99}],
     }  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(run | card))
+    (folder / "run.json").write_text(json.dumps(run | manifest))
     values = {"kd_x": 0.12345, "pixel_diversity": 0.5}
     measured = {"class_path": "modules.singan.SinGAN", "metrics": values, "verdict": {"line": "no copies"}}
     (folder / "metrics.json").write_text(json.dumps(measured))
@@ -74,8 +74,8 @@ def test_the_newest_grid_is_that_of_the_highest_number(tmp_path):
 
 
 def test_runs_are_found_once_up_to_a_depth(tmp_path):
-    for place in ("a", "sweep/b", "sweep/c/d"):
-        make_run(tmp_path / place)
+    for name in ("a", "sweep/b", "sweep/c/d"):
+        make_run(tmp_path / name)
     make_run(tmp_path / "a/checkpoints/inner")  # inside of a run
     make_run(tmp_path / ".hidden/e")
     (tmp_path / "foreign/notes").mkdir(parents=True)

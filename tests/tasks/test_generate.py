@@ -53,7 +53,7 @@ def test_start_scale_reaches_the_methods_that_have_it():
 
 @pytest.fixture(scope="module")
 def photographs():
-    """Three images [3, 3, 24, 30] of one colour channel each, with noise, so that a pixel tells its image."""
+    """Three images [3, 3, 24, 30] of one color channel each, with noise, so that a pixel tells its image."""
     torch.manual_seed(0)
     return torch.eye(3).view(3, 3, 1, 1) * (0.4 + 0.6 * torch.rand(3, 1, 24, 30)) * 2 - 1
 
@@ -78,9 +78,9 @@ def test_every_sample_comes_with_the_places_its_pixels_were_copied_from(photogra
     hue = torch.stack([made[name] for name in names[5:]]).argmax(1)  # image 0 is red to yellow, 1 is green, 2 is blue
     assert (hue[image == 2] != 1).float().mean() > 0.95 and all(made[name].shape == (3, 20, 34) for name in names[5:])
 
-    told = write_images(tmp_path, made)
-    assert told.split(", ") == [f"{name}.{'npz' if name == 'sources' else 'png'}" for name in made]
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(told.split(", "))
+    listed = write_images(tmp_path, made)
+    assert listed.split(", ") == [f"{name}.{'npz' if name == 'sources' else 'png'}" for name in made]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(listed.split(", "))
     assert np.array_equal(np.load(tmp_path / "sources.npz")["sources"], made["sources"].numpy())
     assert Image.open(tmp_path / "sources_004.png").size == (34, 20)
 

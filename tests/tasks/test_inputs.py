@@ -29,7 +29,7 @@ def saved(folder, image: Image.Image, name: str = "image.png", **options) -> str
     return str(folder / name)
 
 
-def grey16(values: list[int]) -> Image.Image:
+def gray16(values: list[int]) -> Image.Image:
     return Image.frombytes("I;16", (len(values), 1), b"".join(v.to_bytes(2, "little") for v in values))
 
 
@@ -57,8 +57,8 @@ def palette_with_transparency() -> Image.Image:
         (Image.frombytes("LA", (2, 1), bytes([0, 255, 0, 0])), "a.png", (-1, -1, -1), (1, 1, 1)),
         (Image.frombytes("1", (2, 1), bytes([0b01000000])), "a.png", (-1, -1, -1), (1, 1, 1)),
         (Image.new("CMYK", (2, 1), (0, 255, 255, 0)), "a.tif", (1, -1, -1), (1, -1, -1)),
-        (grey16([0, 65535]), "a.png", (-1, -1, -1), (1, 1, 1)),
-        (grey16([16384, 65535]), "a.tif", (-0.49999, -0.49999, -0.49999), (1, 1, 1)),
+        (gray16([0, 65535]), "a.png", (-1, -1, -1), (1, 1, 1)),
+        (gray16([16384, 65535]), "a.tif", (-0.49999, -0.49999, -0.49999), (1, 1, 1)),
         (Image.new("F", (2, 1), 0.75), "a.tif", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     ],
 )

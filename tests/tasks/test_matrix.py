@@ -26,7 +26,7 @@ from tests.tasks.table import rows
 ROOT = Path(__file__).parents[2]
 TASKS = [row.name for row in rows()]
 # Nothing is learned in one iteration, and methods say so.
-pytestmark = pytest.mark.filterwarnings("ignore:.*(nearly constant|almost one color|almost one colour)")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(nearly constant|almost one color)")
 # One configuration of each class: the shortest name.
 METHODS = {OmegaConf.load(path).module.class_path: path for path in sorted(YAMLS, key=lambda path: -len(path.stem))}
 HEADS = pytest.mark.parametrize("path", METHODS.values(), ids=[path.stem for path in METHODS.values()])
@@ -187,7 +187,7 @@ def test_identities(path, fitted):
         assert torch.equal(made["02_retargeted"], module.reconstruct(image)[0])
 
 
-# RMSE over the picture's contrast, of which a picture of its mean colour has 1: at the training size by retargeting, and from
+# RMSE over the picture's contrast, of which a picture of its mean color has 1: at the training size by retargeting, and from
 # the finest scale. Measured after 40 iterations a stage at 16 × 20 pixels: fewgan 0.69, 0.40; hpvaegan 0.67, 0.46; consingan
 # 0.73, 0.73; gpdm 0.38, 0.07 (its patches are distributed as the picture's, which need not mean the same places). SinGAN and
 # GPNN have photographs in test_photographs.py.

@@ -13,7 +13,7 @@ def test_paint_injects_the_drawing(image):
 
 
 def test_paint_quantizes_to_the_colors_of_the_reference(tmp_path, image):
-    """Columns of three colors: rows of three neighbouring values would give mixtures as centres."""
+    """Columns of three colors: rows of three neighboring values would give mixtures as centers."""
     reference = saved(tmp_path / "reference.png", np.broadcast_to(THREE[np.arange(32) % 3], (24, 32, 3)))
     images = dict(task("paint", image=image, colors=3, reference=reference, scale=2)(ExactMethod()))
     assert list(images) == ["00_input", "01_quantized", "02_photograph"]

@@ -85,7 +85,7 @@ def test_ssim_window_shrinks_to_small_images():
     assert ssim_loss(torch.rand(1, 3, 6, 9), torch.rand(1, 3, 6, 9)).isfinite()
 
 
-def test_ssim_ignores_colour_of_equal_luma():
+def test_ssim_ignores_color_of_equal_luma():
     gray = torch.rand(1, 1, 16, 16).expand(-1, 3, -1, -1) - 0.5
     tint = torch.tensor([0.114, 0.0, -0.299]).view(1, 3, 1, 1)  # adds nothing to the luma
     assert ssim_loss(gray + tint, gray).abs() < 1e-5

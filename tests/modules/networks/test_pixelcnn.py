@@ -145,9 +145,9 @@ def test_draw_follows_the_softmax():
 
 def test_positions_are_read_only_if_wanted():
     codes = torch.zeros(1, 20, 20, dtype=torch.int64)
-    with_place, without = (build(num_layers=1, coordinates=place)(codes)[0, :, 10, 9:12] for place in (True, False))
+    with_coordinates, without = (build(num_layers=1, coordinates=enabled)(codes)[0, :, 10, 9:12] for enabled in (True, False))
     torch.testing.assert_close(without[:, 0], without[:, 2])  # far from all borders, equal context
-    assert (with_place[:, 0] - with_place[:, 2]).abs().max() > 1e-3
+    assert (with_coordinates[:, 0] - with_coordinates[:, 2]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("num_codes", [16, 256])

@@ -97,7 +97,7 @@ def test_every_tensor_is_accounted_for(weights, part):
     file = to_rosinality(weights)
     name = "conv1.conv.weight" if part == "g" else "final_conv.1.bias"
     file[part]["surplus.weight"] = file[part].pop(name)
-    with pytest.raises(UserError, match=f"missing {name}; left over surplus.weight"):
+    with pytest.raises(UserError, match=f"missing {name}; unexpected surplus.weight"):
         from_rosinality(file)
 
 
@@ -204,7 +204,7 @@ def test_a_pickle_of_nvidia_is_read_without_running_its_code(weights, nvidia, tm
 def test_an_incomplete_pickle_is_an_error(weights, nvidia):
     state = nvidia_generator(weights, "generator_ema")
     state["synthesis.b8.more"] = state.pop("synthesis.b8.conv1.bias")
-    with pytest.raises(UserError, match=r"missing synthesis.b8.conv1.bias; left over synthesis.b8.more"):
+    with pytest.raises(UserError, match=r"missing synthesis.b8.conv1.bias; unexpected synthesis.b8.more"):
         from_nvidia(read_nvidia_pickle(pickle.dumps({"G_ema": nvidia(state)})))
 
 

@@ -15,10 +15,10 @@ def images():
 def test_numbers_follow_extract_and_locate_inverts_index():
     grid, patches = PatchGrid(SIZES, 3), torch.cat([extract(image.unsqueeze(0), 3)[0] for image in images()])
     assert grid.num_patches == len(patches)
-    places = grid.locate(torch.arange(grid.num_patches))
-    for number, (image, top, left) in enumerate(places.T.tolist()):
+    positions = grid.locate(torch.arange(grid.num_patches))
+    for number, (image, top, left) in enumerate(positions.T.tolist()):
         assert torch.equal(patches[number], images()[image][:, top : top + 3, left : left + 3].flatten())
-    assert torch.equal(grid.index(places), torch.arange(grid.num_patches))
+    assert torch.equal(grid.index(positions), torch.arange(grid.num_patches))
 
 
 def test_places_outside_mean_the_nearest_patch():
