@@ -32,7 +32,7 @@ class SinGAN(PyramidModule):
         tiles: rows and columns of a training image that `datamodule.tile` composes (Concat-SinGAN, Ben-Moshe et al. 2022).
         min_size: shorter side of scale 0, at least the receptive field; 20 for animation, 18 for super-resolution.
         scale_factor: nominal ratio of neighboring scales, see `scale_sizes`; for super-resolution 2^(-1/3).
-        width: channels of scales 0 ... `scales_per_width` - 1; doubled after each such block of scales, up to `max_width`.
+        width: channels of scales 0 to `scales_per_width` - 1; doubled after each such block of scales, up to `max_width`.
         depth: hidden convolutions; four and the last one are the paper's five, with a receptive field of 11.
         norm: batch, or none. With batch norm a critic's score depends on the whole image in training.
         noise_padding: zeros around the noise, or noise there, too (animation): more variety at the borders.
