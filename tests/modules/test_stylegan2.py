@@ -24,7 +24,6 @@ TINY = [
     "module.channels=[8,8,8]",
 ]
 JOINED_BATCH = ["module.mixing=0.0", "module.path_interval=0"]
-JOINED_BATCH = ["module.mixing=0.0", "module.path_interval=0"]
 TINY_OF = {"disp_stylegan2": ["module.condition.extractor=colors"]}  # needs no weights
 # With the average; the networks: test_style_generator.
 PARAMETERS = {"stylegan2": 410_207, "disp_stylegan2": 643_855, "stylegan2_256": 88_932_805}
