@@ -61,14 +61,14 @@ def is_finished(trial: Trial) -> bool:
 
 
 def _trial(fixed: list[str], values: dict[str, str]) -> Trial:
-    words = [f"{key}={text}" for key, text in values.items()]
-    base, label = load_config([*fixed, *words]), " ".join(words)
+    overrides = [f"{key}={text}" for key, text in values.items()]
+    base, label = load_config([*fixed, *overrides]), " ".join(overrides)
     last = [key.rsplit(".", 1)[-1] for key in values]
     short = [name if last.count(name) == 1 else key.replace(".", "_") for key, name in zip(values, last, strict=True)]
     ending = "_".join(f"{name}-{_plain(text)}" for name, text in zip(short, values.values(), strict=True))
     if len(base.run_name) + len(ending) >= LONGEST_NAME:
         ending = hashlib.sha256(label.encode()).hexdigest()[:12]
-    arguments = [*fixed, *words, f"run_name={base.run_name}_{ending}", f"run_dir={base.run_dir}_{ending}", "resume=auto"]
+    arguments = [*fixed, *overrides, f"run_name={base.run_name}_{ending}", f"run_dir={base.run_dir}_{ending}", "resume=auto"]
     return Trial(label, arguments, load_config(arguments))
 
 

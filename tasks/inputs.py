@@ -57,7 +57,7 @@ def read_masked(path: str, mask_path: str, module: GenerativeModule, size: Seque
     (height, width), (mask_height, mask_width) = image.shape[-2:], gray.shape[-2:]
     if abs(mask_width * height / (mask_height * width) - 1) > ASPECT_TOLERANCE:
         sizes = f"{mask_width}×{mask_height} pixels (width × height), task.image={path} is {width}×{height}"
-        raise UserError(f"task.mask={mask_path} is {sizes}: their aspects have to be equal")
+        raise UserError(f"task.mask={mask_path} is {sizes}: their aspect ratios have to be equal")
     mask = (gray >= 0.5).float()
     masked, between = mask.mean().item(), ((gray - 0.5).abs() < 0.45).float().mean().item()
     brightest, white = f"its brightest value is {gray.max().item() * 255:.0f} of 255", "white is the region to change"
