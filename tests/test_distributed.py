@@ -89,7 +89,7 @@ class JoinedDraws(TorchFunctionMode):
 
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         if function is torch.Tensor.float:
-            return arguments[0]  # losses go up to 32 bits, not down to them
+            return arguments[0].double()  # losses go up to 32 bits, not down to them
         if function not in (torch.rand, torch.randn, torch.randn_like, torch.randint):
             return function(*arguments, **(keywords or {}))
         if function is torch.randn_like:

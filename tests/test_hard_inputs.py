@@ -76,7 +76,9 @@ def command_line(path: Path, root: Path, side: Path, *more: str) -> list[str]:
     small = [word for word in tiny(path) if not word.startswith(("datamodule.num_images", "module.max_images"))]
     sides = [f"datamodule.side_root={side}"] if "side_root" in config.datamodule else []
     first = ["datamodule.image=0"] if path.stem in ONE_IMAGE else []
-    return [str(path), *small, *QUIET, f"datamodule.root={root}", *sides, *first, *more]
+    plain = {"flip": "false", "heldout_root": "null"}
+    plain = [f"datamodule.{key}={value}" for key, value in plain.items() if key in config.datamodule]
+    return [str(path), *small, *QUIET, f"datamodule.root={root}", *plain, *sides, *first, *more]
 
 
 def refused(path: Path, folders: Path, tmp_path: Path, capsys, root: Path, *more: str) -> str:
