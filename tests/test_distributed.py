@@ -184,7 +184,7 @@ def make(path, ranks, exact):
     """Module and data of a configuration at the sizes TINY; `exact`: with the settings JOINED_BATCH of its tests, which may
     be the reason why there are none, and without what an image has from the others of its batch."""
     settings = getattr(method_tests(path), "JOINED_BATCH", [])
-    if exact and isinstance(settings, str):
+    if isinstance(settings, str):
         pytest.skip(settings)
     settings = [setting.format(share=JOINED // ranks) for setting in settings] if exact else []
     config = load_config([str(path), SYNTHETIC, *tiny(path), *settings])

@@ -13,6 +13,7 @@ from tests.modules import test_sngan
 from tests.modules.test_sngan import count, fit
 
 CLUSTERS = {"class_path": "modules.conditions.Clusters", "num_clusters": 3, "interval": 2, "max_images": 16, "max_clustered": 6}
+JOINED_BATCH = "its codes are of 32 bits, the comparison needs 64"
 TINY = [
     *(word for word in test_sngan.TINY if "n_dis" not in word and "channels" not in word),
     "module.g_channels=[8,8,8]",

@@ -35,6 +35,7 @@ def tokenizer_file() -> str:
     return str(path)
 
 
+JOINED_BATCH = "not compared yet"
 TINY = [
     "datamodule.num_images=5",
     "datamodule.image_size=[16,16]",
