@@ -39,8 +39,7 @@ import pytest, train
 for generator in ("tests.tasks.table", "tests.cli.reference_page"):
     runpy.run_module(generator, run_name="__main__")
 assert train.main(["configs/dcgan_toy.yaml", "trainer.accelerator=cpu", "--dry-run"]) == 0
-names = ["contract", "modules/test_dcgan_toy.py", "test_import_direction.py", "experiment/test_cost.py", "tasks",
-         "test_distributed.py", "test_resume.py"]
+names = ["contract", "modules/test_dcgan_toy.py", "test_import_direction.py", "experiment/test_cost.py", "tasks"]
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "dcgan_toy", *(f"tests/{name}" for name in names)]))
 """
 
