@@ -15,7 +15,7 @@ from modules.networks.skip_excitation import FastGANDiscriminator, FastGANGenera
 from modules.ops.pretrained import package_file
 from tests.modules.test_sngan import changed, count, state
 
-JOINED_BATCH = "not compared yet"
+JOINED_BATCH = "the draws of DiffAugment are not laid out by images"
 TINY = [
     "datamodule.num_images=5",
     "datamodule.image_size=[32,32]",
