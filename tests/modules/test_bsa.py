@@ -8,6 +8,7 @@ from modules.bsa import BSA, set_distance
 from modules.tgan import TGAN
 from tests.modules.style_source import TINY, build, fit, moved, networks, source_model  # noqa: F401
 
+JOINED_BATCH = ["module.mixing=0.0", "module.path_interval=0", "module.iterations=2"]
 PARAMETERS = {"bsa": 411_231, "bsa_256": 88_954_309}
 
 
