@@ -188,7 +188,9 @@ def describe(hint: Any) -> str:
         numbers = " and ".join(f"{SYMBOLS[name]} {getattr(limit, name):.10g}" for name, limit in limits)
         return next((field.description for field in fields if field.description), f"{describe(parts[0])} {numbers}".strip())
     if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(describe(part) for part in parts if not is_foreign(part)))
+        names = dict.fromkeys(describe(part) for part in parts if not is_foreign(part))
+        # typing's cache returns float | int for int | float if that was written first anywhere in the process.
+        return " or ".join(sorted(names, key=lambda name: {"float": 1, "null": 2}.get(name, 0)))
     if origin is Literal:
         return " or ".join(map(repr, parts))
     if origin and parts:

@@ -117,7 +117,7 @@ def test_a_changed_bit_is_noticed(tmp_path):
 def test_a_missing_file_is_answered_with_the_nearest(run, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"lost\.ckpt: no such checkpoint.*last\.ckpt"):
         read_checkpoint(run[0] / "lost.ckpt")
-    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
         read_checkpoint(tmp_path / "nowhere" / "last.ckpt")
     with pytest.raises(FileNotFoundError):
         read_checkpoint(run[0])

@@ -191,7 +191,8 @@ def test_every_shipped_configuration_is_complete(path):
     for node in found.values():
         named = {name for name, p in signature_of(node.class_path).items() if p.kind is not p.VAR_KEYWORD}
         assert node.keys() == {"class_path", *named} or node.class_path.startswith("lightning.")
-    assert config.run_name == path.stem, "run folders of different methods would be the same"
+    extractor = (config.module.get("condition") or {}).get("extractor")  # part of the name where it decides what is measured
+    assert config.run_name in (path.stem, f"{path.stem}_{extractor}"), "run folders of different methods would be the same"
     assert load_config([], start=plain(config)) == config, "completing twice changes nothing"
     message = refusal(load_config, [str(path), "module.nothing=1"])
     assert message.startswith("module.nothing: ") and "\n" not in message
