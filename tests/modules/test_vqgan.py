@@ -30,7 +30,7 @@ SIZES = {
     "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": [], "z_channels": 8, "embed_dim": 8, "num_codes": 16,
     "disc_layers": 1, "disc_channels": 8,
 }  # fmt: skip
-JOINED_BATCH = "its code statistics are of 32 bits, the comparison needs 64"
+JOINED_BATCH = "compared in this file: its code statistics are of 32 bits, the comparison for all needs 64"
 TINY = [
     "datamodule.num_images=5",
     "datamodule.image_size=[16,16]",
