@@ -158,11 +158,11 @@ def test_lightnings_launcher(tmp_path, processes, paused, straight):
 def test_a_run_goes_on_with_more_processes_and_other_callbacks(tmp_path):
     """What may change between two starts is listed, line by line."""
     run, log = tmp_path / "run", tmp_path / "log"
-    first = resume.words("singan", run, "trainer.max_epochs=2", "trainer.devices=1")
+    first = resume.command_line("singan", run, "trainer.max_epochs=2", "trainer.devices=1")
     assert resume.wait(resume.command(first, log)) == 0, log.read_text()
     log.unlink()
     more = ["trainer.devices=2", "trainer.strategy=ddp_fork", "callbacks.images.num_images=6"]
-    assert resume.wait(resume.command(resume.words("singan", run, *more), log)) == 0, log.read_text()
+    assert resume.wait(resume.command(resume.command_line("singan", run, *more), log)) == 0, log.read_text()
     lines = log.read_text().splitlines()
     for change in ("trainer.devices: 1 → 2", "callbacks.images.num_images: 4 → 6"):
         assert sum(line.endswith(f"last.ckpt: {change}") for line in lines) == 1, lines

@@ -99,7 +99,7 @@ def measured() -> dict[str, float]:
         ImageSet(backbone(x), x, crop_features(backbone, x, range(len(x)), 2, seed), torch.arange(len(x)))
         for seed, x in enumerate((reals, fakes))
     ]
-    names = [name for name in FULL if name not in ("manifold", "fd_infinity", "inception_score", "sifid")]
+    names = [name for name in FULL if name not in ("manifold", "fd_infinity", "inception_score", "sifid", "realism")]
     suite = Suite(names, sides[0], backbone, load_perceptual(backbone, None), len(fakes), 2)
     suite.update(sides[1], 0)
     values = suite.compute()

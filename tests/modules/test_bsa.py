@@ -6,8 +6,10 @@ from core.errors import UserError
 from datamodules.synthetic import SyntheticDataModule
 from modules.bsa import BSA, set_distance
 from modules.tgan import TGAN
-from tests.modules.style_source import TINY, build, fit, moved, networks, source_model  # noqa: F401
+from tests.modules import style_source
+from tests.modules.style_source import build, fit, moved, networks, source_model
 
+TINY = [*style_source.TINY, "module.iterations=8"]  # two epochs on two processes, too
 JOINED_BATCH = ["module.mixing=0.0", "module.path_interval=0", "module.iterations=2"]
 PARAMETERS = {"bsa": 411_231, "bsa_256": 88_954_309}
 
