@@ -72,7 +72,9 @@ def test_evaluate_py_shows_the_keys_of_a_task(path: str, capsys: pytest.CaptureF
     node = OmegaConf.load(path).task
     output = capsys.readouterr().out
     assert f"task  ({node.class_path})" in output and all(f"  {name}: " in output for name in node if name != "class_path")
-    assert all(f"  {name}: path = required" in output for name in node if OmegaConf.is_missing(node, name))
+    types = {"image_size": "[height, width], both >= 1"}  # the other keys without a default are files
+    required = [name for name in node if OmegaConf.is_missing(node, name)]
+    assert all(f"  {name}: {types.get(name, 'path')} = required" in output for name in required)
 
 
 def test_evaluate_py_shows_the_keys_of_a_measurement(capsys: pytest.CaptureFixture) -> None:
