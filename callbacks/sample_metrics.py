@@ -33,6 +33,7 @@ from modules.ops.pretrained import PACKAGE
 PATIENCE = 5.0  # seconds that drawing may take without a message
 READ_AT_ONCE = 64  # reference images
 MAX_IMAGES = 1000  # reference images whose bytes are kept: for pixel metrics, crops and the verdict
+MAX_CROPS = 2000  # of all reference images together, at least one each
 MAX_AUTOENCODED = 100  # images of each set, where that takes little time
 MAX_RECONSTRUCTED = 16  # images of either side
 LOGGED_VERDICTS = ("copies", "undecided", "duplicate_share")
@@ -53,7 +54,7 @@ class SampleMetrics(Callback):
         realism: file of a classifier, which configs/tasks/realism.yaml makes, for the metric of that name.
         every_n_epochs: of training; a test always measures.
         chunk: samples drawn at once.
-        crops, sample_crops: number for each reference image, and for each sample.
+        crops, sample_crops: number for each reference image, fewer where all had more than 2000, and for each sample.
     """
 
     def __init__(
@@ -231,7 +232,8 @@ class SampleMetrics(Callback):
             for row, index in zip(pixels, chosen[numbers].tolist(), strict=True):
                 row.copy_(to_uint8(images[index]))
             picks = torch.tensor([i for i, number in enumerate(numbers.tolist()) if number in kept], dtype=torch.long)
-            parts.append(self._image_set(pixels, picks, chosen[numbers[picks]].tolist(), self.crops, 2 * self.seed))
+            crops = max(1, min(self.crops, MAX_CROPS // len(kept)))
+            parts.append(self._image_set(pixels, picks, chosen[numbers[picks]].tolist(), crops, 2 * self.seed))
         return ImageSet.concatenate(parts).gather(mine.to(module.device))
 
     def _draw_set(self, trainer: Trainer, module: GenerativeModule, names: list[str], seed: int) -> tuple[Suite, ImageSet]:
@@ -285,7 +287,7 @@ class SampleMetrics(Callback):
         }
         if self.classifier is not None:
             settings["realism"] = self.classifier.sha256
-        crops = {"reference": self.crops, "samples": self.sample_crops}
+        crops = {"reference": self._reference.crops.shape[1] or self.crops, "samples": self.sample_crops}
         return measurement_protocol(self.backbone, self.perceptual, module.image_size, crops, settings, notes)
 
 

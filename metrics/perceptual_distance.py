@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UserError
-from metrics.backbones.backbone import Backbone, bicubic, check_bytes, full_precision, low_passed, read_state_dict
+from metrics.backbones.backbone import Backbone, batches, bicubic, check_bytes, full_precision, low_passed, read_state_dict
 
 MAX_SIZE = 256  # pixels of the longer side; larger images are brought down to it
 TRUNKS = {"vgg": "features.28.weight", "alex": "features.10.weight"}  # the last layer of torchvision's files
@@ -37,7 +37,7 @@ class PerceptualDistance(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         check_bytes(images)
         with full_precision(images.device):
-            parts = [self._rows(part) for part in images.split(32)]
+            parts = [self._rows(part) for part in batches(images)]
         return torch.cat(parts) if parts else torch.zeros(0, 0)
 
     def _rows(self, images: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def test_random_cnn_is_the_same_everywhere_and_frozen() -> None:
 def test_features_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, images = RandomCNN(), noise(5, 3, 24, 32)
     together = backbone(images)
-    monkeypatch.setattr(backbone_module, "BATCH", 2)
+    monkeypatch.setattr(backbone_module, "CPU_BATCH", 2)
     assert torch.allclose(backbone(images), together, atol=1e-6)
     assert torch.allclose(torch.cat([backbone(image[None]) for image in images]), together, atol=1e-5)
     assert backbone(images[:0]).shape == (0, backbone.num_features)
