@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
+from lightning import LightningDataModule
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
@@ -144,6 +145,15 @@ class StyleGAN2(StagedModule):
         super().check_data(sets)
         if getattr(sets["image"], "labels", None) is not None and self.condition is None:
             raise UserError(f"datamodule.labels: {type(self).__name__} has no classes; set it to null, or module.condition")
+
+    def set_epoch_length(self, datamodule: LightningDataModule, world_size: int) -> None:
+        images, batch = len(datamodule.sets()["image"]), datamodule.batch_size
+        if images < batch:
+            raise UserError(
+                f"datamodule.batch_size is {batch}, but there are only {images} training images (mirrored ones included): set "
+                f"datamodule.batch_size={images}, or add images"
+            )
+        super().set_epoch_length(datamodule, world_size)
 
     # --- what trains --------------------------------------------------------------------------------------------------
 

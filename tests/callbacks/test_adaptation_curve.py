@@ -29,7 +29,7 @@ def fit(folder, callbacks, checkpoint=None, max_epochs=-1):
         enable_model_summary=False, default_root_dir=folder, callbacks=callbacks, num_sanity_val_steps=0,
     )  # fmt: skip
     module = build(TGAN)
-    data = SyntheticDataModule([16, 16], batch_size=4, samples_per_epoch=8)
+    data = SyntheticDataModule([16, 16], batch_size=4, samples_per_epoch=8, num_images=4)
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     return trainer, module
 

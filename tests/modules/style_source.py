@@ -56,12 +56,12 @@ def build(method, **changes):
 
 
 def fit(module, callbacks=(), data=None, **trainer):
-    """Four iterations in an epoch, of four drawn images each."""
+    """Four iterations in an epoch, on four drawn images."""
     lightning.seed_everything(0, verbose=False)
     settings = {"accelerator": "cpu", "max_epochs": -1, "logger": False, "enable_checkpointing": False,
                 "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}  # fmt: skip
     runner = lightning.Trainer(**(settings | trainer), callbacks=list(callbacks))
-    runner.fit(module, data or SyntheticDataModule([16, 16], batch_size=4, samples_per_epoch=16))
+    runner.fit(module, data or SyntheticDataModule([16, 16], batch_size=4, samples_per_epoch=16, num_images=4))
     return module
 
 

@@ -36,7 +36,7 @@ def build(**changes) -> StyleGAN2:
 
 
 def drawn(**keys) -> SyntheticDataModule:
-    return SyntheticDataModule([16, 16], **({"batch_size": 4, "samples_per_epoch": 16} | keys))
+    return SyntheticDataModule([16, 16], **({"batch_size": 4, "samples_per_epoch": 16, "num_images": 4} | keys))
 
 
 def fit(module, data=None, callbacks=(), **trainer):

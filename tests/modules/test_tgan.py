@@ -1,6 +1,7 @@
 import copy
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
 from PIL import Image
@@ -88,14 +89,11 @@ def test_the_run_s_own_file_is_enough_to_go_on(tmp_path):
     part.trainer.save_checkpoint(tmp_path / "part.ckpt")
     digest = part.source_sha256
     source.unlink()
-    import lightning
-
-
     resumed = build(TGAN, source_checkpoint=str(source), iterations=8)
     lightning.seed_everything(0, verbose=False)
     trainer = lightning.Trainer(accelerator="cpu", max_epochs=-1, logger=False, enable_checkpointing=False,
                                 enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
-    data = SyntheticDataModule([16, 16], batch_size=4, samples_per_epoch=16)
+    data = SyntheticDataModule([16, 16], batch_size=4, samples_per_epoch=16, num_images=4)
     trainer.fit(resumed, data, ckpt_path=tmp_path / "part.ckpt", weights_only=True)
     assert not differing(straight, resumed) and resumed.iteration == 8 and resumed.source_sha256 == digest
     assert TGAN.from_checkpoint(torch.load(tmp_path / "part.ckpt", weights_only=True)).iteration == 4
@@ -123,6 +121,7 @@ def without_discriminator(path):
         (["module.source_checkpoint=README.md"], "README.md: refused, it is not a file of tensors"),
         (["module.source_checkpoint=null"], "CDC adapts a source model; give its checkpoint"),
         (["datamodule.root=datamodules/starter/labelled", "datamodule.labels=folder"], "CDC has no classes; set it to null"),
+        (["datamodule.batch_size=21"], "datamodule.batch_size is 21, but there are only 20 training images (mirrored ones"),
     ],
 )
 def test_bad_input_is_one_error_before_anything_is_written(words, message, tmp_path, capsys, monkeypatch):
@@ -139,8 +138,17 @@ def test_bad_input_is_one_error_before_anything_is_written(words, message, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("number", [1, 3])
-def test_fewer_images_than_a_batch_are_drawn_repeatedly(number):
-    data = SyntheticDataModule([16, 16], batch_size=4, samples_per_epoch=16, num_images=number)
+@pytest.mark.parametrize(("flip", "fits"), [(False, False), (True, True)])
+def test_fewer_images_than_a_batch_are_an_error(flip, fits):
+    data = SyntheticDataModule([16, 16], batch_size=4, samples_per_epoch=16, num_images=2, flip=flip)
+    if fits:
+        assert fit(build(TGAN), data=data).iteration == 4
+    else:
+        with pytest.raises(UserError, match=r"batch_size is 4, but .* only 2 training images .* datamodule.batch_size=2"):
+            fit(build(TGAN), data=data)
+
+
+def test_one_image_in_batches_of_one():
+    data = SyntheticDataModule([16, 16], batch_size=1, samples_per_epoch=4, num_images=1)
     module = fit(build(TGAN), data=data)
     assert module.iteration == 4 and all(p.isfinite().all() for p in module.parameters())
