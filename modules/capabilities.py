@@ -113,9 +113,9 @@ def methods(capability: type = Samples) -> list[type[GenerativeModule]]:
     """The classes in `modules/` that can be trained and have a capability, by name."""
     files = [import_module(f"modules.{entry.name}") for entry in iter_modules([str(Path(__file__).parent)])]
     classes = [value for file in files for value in vars(file).values() if isinstance(value, type)]
-    able = {c for c in classes if issubclass(c, GenerativeModule) and c.sample is not GenerativeModule.sample}
-    able = {c for c in able if capability is not Samples or c.no_samples is None}
-    return sorted((c for c in able if issubclass(c, capability)), key=lambda c: c.__name__)
+    kinds = {c for c in classes if issubclass(c, GenerativeModule) and issubclass(c, capability)}
+    able = {c for c in kinds if c.sample is not GenerativeModule.sample or (c.no_samples and capability is not Samples)}
+    return sorted(able, key=lambda c: c.__name__)
 
 
 def adopt(path: str) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ from modules.patches.latent_patches import (
     verbatim_scores,
 )  # fmt: skip
 from modules.patches.mosaic import source_picture, surroundings
-from modules.vqgan import VQGAN, OnCodes
+from modules.tokenizer import OnCodes
 
 PIXELS_AT_ONCE = 2**18  # that are encoded or decoded together, whatever the size of an image
 IMAGES_AT_ONCE = 64  # whose codes are composed together
@@ -138,9 +138,8 @@ class LatentPatch(OnCodes, BankModule):
             raise UserError(f"module.neighbors is {neighbors}, more than the {images} image(s) to choose from")
         self._read_attributes(sets["image"])
 
-    def check_tokenizer(self, tokenizer: VQGAN) -> None:
-        super().check_tokenizer(tokenizer)
-        self.tokenizer = tokenizer
+    def check_tokenizer(self) -> None:
+        super().check_tokenizer()
         self._sizes(self._own_settings())
 
     def _read_attributes(self, images: Dataset) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -25,28 +24,27 @@ from core.types import (
     PositiveInt,
     Probability,
 )  # fmt: skip
-from modules.base import GenerativeModule
 from modules.losses.adversarial import hinge_d
 from modules.losses.perceptual import PerceptualLoss
 from modules.networks.patch_discriminator import PatchDiscriminator
 from modules.networks.quantizer import VectorQuantizer, rows_of
 from modules.networks.vqgan_autoencoder import Decoder, Encoder
-from modules.networks.vqgan_checkpoints import PARTS, NotVQGAN, check_keys, read_pickled, read_public_checkpoint
-from modules.ops import noise
+from modules.networks.vqgan_checkpoints import (
+    CLASS_PATH,
+    PARTS,
+    NotVQGAN,
+    autoencoder_part,
+    fitting_weights,
+    read_autoencoder,
+)  # fmt: skip
 from modules.ops.codes import code_usage
 from modules.ops.images import resize
 from modules.ops.kmeans import kmeans
-from modules.ops.weights import read_hashed
 from modules.staged import StagedModule
 
-CLASS_PATH = "modules.vqgan.VQGAN"
 CHUNK = 64  # images that are encoded or decoded at once
 REVIVAL_SHARE = 0.03  # of the mean usage, below which a code counts as dead
 MAX_MEASURED = 500  # training images of the diagnostics
-STATISTICS = {"quantize.usage", "quantize.sums"}  # of the code book, for training only
-SHAPE_SETTINGS = (
-    "ch", "ch_mult", "num_res_blocks", "unshuffle", "z_channels", "embed_dim", "num_codes",
-)  # fmt: skip
 
 
 class VQGAN(StagedModule):
@@ -146,18 +144,13 @@ class VQGAN(StagedModule):
         return torch.cat([self.quantize.codes(self.quant_conv(self.encoder(part))) for part in images.split(CHUNK)])
 
     @torch.no_grad()
-    def embed(self, codes: Tensor) -> Tensor:
-        """Latents [N, embed_dim, h, w] of codes [N, h, w]."""
-        return self.quantize.lookup(codes)
-
-    @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images [N, 3, f h, f w] in [-1, 1] of latents [N, embed_dim, h, w], such as code book entries."""
         return torch.cat([self.decoder(self.post_quant_conv(part)).clamp(-1, 1) for part in latents.split(CHUNK)])
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images [N, 3, f h, f w] in [-1, 1] of codes [N, h, w]."""
-        return self.decode_latents(self.embed(codes))
+        return self.decode_latents(self.quantize.lookup(codes))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -174,13 +167,6 @@ class VQGAN(StagedModule):
         """False while the code book does not exist yet."""
         return self.iteration >= self.hparams.bypass or self.source_sha256 is not None
 
-    @torch.no_grad()
-    def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
-        """Images of uniformly random codes: what the decoder gives without a prior."""
-        height, width = (side // self.downsampling for side in size or self.image_size)
-        return self.decode(noise.randint(0, self.quantize.num_codes, (num_images, height, width)).to(self.device))
-
-
     def identity(self) -> str:
         """SHA-256 over the weights of the autoencoder: codes of one are meaningless for another."""
         digest = hashlib.sha256()
@@ -191,8 +177,7 @@ class VQGAN(StagedModule):
 
     def autoencoder_state(self) -> dict[str, Tensor]:
         """The weights of encoder, code book and decoder, without what only training needs."""
-        own = {key: value for key, value in self.state_dict().items() if key.split(".")[0] in PARTS}
-        return {key: value for key, value in own.items() if key not in STATISTICS}
+        return autoencoder_part(self.state_dict())
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -347,20 +332,9 @@ class VQGAN(StagedModule):
         return read_autoencoder(path)
 
     def convert(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
-        """The autoencoder of a source file, and its discriminator if it has one of the same shapes; see `read_autoencoder`."""
-        stored, own = checkpoint["hyper_parameters"], self.hparams
-        pairs = {key: (_plain(own[key]), _plain(stored[key])) for key in SHAPE_SETTINGS if key in stored}
-        pairs["attn_resolutions, in levels,"] = _attention_levels(own), _attention_levels(stored)
-        unequal = [f"module.{key} is {ours}, the source's {theirs}" for key, (ours, theirs) in pairs.items() if ours != theirs]
-        if unequal:
-            raise UserError(f"the source is a network of another size: {'; '.join(unequal)}")
+        """The autoencoder of a source file, and its discriminator if it has one of the same shapes."""
         state, current = checkpoint["state_dict"], self.state_dict()
-        found = {key: value for key, value in state.items() if key.split(".")[0] in PARTS and key not in STATISTICS}
-        shapes = ({key: tuple(value.shape) for key, value in part.items()} for part in (found, self.autoencoder_state()))
-        check_keys(*shapes, [], "the file")
-        entries = found["quantize.embedding.weight"]
-        for key in STATISTICS & current.keys():
-            found[key] = state.get(key, torch.ones(len(entries)) if key == "quantize.usage" else entries)
+        found = fitting_weights(state, current, min(self.image_size))
         rest = {key: value for key, value in state.items() if key.startswith("discriminator.")}
         fits = all(key in current and current[key].shape == value.shape for key, value in rest.items())
         return current | found | (rest if fits else {})
@@ -389,96 +363,3 @@ class VQGAN(StagedModule):
         except NotVQGAN:
             return None
         return {**checkpoint, "source_sha256": sha256}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, list | tuple) else value
-
-
-def _attention_levels(settings: Mapping[str, Any]) -> list[int]:
-    side = min(settings["image_size"]) // settings["unshuffle"]
-    return [level for level in range(len(settings["ch_mult"])) if side // 2**level in settings["attn_resolutions"]]
-
-
-def read_autoencoder(path: str) -> tuple[dict[str, Any], str]:
-    """A checkpoint of VQGAN, and the SHA-256 of its file: one of this project, or a public one in the same form.
-
-    By safe loaders only, see `modules.ops.weights` and `networks.vqgan_checkpoints`. UserError, FileNotFoundError.
-    """
-    content = read_pickled(Path(path))[0]
-    if isinstance(content, Mapping) and "class_path" in content:
-        content, sha256 = read_hashed(path)
-        if content["class_path"] != CLASS_PATH:
-            raise UserError(f"{path}: holds {content['class_path']}, expected {CLASS_PATH}")
-        return content, sha256
-    public = read_public_checkpoint(path)
-    facts = {"description": public.description, "iteration": 0}
-    return {"class_path": CLASS_PATH, "hyper_parameters": public.settings, "state_dict": public.state, **facts}, public.sha256
-
-
-def load_vqgan(path: str) -> VQGAN:
-    """The autoencoder in a file that `read_autoencoder` takes, frozen and without discriminator."""
-    return frozen_vqgan(*read_autoencoder(path))
-
-
-def frozen_vqgan(checkpoint: Mapping[str, Any], sha256: str) -> VQGAN:
-    """The autoencoder in a checkpoint that `read_autoencoder` has read, frozen and without discriminator."""
-    module = empty_vqgan(checkpoint["hyper_parameters"])
-    module.load_state_dict(module.convert(checkpoint))
-    module.source_sha256 = sha256
-    return module
-
-
-def empty_vqgan(settings: Mapping[str, Any]) -> VQGAN:
-    """A frozen VQGAN with these hyper-parameters, without discriminator, to load weights into."""
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        module = VQGAN(**settings)
-    del module.discriminator
-    module.source_sha256 = ""  # complete: it quantizes
-    return module.eval().requires_grad_(False)
-
-
-class OnCodes(GenerativeModule):
-    """Mixin of methods that work on the codes of a frozen autoencoder, the submodule `tokenizer`.
-
-    It is read from the file of the hyper-parameter `tokenizer_checkpoint` when training begins, and is part of checkpoints.
-    To be named before the base of the method.
-    """
-
-    tokenizer: VQGAN | None
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.tokenizer = None
-
-    def frozen(self) -> list[nn.Module]:
-        return [] if self.tokenizer is None else [self.tokenizer]
-
-    def check_tokenizer(self, tokenizer: VQGAN) -> None:
-        """UserError if the method cannot work on the codes of this autoencoder."""
-        if tuple(self.image_size) != tokenizer.image_size:
-            raise UserError(f"module.image_size is {list(self.image_size)}, the autoencoder's {list(tokenizer.image_size)}")
-
-    def start_from_source(self) -> tuple[str, Any, str]:
-        path = self.hparams.tokenizer_checkpoint
-        try:
-            source, self.source_sha256 = read_autoencoder(path)
-            self.tokenizer = frozen_vqgan(source, self.source_sha256).to(self.device)
-            self.check_tokenizer(self.tokenizer)
-        except (UserError, OSError) as error:
-            raise UserError(f"module.tokenizer_checkpoint={path}: {str(error).removeprefix(f'{path}: ')}") from None
-        return path, source, self.source_sha256
-
-    def on_fit_start(self) -> None:
-        if self.tokenizer is None:  # neither resumed nor loaded by train.py
-            self.start_from_source()
-        super().on_fit_start()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["tokenizer"] = dict(self.tokenizer.hparams) if self.tokenizer is not None else None
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        if checkpoint["tokenizer"] is not None:
-            self.tokenizer = empty_vqgan(checkpoint["tokenizer"]).to(self.device)

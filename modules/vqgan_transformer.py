@@ -29,7 +29,7 @@ from modules.networks.vqgan_checkpoints import check_keys, read_transformer
 from modules.ops import noise
 from modules.ops.images import resize
 from modules.staged import StagedModule
-from modules.vqgan import VQGAN, OnCodes
+from modules.tokenizer import OnCodes
 
 FINAL_RATE = 0.1  # of the learning rate, at the end of the training
 MAX_MEASURED = 500  # images of the diagnostics
@@ -99,12 +99,12 @@ class VQGANTransformer(OnCodes, StagedModule):
         if (classes := int(labels.max()) + 1) > self.hparams.num_classes:
             raise UserError(f"module.num_classes is {self.hparams.num_classes}, but the images have {classes} classes")
 
-    def check_tokenizer(self, tokenizer: VQGAN) -> None:
-        super().check_tokenizer(tokenizer)
-        own = {"num_codes": self.hparams.num_codes, "downsampling": self.hparams.downsampling}
-        for key, theirs in (("num_codes", tokenizer.quantize.num_codes), ("downsampling", tokenizer.downsampling)):
-            if own[key] != theirs:
-                raise UserError(f"module.{key} is {own[key]}, the autoencoder's {theirs}")
+    def check_tokenizer(self) -> None:
+        super().check_tokenizer()
+        theirs = {"num_codes": self.tokenizer.quantize.num_codes, "downsampling": self.tokenizer.downsampling}
+        for key, value in theirs.items():
+            if self.hparams[key] != value:
+                raise UserError(f"module.{key} is {self.hparams[key]}, the autoencoder's {value}")
 
     def start_from_source(self) -> tuple[str, Any, str]:
         lineage, path = super().start_from_source(), self.hparams.source_checkpoint

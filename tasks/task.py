@@ -81,7 +81,8 @@ class Task(ABC):
         the function or an option, and for sizes beyond the memory."""
         capability, method = self.capability_of(type(module)), type(module).__name__
         function = capabilities.functions(capability)[0]
-        if not isinstance(module, capability) or type(module).sample is GenerativeModule.sample:
+        unwritten = type(module).sample is GenerativeModule.sample and not module.no_samples
+        if not isinstance(module, capability) or unwritten:
             able = ", ".join(m.__name__ for m in capabilities.methods(self.capability)) or "none"
             raise UserError(f"task {self.name} needs {function}(), which {method} does not have; methods that have it: {able}")
         height, width = self.output_size(module)

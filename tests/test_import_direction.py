@@ -64,7 +64,8 @@ FAMILIES: dict[str, str] = {
     **{f"modules.{name}": "modules.tgan" for name in ("bsa", "cdc", "ewc", "freezed", "fsgan", "minegan")},
     "modules.dcl": "modules.cdc",
     **{f"modules.{name}": "modules.sngan" for name in ("biggan", "selfcondgan", "ssgan")},
-    **{f"modules.{name}": "modules.vqgan" for name in ("latentpatch", "vqgan_transformer")},
+    "modules.tokenizer": "modules.vqgan",
+    **{f"modules.{name}": "modules.tokenizer" for name in ("latentpatch", "vqgan_transformer")},
 }
 
 

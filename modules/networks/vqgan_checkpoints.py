@@ -1,7 +1,7 @@
-"""Public checkpoints of VQGAN, by taming-transformers and latent-diffusion: what is in the file, as this project names it.
+"""Files with an autoencoder of VQGAN: of this project, and of taming-transformers and latent-diffusion in the same form.
 
-These are pickles of old versions of Lightning with objects of many classes. None of them is imported: `read_pickled` rebuilds
-tensors and containers and puts empty objects in place of what comes from known libraries; anything else is refused.
+Public files are pickles of old versions of Lightning with objects of many classes. None of them is imported: `read_pickled`
+rebuilds tensors and containers and puts empty objects in place of what comes from known libraries; anything else is refused.
 """
 
 import math
@@ -17,10 +17,12 @@ from torch import Tensor
 
 from core.errors import UserError
 from modules.networks.vqgan_autoencoder import Decoder, Encoder
-from modules.ops.weights import file_sha256
+from modules.ops.weights import file_sha256, read_hashed
 
+CLASS_PATH = "modules.vqgan.VQGAN"
 PARTS = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
 PREFIX = "first_stage_model."  # of the autoencoder in a file of a second stage, which holds other models, too
+STATISTICS = {"quantize.usage", "quantize.sums"}  # of the code book, for training only
 IGNORED = ("loss", "model_ema")  # what else belongs to an autoencoder in training
 RESOLUTION = 256  # of all public files; weights do not show it
 # Libraries whose objects a checkpoint may mention; they become empty objects.
@@ -37,15 +39,6 @@ DTYPES = {
 
 class NotVQGAN(UserError):
     """The file holds something else."""
-
-
-class Checkpoint(NamedTuple):
-    """The autoencoder in a public file."""
-
-    description: str
-    settings: dict[str, Any]  # keywords of `modules.vqgan.VQGAN`
-    state: dict[str, Tensor]
-    sha256: str
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -147,14 +140,19 @@ def _materialized(tensors: Mapping[str, _StoredTensor], archive: zipfile.ZipFile
 # --- meaning ----------------------------------------------------------------------------------------------------------
 
 
-def read_public_checkpoint(path: str | Path) -> Checkpoint:
-    """The autoencoder in a public file of the first stage, of the transformer, or of latent-diffusion's VQModel.
+def read_autoencoder(path: str) -> tuple[dict[str, Any], str]:
+    """A checkpoint of VQGAN, and the SHA-256 of its file: one of this project, or made from the autoencoder in a public file of
+    the first stage, of the transformer, or of latent-diffusion's VQModel.
 
-    Every tensor is accounted for: UserError lists what is missing and what is unexpected.
+    Every tensor of a public file is accounted for: UserError lists what is missing and what is unexpected.
     """
-    path = Path(path)
-    content, archive, folder = read_pickled(path)
+    content, archive, folder = read_pickled(Path(path))
     with archive:
+        if isinstance(content, Mapping) and "class_path" in content:
+            content, sha256 = read_hashed(path)
+            if content["class_path"] != CLASS_PATH:
+                raise UserError(f"{path}: holds {content['class_path']}, expected {CLASS_PATH}")
+            return content, sha256
         state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
         tensors = {key: value for key, value in state.items() if isinstance(value, _StoredTensor)}
         second = any(key.startswith(PREFIX) for key in tensors)
@@ -162,9 +160,9 @@ def read_public_checkpoint(path: str | Path) -> Checkpoint:
         own, averaged = _with_averages(own)
         found = {key: value for key, value in own.items() if key.split(".")[0] in PARTS}
         shapes = {key: value.size for key, value in found.items()}
-        settings = infer_settings(shapes, str(path))
+        settings = infer_settings(shapes, path)
         left = [key for key in own if key.split(".")[0] not in (*PARTS, *IGNORED)]
-        check_keys(shapes, expected_shapes(settings), left, str(path))
+        check_keys(shapes, expected_shapes(settings), left, path)
         try:
             weights = _materialized(found, archive, folder)
         except (zipfile.BadZipFile, RuntimeError, KeyError, ValueError):
@@ -176,10 +174,33 @@ def read_public_checkpoint(path: str | Path) -> Checkpoint:
         f"{kind} of VQGAN in the format of taming-transformers: downsampling {f}, {k} codes of {dim} numbers, "
         f"{number:,} parameters" + ", averaged weights" * averaged
     )
-    return Checkpoint(description, settings, weights, file_sha256(path))
+    facts = {"description": description, "iteration": 0}
+    return {"class_path": CLASS_PATH, "hyper_parameters": settings, "state_dict": weights, **facts}, file_sha256(path)
 
 
-def read_transformer(path: str | Path) -> dict[str, Tensor]:
+def fitting_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor], side: int) -> dict[str, Tensor]:
+    """The autoencoder's weights in the state dict of a file, with statistics of the code book where the network has them.
+
+    UserError if they do not fit a network with the state dict `own`, for images of `side` pixels.
+    """
+    found, expected = (autoencoder_part(values) for values in (state, own))
+    shapes = [{key: tuple(value.shape) for key, value in values.items()} for values in (found, expected)]
+    theirs, ours = (infer_settings(part, "the file", side) for part in shapes)
+    unequal = [f"module.{key} is {ours[key]}, the source's {theirs[key]}" for key in ours if ours[key] != theirs[key]]
+    if unequal:
+        raise UserError(f"the source is a network of another size: {'; '.join(unequal)}")
+    check_keys(*shapes, [], "the file")
+    entries = found["quantize.embedding.weight"]
+    missing = {"quantize.usage": torch.ones(len(entries)), "quantize.sums": entries}
+    return found | {key: state.get(key, missing[key]) for key in STATISTICS & own.keys()}
+
+
+def autoencoder_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What encoding and decoding needs of the state dict of a VQGAN."""
+    return {key: value for key, value in state.items() if key.split(".")[0] in PARTS and key not in STATISTICS}
+
+
+def read_transformer(path: str) -> dict[str, Tensor]:
     """The weights of the transformer in a public file, or in one of this project; masks are left out."""
     content, archive, folder = read_pickled(Path(path))
     with archive:
@@ -202,8 +223,8 @@ def _with_averages(state: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     return result, any(key.replace(".", "") in averages for key in state)
 
 
-def infer_settings(shapes: Mapping[str, tuple[int, ...]], path: str) -> dict[str, Any]:
-    """Settings of `modules.vqgan.VQGAN` from the shapes of an autoencoder's weights."""
+def infer_settings(shapes: Mapping[str, tuple[int, ...]], path: str, side: int = RESOLUTION) -> dict[str, Any]:
+    """Settings of `modules.vqgan.VQGAN` for images of `side` pixels from the shapes of an autoencoder's weights."""
 
     def count(pattern: str) -> int:
         return next(i for i in range(len(shapes) + 1) if not any(key.startswith(pattern.format(i)) for key in shapes))
@@ -219,9 +240,9 @@ def infer_settings(shapes: Mapping[str, tuple[int, ...]], path: str) -> dict[str
     except (KeyError, IndexError, ValueError, StopIteration):
         raise NotVQGAN(f"{path}: holds no autoencoder of VQGAN") from None
     return {
-        "image_size": [RESOLUTION, RESOLUTION], "ch": ch, "ch_mult": [width // ch for width in widths],
+        "image_size": [side, side], "ch": ch, "ch_mult": [width // ch for width in widths],
         "num_res_blocks": count("encoder.down.0.block.{}."), "unshuffle": unshuffle,
-        "attn_resolutions": [RESOLUTION // unshuffle // 2**i for i in attention],
+        "attn_resolutions": [side // unshuffle // 2**i for i in attention],
         "z_channels": z_channels, "embed_dim": dim, "num_codes": codes,
     }  # fmt: skip
 

@@ -15,7 +15,8 @@ from core.errors import UserError
 from modules.base import sampling_mode
 from modules.latentpatch import PRESETS, LatentPatch
 from modules.patches.latent_patches import project_codebook
-from modules.vqgan import VQGAN, load_vqgan
+from modules.tokenizer import load_vqgan
+from modules.vqgan import VQGAN
 
 FOLDER = Path(tempfile.mkdtemp(prefix="latentpatch"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
