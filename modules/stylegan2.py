@@ -150,7 +150,7 @@ class StyleGAN2(StagedModule):
         images, batch = len(datamodule.sets()["image"]), datamodule.batch_size
         if images < batch:
             raise UserError(
-                f"datamodule.batch_size is {batch}, but there are only {images} training images (mirrored ones included): set "
+                f"datamodule.batch_size is {batch}, more than the {images} training image(s), mirrored ones included: set "
                 f"datamodule.batch_size={images}, or add images"
             )
         super().set_epoch_length(datamodule, world_size)

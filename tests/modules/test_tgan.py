@@ -121,7 +121,7 @@ def without_discriminator(path):
         (["module.source_checkpoint=README.md"], "README.md: refused, it is not a file of tensors"),
         (["module.source_checkpoint=null"], "CDC adapts a source model; give its checkpoint"),
         (["datamodule.root=datamodules/starter/labelled", "datamodule.labels=folder"], "CDC has no classes; set it to null"),
-        (["datamodule.batch_size=21"], "datamodule.batch_size is 21, but there are only 20 training images (mirrored ones"),
+        (["datamodule.batch_size=21"], "datamodule.batch_size is 21, more than the 20 training image(s), mirrored ones"),
     ],
 )
 def test_bad_input_is_one_error_before_anything_is_written(words, message, tmp_path, capsys, monkeypatch):
@@ -144,7 +144,7 @@ def test_fewer_images_than_a_batch_are_an_error(flip, fits):
     if fits:
         assert fit(build(TGAN), data=data).iteration == 4
     else:
-        with pytest.raises(UserError, match=r"batch_size is 4, but .* only 2 training images .* datamodule.batch_size=2"):
+        with pytest.raises(UserError, match=r"batch_size is 4, more than the 2 training image.* datamodule.batch_size=2"):
             fit(build(TGAN), data=data)
 
 
