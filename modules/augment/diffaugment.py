@@ -62,6 +62,3 @@ class DiffAugment(nn.Module):
         for name in self.names:
             images = POLICIES[name](images)
         return images.contiguous()
-
-    def update(self, real_logits: Tensor) -> None:
-        """Nothing adapts."""
