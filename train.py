@@ -19,6 +19,7 @@ callbacks.metrics=null, module.lr_g=1e-4.
 W&B: after `wandb login` the run is online, else it stays on this machine. W&B's environment variables and settings hold.
 """
 
+import shutil
 import sys
 from pathlib import Path
 from shlex import quote
@@ -43,7 +44,8 @@ def main(arguments: list[str]) -> int:
 
 def train(config: DictConfig, stop: StopSignals, dry_run: bool) -> int:
     """Trains to the end, or for a dry run shows configuration and plan; the exit code."""
-    stop.checkpoints = Path(config.run_dir) / "checkpoints"
+    run_dir = Path(config.run_dir)
+    stop.checkpoints, is_new = run_dir / "checkpoints", not run_dir.exists() and is_first_process()
     if dry_run:
         print(OmegaConf.to_yaml(config), end="")  # at once: what the plan needs takes seconds to import
         print("# the plan follows in 10 to 20 seconds: a few iterations of each stage are trained", flush=True)
@@ -53,9 +55,14 @@ def train(config: DictConfig, stop: StopSignals, dry_run: bool) -> int:
 
         print("\n".join(f"# {line}" for line in plan(module, datamodule, trainer).splitlines()))  # as a whole YAML, too
         return 0
-    trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    except UserError:
+        if is_new and not (run_dir / "config.yaml").exists():  # nothing has begun: a logger could not start
+            shutil.rmtree(run_dir)
+        raise
     release_locks()
-    return report_end(Path(config.run_dir)) if trainer.is_global_zero else 0
+    return report_end(run_dir) if trainer.is_global_zero else 0
 
 
 def report_end(run_dir: Path) -> int:

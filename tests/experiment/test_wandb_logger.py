@@ -22,16 +22,17 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 class Login(BaseHTTPRequestHandler):
-    """As much of a W&B server as a login needs; it knows one key."""
+    """As much of a W&B server as a login needs; it knows one key, whose user may not begin a run."""
 
     def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
+        login = b"viewer" in self.rfile.read(int(self.headers["Content-Length"]))
         key = b64decode(self.headers.get("Authorization", "").removeprefix("Basic ")).decode().partition(":")[2]
-        self.send_response(200 if key == KEY else 401)
+        self.send_response((200 if login else 403) if key == KEY else 401)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
         viewer = {"id": "1", "entity": "someone", "username": "someone", "email": "", "flags": "{}", "teams": {"edges": []}}
-        self.wfile.write(json.dumps({"data": {"viewer": viewer}} if key == KEY else {"errors": [{"message": "no"}]}).encode())
+        answer = {"data": {"viewer": viewer}} if login and key == KEY else {"errors": [{"message": "no"}]}
+        self.wfile.write(json.dumps(answer).encode())
 
     def log_message(self, *arguments):
         pass
@@ -127,19 +128,23 @@ def test_a_mode_is_not_questioned(home, monkeypatch, capsys):
         WandbRun(str(home / "run"))
 
 
-@pytest.mark.parametrize("mistake", ["no server", "wrong key", "malformed key"])
-def test_a_failed_login_is_one_line_and_leaves_nothing(url, home, monkeypatch, capsys, mistake):
+@pytest.mark.parametrize("mistake", ["no server", "wrong key", "malformed key", "refused run"])
+def test_a_failed_start_is_one_line_and_leaves_nothing(url, home, monkeypatch, capsys, mistake):
     host = "http://127.0.0.1:9" if mistake == "no server" else url
-    key = {"no server": KEY, "wrong key": KEY[::-1], "malformed key": "0123"}[mistake]
+    key = {"wrong key": KEY[::-1], "malformed key": "0123"}.get(mistake, KEY)
     for name, value in {"WANDB_BASE_URL": host, "WANDB_API_KEY": key, "WANDB_HTTP_TIMEOUT": "2"}.items():
         monkeypatch.setenv(name, value)
     run_dir = home / "runs/x"
     assert train.main(["configs/gpnn.yaml", "datamodule.class_path=datamodules.synthetic.SyntheticDataModule",
                        "datamodule.image_size=[24,32]", "module.min_size=8", f"run_dir={run_dir}",
                        "trainer.accelerator=cpu", "callbacks.metrics=null"]) == 2  # fmt: skip
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("wandb:")]
-    assert line.startswith("error: logger.wandb: W&B login") and host in line and "WANDB_MODE=offline" in line
-    assert not run_dir.parent.exists()
+    *earlier, line = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("wandb:")]
+    if mistake == "refused run":  # at the beginning of the training, after Lightning's lines about devices
+        assert line.startswith("error: W&B: the run could not be started: ") and "error 403" in line
+        assert run_dir.parent.exists() and not run_dir.exists()
+    else:
+        assert line.startswith("error: logger.wandb: W&B login") and host in line and "WANDB_MODE=offline" in line
+        assert not earlier and not run_dir.parent.exists()
 
 
 def test_keywords_are_those_that_wandb_accepts(home):
