@@ -242,7 +242,7 @@ class FewGAN(RefiningModule):
                 self.prior_best.load_state_dict(self.prior.state_dict())
                 self.prior_best_bits.fill_(bits)
                 self.prior_stale_epochs.zero_()
-            self.log("train/prior_heldout_bits", bits)
+            self.log_epoch({"prior_heldout_bits": bits})
         super().on_train_epoch_end()
 
     @torch.no_grad()

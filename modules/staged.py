@@ -185,6 +185,14 @@ class StagedModule(GenerativeModule):
         for name, value in {**values, "stage": float(self.stage), "iteration": float(self.iteration)}.items():
             self.log(f"train/{name}", value, prog_bar=name in PROGRESS_BAR, batch_size=batch_size)
 
+    def log_epoch(self, values: Mapping[str, Tensor]) -> None:
+        """Logs `train/<name>` for each value at the end of an epoch. The loggers get them at once: Lightning would hand them over
+        after the checkpoint of the epoch, and a kill in between would lose them."""
+        scalars = {f"train/{name}": float(value) for name, value in values.items()}
+        self.log_dict(scalars, logger=False)
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**scalars, "epoch": self.current_epoch}, step=self.trainer.fit_loop.total_batch_idx)
+
     # --- hooks --------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:

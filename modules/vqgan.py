@@ -296,8 +296,8 @@ class VQGAN(StagedModule):
         if self._epoch_codes is not None:
             counts = self._total(self._epoch_codes.double())
             shares = counts[counts > 0] / counts.sum()
-            self.log("train/codes_used", (counts > 0).double().mean())
-            self.log("train/code_perplexity", torch.exp(-(shares * shares.log()).sum()))
+            perplexity = torch.exp(-(shares * shares.log()).sum())
+            self.log_epoch({"codes_used": (counts > 0).double().mean(), "code_perplexity": perplexity})
             self._epoch_codes = None
         super().on_train_epoch_end()
 
