@@ -186,8 +186,8 @@ class StagedModule(GenerativeModule):
             self.log(f"train/{name}", value, prog_bar=name in PROGRESS_BAR, batch_size=batch_size)
 
     def log_epoch(self, values: Mapping[str, Tensor]) -> None:
-        """Logs `train/<name>` for each value at the end of an epoch. The loggers get them at once: Lightning would hand them over
-        after the checkpoint of the epoch, and a kill in between would lose them."""
+        """Logs `train/<name>` for each value at the end of an epoch, to the loggers at once: Lightning would do that after the
+        checkpoint of the epoch, and a kill in between would lose the values."""
         scalars = {f"train/{name}": float(value) for name, value in values.items()}
         self.log_dict(scalars, logger=False)
         for logger in self.trainer.loggers:
