@@ -133,12 +133,13 @@ class SourceScale:
             spread = query.new_zeros(len(query), len(columns), query.shape[2])
             spread.index_add_(1, position.flatten(), (query.unsqueeze(2) * self.weights[cells].unsqueeze(-1)).flatten(1, 2))
             tables = -2 * spread @ book.T
-        rows = self.sources.codes.index_select(1, columns).int()
-        rows += len(book) * torch.arange(len(columns), dtype=torch.int32, device=rows.device)
-        sums = F.embedding_bag(rows, tables.permute(1, 2, 0).reshape(-1, len(query)), mode="sum").T
+        codes = self.sources.codes.index_select(1, columns).T.int().contiguous()
+        sums = query.new_zeros(codes.shape[1], len(query))
+        for table, column in zip(tables.permute(1, 2, 0).contiguous(), codes, strict=True):  # embedding_bag takes twice as long
+            sums += table.index_select(0, column)
         if self.own:
-            return sums
-        return (sums + self.norms.index_select(1, cells).sum(1) + query.square().sum((1, 2)).unsqueeze(1)).clamp(min=0) + 0.0
+            return sums.T
+        return (sums.T + self.norms.index_select(1, cells).sum(1) + query.square().sum((1, 2)).unsqueeze(1)).clamp(min=0) + 0.0
 
     def nearest(
         self, query: Tensor, cells: Tensor, shifts: Sequence[tuple[int, int]], neighbors: int, start: Tensor

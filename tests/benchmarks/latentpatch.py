@@ -6,7 +6,10 @@ Seconds are CPU time of this process without decoding; the limits are those that
 """
 
 import argparse
+import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -53,13 +56,15 @@ def gathered(sources: LatentSources, query: Tensor, cells: Tensor) -> Tensor:
     return features.square().sum(1) - 2 * product + query.square().sum((1, 2)).unsqueeze(1)
 
 
-def seconds(function, repeats: int = 3) -> float:
-    best = float("inf")
+def seconds(*functions: Callable[[], object], repeats: int = 1) -> list[float]:
+    """Median CPU time of each function; they are called in turns, as a shared machine is not always equally fast."""
+    times = [[] for _ in functions]
     for _ in range(repeats):
-        start = time.process_time()
-        function()
-        best = min(best, time.process_time() - start)
-    return best
+        for function, own in zip(functions, times, strict=True):
+            start = time.process_time()
+            function()
+            own.append(time.process_time() - start)
+    return list(map(statistics.median, times))
 
 
 def main() -> None:
@@ -71,7 +76,7 @@ def main() -> None:
     for case in CASES:
         memory_peak(reset=True)
         sources = random_sources(case.sources)
-        spent = seconds(lambda case=case, sources=sources: synthesize(sources, case, arguments.images), 1)
+        (spent,) = seconds(lambda case=case, sources=sources: synthesize(sources, case, arguments.images))
         limit = f" (limit {case.limit} s)" if case.limit else ""
         text = f"{case.sources:6,} sources, patch {case.patch}, {case.scales} scale(s): {spent:.2f} s{limit}"
         print(f"{text}, {memory_peak():.0f} MB in all", flush=True)
@@ -80,8 +85,8 @@ def main() -> None:
     for images in (1, arguments.images):
         query = sources.book[torch.randint(0, CODES, (images, len(cells)))]
         error = (scale.distances(query, cells) - gathered(sources, query, cells)).abs().max()
-        fast = seconds(lambda query=query: scale.distances(query, cells))
-        slow = seconds(lambda query=query: gathered(sources, query, cells))
+        both = partial(scale.distances, query, cells), partial(gathered, sources, query, cells)
+        fast, slow = seconds(*both, repeats=7)
         times = f"tables {fast:.3f} s, gathered {slow:.3f} s, {slow / fast:.1f} times"
         print(f"one window, {images} image(s), 30,000 sources: {times}; difference {error:.1e}")
 
