@@ -125,4 +125,4 @@ class BSA(TGAN):
         terms["scales"] = hp.weight_scale * sum((c.scale - 1).square().mean() + c.shift.square().mean() for c in changes)
         loss = sum(terms.values())
         self.optimize(self.current_optimizers()[0], loss)
-        self._log({"g_loss": loss, **terms}, len(reals))
+        self.log_training({"g_loss": loss, **terms}, len(reals))

@@ -45,6 +45,17 @@ def beside(z: Tensor, codes: Tensor | None) -> Tensor:
     return z if codes is None else torch.cat([unit_rms(z), unit_rms(codes)], 1)
 
 
+def generator_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The settings that the tensors of a generator tell, by their names; UserError for another network."""
+    layers = [key for i in range(len(state)) if (key := f"mapping_layers.{i}.weight") in state]
+    convs = [key for i in range(len(state)) if (key := f"convs.{i}.bias") in state]
+    if not layers or not convs:
+        raise UserError("the file holds no complete generator of StyleGAN2")
+    w_dim, z_dim = state[layers[0]].shape
+    return {"image_size": [2 ** ((len(convs) + 3) // 2)] * 2, "z_dim": z_dim, "w_dim": w_dim, "mapping_layers": len(layers),
+            "channels": [len(state[key]) for key in convs[::2]]}  # fmt: skip
+
+
 class StyleGAN2(StagedModule):
     """Generator with mapping and style-modulated synthesis against a residual discriminator; logistic loss, lazy R1 and path
     length, an average of the generator's weights for samples.
@@ -139,6 +150,7 @@ class StyleGAN2(StagedModule):
         self.augment = augmentations[hp.augment]
         self.register_buffer("path_mean", torch.tensor(0.0))
         self.add_average("generator_ema", "generator", decay=hp.ema_decay)
+        self._sizes = generator_sizes(self.generator.state_dict())
         self._network_keys = {key for key in self.state_dict() if key.split(".")[0] in NETWORKS}
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
@@ -251,10 +263,10 @@ class StyleGAN2(StagedModule):
             if hp.path_weight and hp.path_interval and self.every(hp.path_interval) and self.trains_path:
                 self._path_step(g_opt, max(1, len(reals) // 2))
 
-        statistics = {"real_logits": real_logits.mean(), "fake_logits": fake_logits.mean()}
+        statistics = {"real_logits": real_logits.mean(), "fake_logits": fake_logits.mean(), "kimg": self.images_seen / 1000}
         if hp.augment == "ada":
             statistics |= {"ada_p": self.augment.p, "ada_overfitting": self.augment.overfitting}
-        self._log({"g_loss": loss_g, "d_loss": loss_d, **terms, **terms_d, **statistics}, len(reals))
+        self.log_training({"g_loss": loss_g, "d_loss": loss_d, **terms, **terms_d, **statistics}, len(reals))
 
     def _path_step(self, optimizer: torch.optim.Optimizer, number: int) -> None:
         lengths = path_lengths(lambda w: self.generator.synthesis(w, self.layer_noise).images, self.mixed_latents(number))
@@ -264,10 +276,6 @@ class StyleGAN2(StagedModule):
         self.optimize(optimizer, self.hparams.path_weight * self.hparams.path_interval * loss, scrub=True)
         self.path_mean.copy_(self.mean_over_ranks(mean.detach()))
         self.log("train/path_length", self.path_mean, batch_size=number)
-
-    def _log(self, values: Mapping[str, Tensor], batch_size: int) -> None:
-        for name, value in {**values, "iteration": float(self.iteration), "kimg": self.images_seen / 1000}.items():
-            self.log(f"train/{name}", value, prog_bar=name in ("g_loss", "d_loss"), batch_size=batch_size)
 
     def update_averages(self, batch_images: int) -> None:
         if self.hparams.ema_ramp_up:  # the memory grows with the training, as the usual warm-up of averages
@@ -358,7 +366,11 @@ class StyleGAN2(StagedModule):
         present = {key.split(".")[0] for key in found}
         if not present & {"generator", "generator_ema"}:
             raise UserError("the file holds no generator of StyleGAN2")
-        self._check_sizes(found, "generator_ema" if "generator_ema" in present else "generator")
+        part = "generator_ema." if "generator_ema" in present else "generator."
+        sizes = generator_sizes({key.removeprefix(part): value for key, value in found.items() if key.startswith(part)})
+        unequal = [f"module.{key} is {own}, the source's {sizes[key]}" for key, own in self._sizes.items() if own != sizes[key]]
+        if unequal:
+            raise UserError(f"the source is a network of another size: {'; '.join(unequal)}")
         expected = {key for key in self._network_keys if key.split(".")[0] in present}
         problems = [f"missing {key}" for key in sorted(expected - found.keys())]
         problems += [f"unexpected {key}" for key in sorted(found.keys() - expected)]
@@ -369,23 +381,3 @@ class StyleGAN2(StagedModule):
             if not any(key.startswith(part) for key in found):
                 found |= {part + key.removeprefix(other): value for key, value in found.items() if key.startswith(other)}
         return found
-
-    def _check_sizes(self, state: Mapping[str, Tensor], part: str) -> None:
-        """UserError that names the settings in which the generator of a source differs from this one."""
-        shapes = {key.removeprefix(f"{part}."): tuple(value.shape) for key, value in state.items() if key.startswith(part)}
-        layers = [f"mapping_layers.{i}.weight" for i in range(len(shapes)) if f"mapping_layers.{i}.weight" in shapes]
-        convs = [f"convs.{i}.bias" for i in range(len(shapes)) if f"convs.{i}.bias" in shapes]
-        if not layers or not convs:
-            raise UserError("the file holds no complete generator of StyleGAN2")
-        net, side = self.generator, 2 ** ((len(convs) + 3) // 2)
-        source = {
-            "image_size": [side, side], "z_dim": shapes[layers[0]][1], "w_dim": shapes[layers[0]][0],
-            "mapping_layers": len(layers), "channels": [shapes[key][0] for key in convs[::2]],
-        }  # fmt: skip
-        own = {
-            "image_size": list(self.image_size), "z_dim": net.z_dim, "w_dim": net.w_dim,
-            "mapping_layers": len(net.mapping_layers), "channels": [len(conv.bias) for conv in net.convs[::2]],
-        }  # fmt: skip
-        unequal = [f"module.{key} is {own[key]}, the source's {source[key]}" for key in own if own[key] != source[key]]
-        if unequal:
-            raise UserError(f"the source is a network of another size: {'; '.join(unequal)}")

@@ -48,61 +48,44 @@ def read_style_checkpoint(path: str | Path) -> tuple[Mapping[str, Any], str]:
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def rosinality_names(part: str, layers: int, convs: int) -> dict[str, str]:
-    """Our name → rosinality's name for a generator with so many mapping layers and convolutions, or a discriminator."""
-    if part == "discriminator":
-        blocks = (convs - 1) // 2
-        names = {"from_rgb.weight": "convs.0.0.weight", "from_rgb.bias": "convs.0.1.bias"}
-        for q in range(blocks):
-            names |= {f"blocks.{q}.conv1.weight": f"convs.{q + 1}.conv1.0.weight"}
-            names |= {f"blocks.{q}.conv1.bias": f"convs.{q + 1}.conv1.1.bias"}
-            names |= {f"blocks.{q}.conv2.weight": f"convs.{q + 1}.conv2.1.weight"}
-            names |= {f"blocks.{q}.conv2.bias": f"convs.{q + 1}.conv2.2.bias"}
-            names |= {f"blocks.{q}.skip.weight": f"convs.{q + 1}.skip.1.weight"}
-        names |= {"conv.weight": "final_conv.0.weight", "conv.bias": "final_conv.1.bias"}
-        for ours, theirs in (("linear", "final_linear.0"), ("output", "final_linear.1")):
-            names |= {f"{ours}.weight": f"{theirs}.weight", f"{ours}.bias": f"{theirs}.bias"}
-        return names
-    names = {"const": "input.input", "w_mean": "latent_avg"}
-    for i in range(layers):
-        names |= {f"mapping_layers.{i}.{kind}": f"style.{i + 1}.{kind}" for kind in ("weight", "bias")}
-    for i in range(convs):
-        theirs = f"convs.{i - 1}" if i else "conv1"
-        names |= {f"convs.{i}.conv.weight": f"{theirs}.conv.weight", f"convs.{i}.bias": f"{theirs}.activate.bias"}
-        names |= {f"convs.{i}.noise_strength": f"{theirs}.noise.weight", f"convs.{i}.noise_const": f"noises.noise_{i}"}
-        names |= {f"convs.{i}.conv.affine.{k}": f"{theirs}.conv.modulation.{k}" for k in ("weight", "bias")}
-    for i in range((convs + 1) // 2):
-        theirs = f"to_rgbs.{i - 1}" if i else "to_rgb1"
-        names |= {f"to_rgb.{i}.conv.weight": f"{theirs}.conv.weight", f"to_rgb.{i}.bias": f"{theirs}.bias"}
-        names |= {f"to_rgb.{i}.conv.affine.{k}": f"{theirs}.conv.modulation.{k}" for k in ("weight", "bias")}
-    return names
-
-
-def nvidia_names(part: str, layers: int, convs: int) -> dict[str, str]:
-    """Our name → NVIDIA's name; see `rosinality_names`."""
+def layer_names(part: str, layers: int, convs: int, layout: int) -> dict[str, str]:
+    """Our name → the name in layout 0, rosinality's, or 1, NVIDIA's: of a discriminator, or of a generator with so many mapping
+    layers and convolutions."""
     sides = [2 ** (k + 2) for k in range((convs + 1) // 2)]
+    names = {}
+
+    def layer(ours: str, rosinality: str, nvidia: str, bias: str | None = None) -> None:
+        """`bias`: rosinality's name where it stands apart from the weight."""
+        names[f"{ours}.weight"] = f"{rosinality}.weight", f"{nvidia}.weight"
+        names[f"{ours}.bias"] = f"{bias or rosinality}.bias", f"{nvidia}.bias"
+
     if part == "discriminator":
-        names = {f"from_rgb.{kind}": f"b{sides[-1]}.fromrgb.{kind}" for kind in ("weight", "bias")}
+        layer("from_rgb", "convs.0.0", f"b{sides[-1]}.fromrgb", bias="convs.0.1")
         for q, side in enumerate(sides[:0:-1]):
-            for ours, theirs in (("conv1", "conv0"), ("conv2", "conv1")):
-                names |= {f"blocks.{q}.{ours}.{kind}": f"b{side}.{theirs}.{kind}" for kind in ("weight", "bias")}
-            names[f"blocks.{q}.skip.weight"] = f"b{side}.skip.weight"
-        for ours, theirs in (("conv", "conv"), ("linear", "fc"), ("output", "out")):
-            names |= {f"{ours}.{kind}": f"b4.{theirs}.{kind}" for kind in ("weight", "bias")}
-        return names
-    names = {"const": "synthesis.b4.const", "w_mean": "mapping.w_avg"}
-    for i in range(layers):
-        names |= {f"mapping_layers.{i}.{kind}": f"mapping.fc{i}.{kind}" for kind in ("weight", "bias")}
-    for i in range(convs):
-        theirs = f"synthesis.b{sides[(i + 1) // 2]}.conv{0 if i % 2 else 1}"
-        names |= {f"convs.{i}.conv.weight": f"{theirs}.weight", f"convs.{i}.bias": f"{theirs}.bias"}
-        names |= {f"convs.{i}.{kind}": f"{theirs}.{kind}" for kind in ("noise_strength", "noise_const")}
-        names |= {f"convs.{i}.conv.affine.{kind}": f"{theirs}.affine.{kind}" for kind in ("weight", "bias")}
-    for i, side in enumerate(sides):
-        theirs = f"synthesis.b{side}.torgb"
-        names |= {f"to_rgb.{i}.conv.weight": f"{theirs}.weight", f"to_rgb.{i}.bias": f"{theirs}.bias"}
-        names |= {f"to_rgb.{i}.conv.affine.{kind}": f"{theirs}.affine.{kind}" for kind in ("weight", "bias")}
-    return names
+            layer(f"blocks.{q}.conv1", f"convs.{q + 1}.conv1.0", f"b{side}.conv0", bias=f"convs.{q + 1}.conv1.1")
+            layer(f"blocks.{q}.conv2", f"convs.{q + 1}.conv2.1", f"b{side}.conv1", bias=f"convs.{q + 1}.conv2.2")
+            names[f"blocks.{q}.skip.weight"] = f"convs.{q + 1}.skip.1.weight", f"b{side}.skip.weight"
+        layer("conv", "final_conv.0", "b4.conv", bias="final_conv.1")
+        layer("linear", "final_linear.0", "b4.fc")
+        layer("output", "final_linear.1", "b4.out")
+    else:
+        names |= {"const": ("input.input", "synthesis.b4.const"), "w_mean": ("latent_avg", "mapping.w_avg")}
+        for i in range(layers):
+            layer(f"mapping_layers.{i}", f"style.{i + 1}", f"mapping.fc{i}")
+        for i in range(convs):
+            ours, first = f"convs.{i}", f"convs.{i - 1}" if i else "conv1"
+            second = f"synthesis.b{sides[(i + 1) // 2]}.conv{0 if i % 2 else 1}"
+            names[f"{ours}.conv.weight"] = f"{first}.conv.weight", f"{second}.weight"
+            layer(f"{ours}.conv.affine", f"{first}.conv.modulation", f"{second}.affine")
+            names[f"{ours}.bias"] = f"{first}.activate.bias", f"{second}.bias"
+            names[f"{ours}.noise_strength"] = f"{first}.noise.weight", f"{second}.noise_strength"
+            names[f"{ours}.noise_const"] = f"noises.noise_{i}", f"{second}.noise_const"
+        for i, side in enumerate(sides):
+            ours, first, second = f"to_rgb.{i}", f"to_rgbs.{i - 1}" if i else "to_rgb1", f"synthesis.b{side}.torgb"
+            names[f"{ours}.conv.weight"] = f"{first}.conv.weight", f"{second}.weight"
+            layer(f"{ours}.conv.affine", f"{first}.conv.modulation", f"{second}.affine")
+            names[f"{ours}.bias"] = f"{first}.bias", f"{second}.bias"
+    return {ours: theirs[layout] for ours, theirs in names.items()}
 
 
 def _shaped(name: str, value: Tensor) -> Tensor:
@@ -155,7 +138,7 @@ def from_rosinality(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
             for i in range(convs):  # old files have no constant noise
                 side = 2 ** ((i + 1) // 2 + 2)
                 optional[f"convs.{i}.noise_const"] = torch.randn(1, 1, side, side, generator=generator)
-        result |= _renamed(part, state, rosinality_names(part, layers, convs), optional)
+        result |= _renamed(part, state, layer_names(part, layers, convs, 0), optional)
     return result
 
 
@@ -171,7 +154,7 @@ def to_rosinality(state: Mapping[str, Tensor]) -> dict[str, Any]:
         convs = sum(key.endswith(".noise_strength") for key in own)
         if part == "discriminator":
             convs = 2 * sum(key.endswith(".skip.weight") for key in own) + 1
-        names = rosinality_names(part, layers, convs)
+        names = layer_names(part, layers, convs, 0)
         if names.keys() != own.keys():
             raise UserError(f"{part}: {', '.join(sorted(names.keys() ^ own.keys())[:6])} cannot be exported")
         renamed = {}
@@ -279,7 +262,7 @@ def from_nvidia(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
             raise UserError(f"{theirs} is no generator of StyleGAN2; StyleGAN3's own networks are not supported")
         layers = sum(key.startswith("mapping.fc") and key.endswith(".weight") for key in state)
         sides = {int(key.split(".")[-3][1:]) for key in state if key.endswith(("conv1.weight", "b4.conv.weight"))}
-        result |= _renamed(part, state, nvidia_names(part, layers, 2 * int(math.log2(max(sides, default=4))) - 3), {})
+        result |= _renamed(part, state, layer_names(part, layers, 2 * int(math.log2(max(sides, default=4))) - 3, 1), {})
     return result
 
 
