@@ -1,4 +1,4 @@
 """A run folder: checkpoint files, resume, the run manifest, ranks, the cost plan and loggers.
 
-Imports modules.base, modules.staged, modules.bank, metrics.results and the ground floor; no callbacks and no command line.
+Imports modules.base, modules.staged, modules.bank, metrics.results, modules.ops and core; no callbacks and no command line.
 """

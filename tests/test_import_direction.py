@@ -1,4 +1,4 @@
-"""Arrows between the rooms of the house point one way. The table is the architecture; change both together."""
+"""Imports between packages point one way. The table is the architecture; change both together."""
 
 import ast
 import sys
@@ -12,9 +12,9 @@ OWN = (
     "reports", "tests",
 )  # fmt: skip
 
-# A room (the longest name that a module's dotted name begins with), and what it may import of the project and of the stack.
-# `core` and `modules.ops` are the ground floor: every room may import core, and every room that holds tensors modules.ops.
-ROOMS = {
+# A package (the longest name that a module's dotted name begins with), and what it may import of the project and of libraries.
+# Every package may import `core`, and every one that handles tensors `modules.ops`.
+PACKAGES = {
     "train": ("cli core experiment callbacks", "torch lightning omegaconf"),
     "evaluate": (
         "cli core experiment callbacks metrics.results tasks.output modules.capabilities",
@@ -69,8 +69,8 @@ FAMILIES: dict[str, str] = {
 }
 
 
-def within(name: str, rooms: tuple[str, ...] | list[str]) -> bool:
-    return any(f"{name}.".startswith(f"{room}.") for room in rooms)
+def within(name: str, packages: tuple[str, ...] | list[str]) -> bool:
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
 
 
 def dotted(file: Path) -> str:
@@ -100,10 +100,10 @@ def is_module(name: str) -> bool:
 
 
 def complaints(name: str, imported: set[str]) -> list[str]:
-    room = max((room for room in ROOMS if within(name, [room])), key=len, default=None)
-    if room is None:
-        return [f"{name} is in no room of the table"]
-    project, stack = (words.split() for words in ROOMS[room])
+    package = max((package for package in PACKAGES if within(name, [package])), key=len, default=None)
+    if package is None:
+        return [f"{name} is in no package of the table"]
+    project, stack = (words.split() for words in PACKAGES[package])
     own = [FAMILIES[name]] if name in FAMILIES else []
     wrong = []
     for other in sorted(imported):
@@ -111,7 +111,7 @@ def complaints(name: str, imported: set[str]) -> list[str]:
         if first in sys.stdlib_module_names:
             continue
         if not within(other, [*project, *own] if first in OWN else stack):
-            wrong.append(f"{name} ({room}) imports {other}")
+            wrong.append(f"{name} ({package}) imports {other}")
     return wrong
 
 

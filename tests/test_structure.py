@@ -1,4 +1,4 @@
-"""Every file is found at the first guess: no name twice, and each room says what belongs there."""
+"""Every file is found at the first guess: no name twice, and each package says what belongs there."""
 
 import ast
 from collections import Counter

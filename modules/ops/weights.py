@@ -1,4 +1,4 @@
-"""Files of tensors from strangers: read without running code, identified by their content."""
+"""Files of tensors from untrusted sources: read without running code, identified by their content."""
 
 import hashlib
 import io

@@ -67,7 +67,7 @@ AT_ONCE: dict[str, tuple[str, list[str], list[str]]] = {
                       ["module.class_path", "no class FewGun", "Did you mean FewGAN?"]),
     "class that a module imports only": ("train", [FEWGAN, "module.class_path=modules.fewgan.Adam"],
         ["module.class_path", "Adam"]),
-    "class of another room": ("train", [FEWGAN, "callbacks.own.class_path=tasks.generat.Generate"],
+    "class of another package": ("train", [FEWGAN, "callbacks.own.class_path=tasks.generat.Generate"],
                               ["callbacks.own.class_path", "Did you mean tasks.generate"]),
     # types
     "text for a number": ("train", [FEWGAN, "module.width=wide"], ["module.width", "int", "'wide'"]),

@@ -32,10 +32,10 @@ def distance(a, b):
     return float(((a.double() - b.double()) / 255).square().sum())
 
 
-@pytest.mark.parametrize("room", [2**28, 200])
-def test_values_are_those_of_the_loops(room):
+@pytest.mark.parametrize("max_values", [2**28, 200])
+def test_values_are_those_of_the_loops(max_values):
     samples, targets = noise(9, 0), noise(4, 1)
-    rows = [EmbeddingCache(images, Pixels(), room) for images in (samples, targets)]
+    rows = [EmbeddingCache(images, Pixels(), max_values) for images in (samples, targets)]
     expected = [distance(a, b) for a, b in combinations(samples, 2)]
     assert mean_pair_distance(rows[0]) == pytest.approx(sum(expected) / len(expected), rel=1e-6)
     table = [[distance(a, b) for b in targets] for a in samples]

@@ -149,14 +149,14 @@ def pairwise_passes(metric: PerceptualDiversity, samples: int, targets: int) -> 
     return 2 * (samples * targets + clusters + len(random_pairs(samples)) + len(random_pairs(targets)))
 
 
-@pytest.mark.parametrize(("room", "ratio"), [(1000, 44), (33, 25)], ids=["all rows fit", "33 rows fit"])
-def test_a_thousand_images_and_ten_targets_take_twenty_times_fewer_passes(room: int, ratio: float) -> None:
+@pytest.mark.parametrize(("rows", "ratio"), [(1000, 44), (33, 25)], ids=["all rows fit", "33 rows fit"])
+def test_a_thousand_images_and_ten_targets_take_twenty_times_fewer_passes(rows: int, ratio: float) -> None:
     """Of rows of VGG-16 at 256 pixels 33 fit into 1 GB. The ratios are 44.8 and 25.3."""
     samples, reals, distance = noise(1000, 3, 2, 2), noise(10, 3, 2, 2, seed=1), Counting()
-    metric = PerceptualDiversity(reals, distance, max_values=12 * room)
+    metric = PerceptualDiversity(reals, distance, max_values=12 * rows)
     metric.update(samples, 0)
     values = metric.compute()
-    assert distance.passes == 1010 or room < 1000
+    assert distance.passes == 1010 or rows < 1000
     assert pairwise_passes(metric, 1000, 10) / distance.passes > ratio
     plain = PerceptualDiversity(reals, Counting())
     plain.update(samples, 0)
