@@ -2,15 +2,14 @@
 
 import warnings
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UserError
 from metrics.backbones.backbone import Backbone, batches, bicubic, check_bytes, full_precision, low_passed, read_state_dict
+from modules.ops.trunks import ShiftTolerantTrunk
 
 MAX_SIZE = 256  # pixels of the longer side; larger images are brought down to it
 TRUNKS = {"vgg": "features.28.weight", "alex": "features.10.weight"}  # the last layer of torchvision's files
@@ -78,41 +77,18 @@ class LPIPS(PerceptualDistance):
 
 
 class ShiftTolerantLPIPS(PerceptualDistance):
-    """LPIPS that blurs before it halves (Ghildyal and Liu, "Shift-tolerant Perceptual Similarity Metric", 2022), with trunk
-    and heads from the `state` of the authors' files."""
+    """LPIPS that blurs before it halves, with trunk and heads from the `state` of the authors' files."""
 
     def __init__(self, state: Mapping[str, Tensor], sha256: str) -> None:
         nn.Module.__init__(self)
-        weights = [name for name in state if name.startswith("net.") and name.endswith(".weight")]
-        weights.sort(key=lambda name: int(name.split(".")[-2]))
-        self.blocks = {5: (1, 1, 1, 1, 1), 13: (2, 2, 3, 3, 3)}[len(weights)]
-        self.weights = nn.ParameterList(state[name] for name in weights)
-        self.biases = nn.ParameterList(state[name.removesuffix("weight") + "bias"] for name in weights)
+        self.trunk = ShiftTolerantTrunk(alex="net.slice2.5.weight" in state)
+        self.trunk.load_state_dict({name: state[name] for name in self.trunk.state_dict()})
         self.heads = nn.ParameterList(state[f"lin{number}.model.1.weight"].flatten() for number in range(5))
-        self.shift, self.scale = (nn.Parameter(state[f"scaling_layer.{name}"]) for name in ("shift", "scale"))
         self.requires_grad_(False)
-        self.alex = len(weights) == 5
-        self.key, self.sha256 = "st_lpips_alex" if self.alex else "st_lpips_vgg", sha256
+        self.key, self.sha256 = "st_lpips_alex" if self.trunk.alex else "st_lpips_vgg", sha256
 
     def layers(self, images: Tensor) -> list[tuple[Tensor, Tensor | float]]:
-        maps, layers = (images / 127.5 - 1 - self.shift) / self.scale, []
-        convolutions = zip(self.weights, self.biases, strict=True)
-        for number, (depth, head) in enumerate(zip(self.blocks, self.heads, strict=True)):
-            first = self.alex and number == 0
-            if number in (1, 2) or (number and not self.alex):
-                maps = _half_blurred(F.max_pool2d(maps, 3 if self.alex else 2, 1))
-            for weight, bias in islice(convolutions, depth):
-                maps = F.conv2d(maps, weight, bias, padding=2 if first else weight.shape[-1] // 2)
-                maps = (_half_blurred(maps) if first else maps).relu()
-            layers.append((maps, head))
-        return layers
-
-
-def _half_blurred(maps: Tensor) -> Tensor:
-    """Binomial blur over 3 x 3, then every second pixel; two reflected pixels around."""
-    line = torch.tensor([0.25, 0.5, 0.25], device=maps.device)
-    kernel = (line[:, None] * line).expand(maps.shape[1], 1, 3, 3)
-    return F.conv2d(F.pad(maps, (2, 2, 2, 2), mode="reflect"), kernel, stride=2, groups=maps.shape[1])
+        return list(zip(self.trunk(images / 127.5 - 1), self.heads, strict=True))
 
 
 def load_perceptual(backbone: Backbone | None, weights: str | None) -> PerceptualDistance:

@@ -23,7 +23,9 @@ from modules.ops.mixture import GaussianMixture, beta_quantiles
 from modules.ops.nearest import nearest
 from modules.ops.pretrained import DIMENSIONS, Extractor, load_extractor, unit_rms
 
-EXTRACTORS = Literal["mobilenet_v2", "vgg16_fc2", "vgg16_pool5", "resnet50", "simclr_resnet50", "colors"]
+EXTRACTORS = Literal[
+    "mobilenet_v2", "vgg16_fc2", "vgg16_pool5", "resnet50", "simclr_resnet50", "efficientnet_lite0", "st_lpips_alex", "colors"
+]  # fmt: skip
 CHUNK = 16  # images whose features are computed at once
 CLUSTER_ITERATIONS = 30
 

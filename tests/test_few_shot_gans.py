@@ -1,26 +1,53 @@
 """The command of DISP's tables: its trainings are valid, its claims need three seeds and both judges."""
 
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from cli.loader import load_config
-from tests.benchmarks.few_shot_gans import SETTINGS, Trial, emoji, table, trials, words_of
+from tests.benchmarks import few_shot_gans
+from tests.benchmarks.few_shot_gans import SETTINGS, Trial, emoji, measured, table, trials, words_of
 
 
 def test_whole_rounds_of_all_settings():
     rows = list(trials("few_shot", 3))
     assert len(rows) == 60 and len({row.label for row in rows}) == 60
-    assert {row.seed for row in rows[:20]} == {0} and {row.setting for row in rows} == SETTINGS.keys()
+    assert {row.seed for row in rows[:6]} == {0} and {row.setting for row in rows} == SETTINGS.keys()
+    assert {row.images for row in rows[:30]} == {"adventurer"} and all(row.prior for row in rows[1::2])
     assert len(list(trials("limited", 3))) == 3 * 3 * 2 * 2
 
 
 @pytest.mark.parametrize("trial", [*list(trials("few_shot", 1))[:10], *list(trials("limited", 1))[:4]], ids=lambda t: t.label)
 def test_each_training_is_a_valid_configuration(trial, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
-    config = load_config(words_of(trial, tmp_path, tmp_path / "run", tmp_path / "source.ckpt"))
+    config = load_config(words_of(trial, tmp_path, tmp_path / "run"))
     assert (config.module.condition is not None) == trial.prior and config.datamodule.labels is None
-    assert ("source" in str(config.module.source_checkpoint)) == (trial.setting in ("TransferGAN", "FreezeD"))
+    assert ("sngan_faces32" in str(config.module.source_checkpoint)) == (trial.setting in ("TransferGAN", "FreezeD"))
+    assert config.module.augment == {"DiffAugment": "diffaugment", "ADA": "ada"}.get(trial.setting, "none")
+    assert bool(config.module.freeze_blocks) == (trial.setting == "FreezeD")
+
+
+def test_a_training_is_made_once_and_measured_by_the_judges_that_are_missing(tmp_path, monkeypatch):
+    calls = []
+
+    def measurement(file: Path, root: Path, heldout: Path, judges: list[str]) -> dict:
+        calls.append(judges)
+        return {"iterations": 1, "judges": {Path(judge).stem: {"kd": 1.0} for judge in judges}}
+
+    def train(*words: str) -> float:
+        calls.append("train")
+        (tmp_path / trial.label).mkdir()
+        return 60.0
+
+    monkeypatch.setattr(few_shot_gans, "measurement", measurement)
+    monkeypatch.setattr(few_shot_gans, "call", train)
+    trial = Trial("adventurer", "ADA", True, 0)
+    first = measured(trial, tmp_path, tmp_path, ["a.pth"], [])
+    assert first["cpu_minutes"] == 1 and first["judges"] == {"a": {"kd": 1.0}}
+    both = measured(trial, tmp_path, tmp_path, ["a.pth", "b.pth"], [])
+    assert list(both["judges"]) == ["a", "b"] and calls == ["train", ["a.pth"], ["b.pth"]]
+    assert measured(trial, tmp_path, tmp_path, ["b.pth"], [])["judges"].keys() == {"b"} and len(calls) == 3
 
 
 def test_tiles_are_cut_once_by_share(tmp_path):
@@ -42,7 +69,9 @@ def rows(better: list[bool]) -> list[dict]:
         values = {"kd": 1.0 - prior * 0.5, "precision": 0.5, "recall": 0.5, "novelty": 1.0}
         other = values | {"kd": 1.0 - prior * (0.5 if agrees else -0.5)}
         trial = Trial("adventurer", "scratch", prior, seed)._asdict()
-        return {"trial": trial, "nearest_psnr_max": 20.0, "judges": {"one": values, "two": other}}
+        judges = {name: known | {"kd_copies": -1.0, "kd_split_half": 0.5} for name, known in (("one", values), ("two", other))}
+        found = {"prior_match": 0.3, "pixel_spread_over_priors": 0.4, "pixel_spread_over_z": 0.2} if prior else {}
+        return {"trial": trial, "nearest_psnr_max": 20.0, "diagnostics": found, "judges": judges}
 
     return [row(prior, seed, agrees) for seed, agrees in enumerate(better) for prior in (False, True)]
 
@@ -54,4 +83,6 @@ def rows(better: list[bool]) -> list[dict]:
 def test_a_claim_needs_both_judges_in_two_of_three_seeds(better, claim):
     text = table(rows(better))
     assert f"all judges better in {sum(better)}, worse in 0 of {len(better)} seeds: {claim}" in text
-    assert f"| adventurer | scratch | yes | {len(better)} | 0.5 |" in text
+    assert f"| adventurer | scratch | yes | {len(better)} | 0.5 ± 0 |" in text and "| 0.3 ± 0 | 2 ± 0 |" in text
+    assert "kd of copies of the training images -1, of one half of the held-out images against the other 0.5" in text
+    assert "kd with DISP / without, by seed: one 0.50" in text

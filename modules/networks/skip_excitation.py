@@ -16,8 +16,8 @@ SKIP_SIDES = (64, 128, 256, 512)  # of maps that a map of a sixteenth of the sid
 DECODER_WIDTHS = (128, 64, 64, 32)  # of the last layers before a reconstruction, times width / 64
 
 
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Module:
-    return spectral_norm(initialized(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)))
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, mode: str = "zeros") -> nn.Module:
+    return spectral_norm(initialized(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False, padding_mode=mode)))
 
 
 def initialized(layer: nn.Module) -> nn.Module:
@@ -97,7 +97,8 @@ class FastGANGenerator(nn.Module):
         excited = [r for r in sides if r // excitation >= 4 and (r in SKIP_SIDES or excitation != 16)]
         self.skips = nn.ModuleDict({str(r): SkipExcitation(widths[r // excitation], widths[r]) for r in excited})
         self.small = small_side(side)
-        self.to_small, self.to_big = conv(widths[self.small], 3, 1), conv(widths[side], 3, 3, 1, 1)
+        # Paper's code: zeros around the last map, which without a bias become a gray frame of light images; here: its edge.
+        self.to_small, self.to_big = conv(widths[self.small], 3, 1), conv(widths[side], 3, 3, 1, 1, "replicate")
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         maps = {4: self.start(z[:, :, None, None])}

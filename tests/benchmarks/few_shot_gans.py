@@ -4,20 +4,22 @@
         [--limit N] [--runs runs/few_shot] [--out docs] [key=value …]
 
 DATA is a folder with `adventurer-100shot`, `deepsky-100shot`, their `-heldout` and `emoji32-labelled`. `few_shot`: SNGAN from
-scratch, TransferGAN, FreezeD, ADA and DiffAugment, each without and with DISP; the source of the transfer is an SNGAN of the
-starter faces, which is trained first. `limited`: BigGAN on 10, 20 and 100 % of the labelled emoji (the labels unused), without
-and with DISP, DiffAugment and both.
+scratch, with DiffAugment, ADA, as TransferGAN and as FreezeD, each without and with DISP; the source of the transfer is
+`weights/sngan_faces32.pt`. `limited`: BigGAN on 10, 20 and 100 % of the labelled emoji (the labels unused), without and with
+DISP, DiffAugment and both.
 
-Judges are trunks of ST-LPIPS (AlexNet, VGG-16) by the files of stlpips-pytorch, pooled last layers, each scaled to unit root
-mean square on the held-out images; without files a random network, which proves little. The network of the prior judges
-nothing. Each training is a run folder of its own and goes on where it was stopped; a finished row is not made again: the
-same line does what is missing, whole rounds of all settings before the next seed, each training in a process with one thread.
-`--limit` makes so many rows at most. Further words go to train.py. Writes `TABLE_gans.json` and `TABLE_gans.md`.
+Judges are files of ST-LPIPS (pooled last three layers) or of EfficientNet-Lite0, each layer scaled to unit root mean square on
+the held-out images; without files a random network, which proves little. The network of the prior judges nothing. Each
+training is a run folder of its own and goes on where it was stopped; a finished row is not made again, another judge only
+measures: the same line does what is missing, each training in a process with one thread. `--limit` makes so many rows at
+most. Further words go to train.py. Writes `TABLE_gans.json` and `TABLE_gans.md`.
 """
 
 import argparse
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cache, partial
@@ -34,24 +36,25 @@ from core.nodes import find_class
 from datamodules.folder import ImageFolder
 from datamodules.listing import list_images
 from experiment.checkpoint import read_checkpoint
+from metrics.backbones.backbone import bicubic
 from metrics.backbones.random_cnn import RandomCNN
 from metrics.kernel import kernel_distance
 from metrics.manifold import manifold_scores
 from metrics.nearest_psnr import exact_distances, nearest_psnr
 from metrics.perceptual_distance import load_perceptual
 from modules.base import sampling_mode
-from modules.ops.images import resize, to_uint8
-from tests.benchmarks.fewgan_table import ROOT, call
+from modules.ops.images import to_uint8
+from modules.ops.pretrained import Extractor
+from modules.ops.weights import read_hashed
+from tests.benchmarks.fewgan_table import ROOT, _cell, call
 
 SIDE, SAMPLES, HELDOUT = 32, 300, 300
-SETTINGS = {
-    "scratch": [],
-    "TransferGAN": ["module.source_checkpoint={source}"],
-    "FreezeD": ["module.source_checkpoint={source}", "module.freeze_blocks=2"],
-    "ADA": ["module.augment=ada", "module.ada_kimg=20"],  # so that p can rise within 30 thousand images
-    "DiffAugment": ["module.augment=diffaugment"],
-}
+SETTINGS = {"scratch": None, "DiffAugment": "diffaugment", "ADA": "ada", "TransferGAN": "transfergan", "FreezeD": "freezed"}
 SHARES = (10, 20, 100)  # percent of the labelled emoji
+BUDGETS = {  # two to three CPU-minutes; ten epochs, as the learning rate falls between epochs
+    "sngan": ["module.iterations=750", "datamodule.samples_per_epoch=1200"],
+    "biggan": ["module.iterations=500", "datamodule.samples_per_epoch=1600"],
+}
 MEASURING = Lock()
 JUDGED = ("kd", "precision", "recall", "novelty")
 
@@ -68,12 +71,14 @@ class Trial(NamedTuple):
 
 
 def trials(table: str, seeds: int) -> Iterator[Trial]:
-    """Whole rounds, with and without the prior next to each other."""
+    """With and without the prior next to each other, whole rounds: of the first set without a source, then with one, …"""
     if table == "few_shot":
-        rows = [(name, setting) for name in ("adventurer", "deepsky") for setting in SETTINGS]
+        groups = (list(SETTINGS)[:3], list(SETTINGS)[3:])
+        rounds = [[(name, setting) for setting in group] for name in ("adventurer", "deepsky") for group in groups]
     else:
-        rows = [(f"emoji{share}", setting) for share in SHARES for setting in ("scratch", "DiffAugment")]
-    yield from (Trial(*row, prior, seed) for seed in range(seeds) for row in rows for prior in (False, True))
+        rounds = [[(f"emoji{share}", setting) for share in SHARES for setting in ("scratch", "DiffAugment")]]
+    for rows in rounds:
+        yield from (Trial(*row, prior, seed) for seed in range(seeds) for row in rows for prior in (False, True))
 
 
 def folders(trial: Trial, data: Path, runs: Path) -> tuple[Path, Path]:
@@ -103,14 +108,15 @@ def emoji(sheets: Path, out: Path, share: int) -> tuple[Path, Path]:
     return train, test
 
 
-def words_of(trial: Trial, root: Path, run: Path, source: Path) -> list[str]:
+def words_of(trial: Trial, root: Path, run: Path) -> list[str]:
     """The words of train.py."""
     name = "biggan" if trial.images.startswith("emoji") else "sngan"
-    words = [f"configs/{'disp_' if trial.prior else ''}{name}.yaml", f"datamodule.root={root}", "datamodule.heldout_root=null"]
+    words = [f"configs/{'disp_' if trial.prior else ''}{name}.yaml"]
+    words += [f"configs/few_shot/{file}.yaml"] if (file := SETTINGS[trial.setting]) else []
+    words += [f"datamodule.root={root}", "datamodule.heldout_root=null", *BUDGETS[name]]
     if name == "biggan":
         words += ["datamodule.labels=null", "datamodule.flip=false"]
         words += [f"module.condition.max_images={len(list_images(str(root))[1])}"] if trial.prior else ["module.condition=null"]
-    words += [word.format(source=source) for word in SETTINGS[trial.setting]]
     words += [f"run_name={run.name}", f"run_dir={run}", f"seed={trial.seed}", "resume=auto", "logger.wandb=null"]
     return [*words, "callbacks.metrics=null", "callbacks.images=null", "callbacks.progress=null", "trainer.accelerator=cpu"]
 
@@ -118,26 +124,35 @@ def words_of(trial: Trial, root: Path, run: Path, source: Path) -> list[str]:
 # --- judges -------------------------------------------------------------------------------------------------------------
 
 
+@cache
 def layers_of(judge: str) -> Callable[[Tensor], list[Tensor]]:
-    """Pooled last layers [N, C] of bytes [N, 3, H, W], without the scale."""
+    """Pooled layers [N, C] of bytes [N, 3, H, W], without the scale."""
     if judge == "rand_cnn":
         network = RandomCNN()
         return lambda images: [network(images)]
+    state, _ = read_hashed(judge)
+    if "_conv_stem.weight" in state:
+        network = Extractor("efficientnet_lite0", state, input_size=128)
+        return lambda images: [torch.cat([network(part / 127.5 - 1) for part in images.split(4)])]
     perceptual = load_perceptual(None, judge)
 
     def layers(images: Tensor) -> list[Tensor]:
-        parts = [perceptual.layers(resize(part.float() / 127.5 - 1, (64, 64)).add(1).mul(127.5)) for part in images.split(50)]
+        parts = [perceptual.layers(bicubic(part.float(), (64, 64))) for part in images.split(4)]
         return [torch.cat([part[i][0].mean((2, 3)) for part in parts]) for i in range(2, 5)]
 
     return layers
 
 
+@cache
+def layers_of_folder(judge: str, folder: Path, number: int) -> list[Tensor]:
+    return layers_of(judge)(read(folder, number))
+
+
 @torch.no_grad()
-def judged(judge: str, samples: Tensor, training: Tensor, heldout: Tensor) -> dict[str, float]:
+def judged(judge: str, samples: Tensor, root: Path, heldout: Path) -> dict[str, float]:
     """Kernel distance × 1000 with its split half and that of the training images, manifold scores, and novelty: the median
     distance to the nearest training image, relative to that of held-out images."""
-    layers = layers_of(judge)
-    sets = [layers(images) for images in (samples, training, heldout)]
+    sets = [layers_of(judge)(samples), layers_of_folder(judge, root, 10_000), layers_of_folder(judge, heldout, HELDOUT)]
     scales = [layer.square().mean().sqrt() for layer in sets[2]]
     fakes, copies, reals = (torch.cat([x / s for x, s in zip(rows, scales, strict=True)], 1) for rows in sets)
     scores = manifold_scores(reals, fakes)
@@ -159,19 +174,22 @@ def read(folder: Path, number: int) -> Tensor:
     return torch.stack([images.bytes_of(position) for position in range(len(files))])
 
 
-def measured(trial: Trial, data: Path, runs: Path, source: Path, judges: Sequence[str], extra: Sequence[str]) -> dict[str, Any]:
-    """The row of one training, which is trained and measured if it has not been."""
-    run = runs / trial.label
-    row = run / "row.json"
-    if not row.is_file():
-        root, heldout = folders(trial, data, runs)
-        seconds = call("train.py", *words_of(trial, root, run, source), *extra)
+def measured(trial: Trial, data: Path, runs: Path, judges: Sequence[str], extra: Sequence[str]) -> dict[str, Any]:
+    """The row of one training, which is trained if it has not been, and measured by the judges that have not done so."""
+    run, (root, heldout) = runs / trial.label, folders(trial, data, runs)
+    file, names = run / "row.json", [Path(judge).stem for judge in judges]
+    row = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not row:
+        begins, seconds = not run.exists(), call("train.py", *words_of(trial, root, run), *extra)
+        words = [*BUDGETS["biggan" if trial.images.startswith("emoji") else "sngan"], *extra]
+        row = {"trial": trial._asdict(), "words": words, "cpu_minutes": seconds / 60 if begins else None, "judges": {}}
+    if missing := [judge for judge, name in zip(judges, names, strict=True) if name not in row["judges"]]:
         with MEASURING:  # the random state is that of the process
-            values = {"trial": trial._asdict(), "words": list(extra), "cpu_minutes": seconds / 60}
-            values |= measurement(run / "checkpoints/last.ckpt", root, heldout, judges)
-        with atomic_write(row) as file:
-            file.write(json.dumps(values, indent=1).encode())
-    return json.loads(row.read_text(encoding="utf-8"))
+            facts = measurement(run / "checkpoints/last.ckpt", root, heldout, missing)
+        row |= facts | {"judges": row["judges"] | facts["judges"]}
+        with atomic_write(file) as target:
+            target.write(json.dumps(row, indent=1).encode())
+    return row | {"judges": {name: row["judges"][name] for name in names}}
 
 
 def measurement(file: Path, root: Path, heldout: Path, judges: Sequence[str]) -> dict[str, Any]:
@@ -180,14 +198,13 @@ def measurement(file: Path, root: Path, heldout: Path, judges: Sequence[str]) ->
     module = find_class(checkpoint["class_path"], ("modules.",)).from_checkpoint(checkpoint)
     with sampling_mode(module, 0, range(SAMPLES)):
         samples = to_uint8(module.sample(SAMPLES))
-    training, reals = read(root, 10_000), read(heldout, HELDOUT)
     folder = ImageFolder(root, list_images(str(root))[1], (SIDE, SIDE))
     return {
         "iterations": module.iteration,
         "prior": getattr(module.condition, "extractor", None),
         "diagnostics": module.diagnostics({"image": folder}),
-        "nearest_psnr_max": float(nearest_psnr(samples, training).max()),
-        "judges": {Path(judge).stem: judged(judge, samples, training, reals) for judge in judges},
+        "nearest_psnr_max": float(nearest_psnr(samples, read(root, 10_000)).max()),
+        "judges": {Path(judge).stem: judged(judge, samples, root, heldout) for judge in judges},
     }
 
 
@@ -195,20 +212,30 @@ def measurement(file: Path, root: Path, heldout: Path, judges: Sequence[str]) ->
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a line for each setting, means over seeds; then what DISP changes, seed by seed and judge by judge."""
+    """Markdown: a line for each setting, means over seeds with their 95 % interval; then what DISP changes, seed by seed and
+    judge by judge, and what the distances are worth."""
     judges = list(rows[0]["judges"])
     columns = [f"{column} {judge}" for judge in judges for column in JUDGED]
-    head = ["set", "method", "DISP", "seeds", *columns, "nearest PSNR, dB"]
+    head = ["set", "method", "DISP", "seeds", *columns, "nearest PSNR, dB", "match", "spread over priors / z"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for row in rows:
         trial = row["trial"]
         groups.setdefault((trial["images"], trial["setting"], trial["prior"]), []).append(row)
-    for (images, setting, prior), own in sorted(groups.items()):
-        cells = [f"{mean([r['judges'][j][c] for r in own]):.3g}" for j in judges for c in JUDGED]
-        cells.append(f"{mean([r['nearest_psnr_max'] for r in own]):.1f}")
+    for (images, setting, prior), own in groups.items():
+        cells = [_cell([r["judges"][j][c] for r in own], False) for j in judges for c in JUDGED]
+        cells.append(_cell([r["nearest_psnr_max"] for r in own], False))
+        found = [row["diagnostics"] for row in own if row["diagnostics"]]
+        cells.append(_cell([d["prior_match"] for d in found], False))
+        cells.append(_cell([d["pixel_spread_over_priors"] / d["pixel_spread_over_z"] for d in found], False))
         lines.append(f"| {images} | {setting} | {'yes' if prior else '–'} | {len(own)} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n\n" + "\n".join(verdicts(rows, judges)) + "\n"
+    worth = [
+        f"- {images}, {judge}: kd of copies of the training images {values['kd_copies']:.3g}, "
+        f"of one half of the held-out images against the other {values['kd_split_half']:.3g}"
+        for images, row in {row["trial"]["images"]: row for row in rows}.items()
+        for judge, values in row["judges"].items()
+    ]
+    return "\n\n".join("\n".join(part) for part in (lines, verdicts(rows, judges), worth)) + "\n"
 
 
 def verdicts(rows: Sequence[dict[str, Any]], judges: Sequence[str]) -> Iterator[str]:
@@ -223,11 +250,13 @@ def verdicts(rows: Sequence[dict[str, Any]], judges: Sequence[str]) -> Iterator[
         better = sum(all(disp[judge]["kd"] < plain[judge]["kd"] for judge in judges) for plain, disp in pairs)
         worse = sum(all(disp[judge]["kd"] > plain[judge]["kd"] for judge in judges) for plain, disp in pairs)
         claim = "helps" if 3 * better >= 2 * len(pairs) and len(pairs) >= 3 else "no claim"
-        yield f"- {images}, {setting}: all judges better in {better}, worse in {worse} of {len(pairs)} seeds: {claim}"
-
-
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+        ratios = [
+            " ".join([judge, *(f"{disp[judge]['kd'] / plain[judge]['kd']:.2f}" for plain, disp in pairs)]) for judge in judges
+        ]
+        yield (
+            f"- {images}, {setting}: all judges better in {better}, worse in {worse} of {len(pairs)} seeds: {claim}; "
+            f"kd with DISP / without, by seed: {', '.join(ratios)}"
+        )
 
 
 def main() -> None:
@@ -244,25 +273,25 @@ def main() -> None:
     torch.set_num_threads(1)
     data, runs = arguments.data.resolve(), arguments.runs.resolve()
     runs.mkdir(parents=True, exist_ok=True)
-    source = runs / "source/checkpoints/last.ckpt"
-    if arguments.table == "few_shot" and not (runs / "source/row.json").is_file():
-        words = ["datamodule.root=datamodules/starter/faces64.zip", "datamodule.flip=true", "datamodule.heldout_root=null"]
-        words += ["resume=auto", "logger.wandb=null", "callbacks.metrics=null", "trainer.accelerator=cpu"]
-        call("train.py", "configs/sngan.yaml", *words, f"run_dir={runs / 'source'}", *extra)
-        (runs / "source/row.json").write_text("{}")
-    make = partial(measured, data=data, runs=runs, source=source, judges=arguments.judges, extra=extra)
+    make = partial(measured, data=data, runs=runs, judges=arguments.judges, extra=extra)
     todo = list(trials(arguments.table, arguments.seeds))[: arguments.limit]
     for trial in todo:
         folders(trial, data, runs)  # cut before processes share them
-    rows = []
+    rows, failed = [], []
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for future in as_completed([pool.submit(make, trial) for trial in todo]):
-            rows.append(future.result())
+            try:
+                rows.append(future.result())
+            except subprocess.CalledProcessError as error:  # the others go on, and what they give is kept
+                failed.append(str(error))
+                continue
             ordered = sorted(rows, key=lambda row: [t._asdict() for t in todo].index(row["trial"]))
             for suffix, text in (("json", json.dumps(ordered, indent=1)), ("md", table(ordered))):
                 with atomic_write(arguments.out / f"{arguments.table}_gans.{suffix}") as file:
                     file.write(text.encode())
             print(f"{len(rows)} of {len(todo)}: {rows[-1]['trial']}", flush=True)
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 if __name__ == "__main__":

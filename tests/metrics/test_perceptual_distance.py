@@ -97,14 +97,19 @@ def test_stages_of_inception_go_from_fine_to_coarse() -> None:
     assert "class_weights" not in backbone.state_dict()
 
 
-def tolerant_state(convolutions: list[tuple[int, int, int]], widths: list[int]) -> dict[str, Tensor]:
-    """A random file of ST-LPIPS: (inputs, outputs, kernel) of the layers, and the channels of the five heads."""
+ALEX = {"slice1.0": (3, 64, 11), "slice2.5": (64, 192, 5), "slice3.9": (192, 384, 3), "slice4.11": (384, 256, 3),
+        "slice5.13": (256, 256, 3)}  # fmt: skip
+
+
+def tolerant_state(convolutions: dict[str, tuple[int, int, int]]) -> dict[str, Tensor]:
+    """A random file of ST-LPIPS: (inputs, outputs, kernel) of the layers by name."""
     torch.manual_seed(0)
     state = {"scaling_layer.shift": torch.randn(1, 3, 1, 1), "scaling_layer.scale": torch.rand(1, 3, 1, 1) + 0.5}
-    for number, (inputs, outputs, kernel) in enumerate(convolutions):
-        state[f"net.slice1.{3 * number}.weight"] = 0.1 * torch.randn(outputs, inputs, kernel, kernel)
-        state[f"net.slice1.{3 * number}.bias"] = 0.1 * torch.randn(outputs)
-    return state | {f"lin{i}.model.1.weight": torch.rand(1, width, 1, 1) for i, width in enumerate(widths)}
+    for name, (inputs, outputs, kernel) in convolutions.items():
+        state[f"net.{name}.weight"] = torch.randn(outputs, inputs, kernel, kernel) / (kernel * inputs**0.5)
+        state[f"net.{name}.bias"] = 0.1 * torch.randn(outputs)
+        state[f"lin{int(name[5]) - 1}.model.1.weight"] = torch.rand(1, outputs, 1, 1)
+    return state
 
 
 class Blur(nn.Module):
@@ -117,7 +122,7 @@ class Blur(nn.Module):
 
 def tolerant_alex(state: dict[str, Tensor], image: Tensor) -> list[Tensor]:
     """Layer by layer as the paper's table lists them."""
-    conv = [(state[f"net.slice1.{3 * i}.weight"], state[f"net.slice1.{3 * i}.bias"]) for i in range(5)]
+    conv = [(state[f"net.{name}.weight"], state[f"net.{name}.bias"]) for name in ALEX]
     x = (image / 127.5 - 1 - state["scaling_layer.shift"]) / state["scaling_layer.scale"]
     one = Blur()(F.conv2d(x, *conv[0], padding=2)).relu()
     two = F.conv2d(Blur()(F.max_pool2d(one, 3, 1)), *conv[1], padding=2).relu()
@@ -127,7 +132,7 @@ def tolerant_alex(state: dict[str, Tensor], image: Tensor) -> list[Tensor]:
 
 
 def test_shift_tolerant_lpips_by_its_definition(tmp_path: Path) -> None:
-    state = tolerant_state([(3, 4, 11), (4, 6, 5), (6, 8, 3), (8, 5, 3), (5, 5, 3)], [4, 6, 8, 5, 5])
+    state = tolerant_state(ALEX)
     torch.save(state, tmp_path / "alex.pth")
     ours, images = load_perceptual(None, str(tmp_path / "alex.pth")), noise(2, 3, 64, 80)
     expected = 0.0
@@ -138,12 +143,13 @@ def test_shift_tolerant_lpips_by_its_definition(tmp_path: Path) -> None:
 
 
 def test_shift_tolerant_vgg_has_five_blocks(tmp_path: Path) -> None:
-    widths, inputs, layers = [2, 3, 4, 4, 4], 3, []
-    for width, depth in zip(widths, (2, 2, 3, 3, 3), strict=True):
-        for _ in range(depth):
-            layers.append((inputs, width, 3))
+    widths, inputs, layers = [64, 128, 256, 512, 512], 3, {}
+    names = (("1", "0 2"), ("2", "6 8"), ("3", "12 14 16"), ("4", "20 22 24"), ("5", "28 30 32"))
+    for width, (part, numbers) in zip(widths, names, strict=True):
+        for number in numbers.split():
+            layers[f"slice{part}.{number}"] = (inputs, width, 3)
             inputs = width
-    torch.save(tolerant_state(layers, widths), tmp_path / "vgg.pth")
+    torch.save(tolerant_state(layers), tmp_path / "vgg.pth")
     ours = load_perceptual(None, str(tmp_path / "vgg.pth"))
     assert ours.key == "st_lpips_vgg"
     assert [maps.shape[1] for maps, _ in ours.layers(torch.rand(1, 3, 64, 64))] == widths
