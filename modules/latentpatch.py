@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -30,7 +30,6 @@ from modules.patches.latent_patches import (
 from modules.patches.mosaic import source_picture, surroundings
 from modules.tokenizer import OnCodes
 
-PIXELS_AT_ONCE = 2**18  # that are encoded or decoded together, whatever the size of an image
 IMAGES_AT_ONCE = 64  # whose codes are composed together
 SCALES = 5  # of the paper, through which a reference can enter
 MEASURED = 16  # samples of the diagnostics
@@ -111,16 +110,13 @@ class LatentPatch(OnCodes, BankModule):
 
     def settings(self, preset: Preset | None = None, **values: int | None) -> Settings:
         """Those of a preset, by default the module's with its own values, with `values` that are not None in their place."""
-        if preset is None:
-            values = {key: self.hparams[key] if value is None else value for key, value in values.items()}
-        chosen = PRESETS[preset or self.hparams.preset]._replace(**{k: v for k, v in values.items() if v is not None})
+        own = {key: self.hparams[key] for key in Settings._fields if key in self.hparams and preset is None}
+        given = {key: value for part in (own, values) for key, value in part.items() if value is not None}
+        chosen = PRESETS[preset or self.hparams.preset]._replace(**given)
         chosen = chosen._replace(stride=chosen.stride or math.ceil(chosen.patch / 3))
         if chosen.stride > chosen.patch:
             raise UserError(f"stride is {chosen.stride}, larger than patch {chosen.patch}: cells would be left out")
         return chosen
-
-    def _own_settings(self) -> Settings:
-        return self.settings(patch=None, stride=None, neighbors=None, scales=None)
 
     def _sizes(self, settings: Settings, start: int = 0) -> list[tuple[int, int]]:
         """Sizes of the scales from `start` on. UserError if a window does not fit into the coarsest."""
@@ -133,14 +129,14 @@ class LatentPatch(OnCodes, BankModule):
     # --- fit ----------------------------------------------------------------------------------------------------------
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
-        images, neighbors = len(sets["image"]), self._own_settings().neighbors or 1
+        images, neighbors = len(sets["image"]), self.settings().neighbors or 1
         if neighbors > images:
             raise UserError(f"module.neighbors is {neighbors}, more than the {images} image(s) to choose from")
         self._read_attributes(sets["image"])
 
     def check_tokenizer(self) -> None:
         super().check_tokenizer()
-        self._sizes(self._own_settings())
+        self._sizes(self.settings())
 
     def _read_attributes(self, images: Dataset) -> None:
         """Attributes as numbers, which checkpoints hold in little space; those of a mirrored image are the image's."""
@@ -188,19 +184,13 @@ class LatentPatch(OnCodes, BankModule):
 
     # --- images and codes ---------------------------------------------------------------------------------------------
 
-    def _pieces(self, values: Tensor) -> Sequence[Tensor]:
-        return values.split(max(1, PIXELS_AT_ONCE // math.prod(self.image_size)))
-
     def _encode(self, images: Tensor) -> Tensor:
-        return torch.cat([self.tokenizer.encode(part) for part in self._pieces(resize(images, self.image_size))])
-
-    def _decode(self, codes: Tensor) -> Tensor:
-        return torch.cat([self.tokenizer.decode(part) for part in self._pieces(codes)])
+        return self.tokenizer.encode(resize(images, self.image_size))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
         """What the autoencoder gives back of images [N, 3, H, W]."""
-        return resize(self._decode(self._encode(images)), tuple(images.shape[-2:]))
+        return resize(self.tokenizer.decode(self._encode(images)), tuple(images.shape[-2:]))
 
     autoencode = reconstruct
 
@@ -297,14 +287,14 @@ class LatentPatch(OnCodes, BankModule):
         """New images. `where` selects sources, see `select`; None stands for the module's own value. For images that are not
         aligned, source windows may lie up to `rho` codes beside the window."""
         self.check_size(size)
-        return self._decode(self.sample_codes(num_images, preset, where, patch, stride, neighbors, scales, rho))
+        values = {"patch": patch, "stride": stride, "neighbors": neighbors, "scales": scales}
+        return self.tokenizer.decode(self.sample_codes(num_images, preset, where, rho, **values))
 
     def sample_codes(
-        self, num_images: int, preset: Preset | None = None, where: str | None = None, patch: int | None = None,
-        stride: int | None = None, neighbors: int | None = None, scales: int | None = None, rho: int = 0,
-    ) -> Tensor:  # fmt: skip
+        self, num_images: int, preset: Preset | None = None, where: str | None = None, rho: int = 0, **values: int | None
+    ) -> Tensor:
         """Codes [N, h, w] of new images; see `sample`."""
-        settings, guess = self.settings(preset, patch=patch, stride=stride, neighbors=neighbors, scales=scales), None
+        settings, guess = self.settings(preset, **values), None
         if settings.reference:
             sources = self.sources(where)[0]
             chosen = randint(0, len(sources), (num_images,), self.device)
@@ -324,11 +314,11 @@ class LatentPatch(OnCodes, BankModule):
     ) -> Tensor:
         """The images [N, 3, H, W] in patches of the sources. They enter at one of 5 scales: `scale`, or from the finest for
         a strength of 1 (the paper) to the coarsest for 0, which keeps the least of them."""
-        settings = self.settings(patch=patch, stride=None, neighbors=neighbors, scales=SCALES)
+        settings = self.settings(patch=patch, neighbors=neighbors, scales=SCALES)
         scale = round(strength * (SCALES - 1)) if scale is None else scale
         check_scale(SCALES, scale=scale)
         codes = self._compose(settings, where, len(images), self._encode(images), start=scale, rho=rho)
-        return resize(self._decode(codes), tuple(images.shape[-2:]))
+        return resize(self.tokenizer.decode(codes), tuple(images.shape[-2:]))
 
     @torch.no_grad()
     def edit(
@@ -347,7 +337,7 @@ class LatentPatch(OnCodes, BankModule):
         that fit to both sides.
         """
         codes, inside = self._encode(image), F.adaptive_avg_pool2d(mask, self.tokenizer.grid)[0, 0] > 0.5
-        settings = self.settings(patch=patch, stride=None, neighbors=neighbors, scales=1)
+        settings = self.settings(patch=patch, neighbors=neighbors, scales=1)
         if donor is None:
             codes = self._compose(settings, where, 1, codes, ~inside)
         else:
@@ -357,7 +347,7 @@ class LatentPatch(OnCodes, BankModule):
             around = F.max_pool2d(inside[None].float(), 3, 1, 1)[0] > inside
             before, codes = self._origin, self._compose(settings, where, 1, codes, ~around)
             self._origin = torch.where(self._origin < 0, before, self._origin)
-        return resize(self._decode(codes), tuple(image.shape[-2:]))
+        return resize(self.tokenizer.decode(codes), tuple(image.shape[-2:]))
 
     @torch.no_grad()
     def inpaint(
@@ -374,9 +364,9 @@ class LatentPatch(OnCodes, BankModule):
         hole = F.max_pool2d(F.adaptive_max_pool2d(mask.float(), self.tokenizer.grid), 3, 1, 1)[0, 0] > 0
         hole &= bool(mask.any())
         codes = self._encode(surroundings(image, mask.to(image)))  # the colors in the hole would reach its surroundings
-        settings = self.settings(patch=patch, stride=None, neighbors=neighbors, scales=1)
+        settings = self.settings(patch=patch, neighbors=neighbors, scales=1)
         codes = self._compose(settings, where, num_images, codes.expand(num_images, -1, -1), ~hole, masked=True)
-        return resize(self._decode(codes), tuple(image.shape[-2:]))
+        return resize(self.tokenizer.decode(codes), tuple(image.shape[-2:]))
 
     # --- provenance ---------------------------------------------------------------------------------------------------
 
@@ -433,4 +423,4 @@ class LatentPatch(OnCodes, BankModule):
         """What the autoencoder gives back of random sources, the best that codes can reach; random cells and blocks."""
         codes = self.bank.rows[torch.randint(0, len(self.bank), (num_images,)).to(self.device)].long()
         random = {name: self.sample(num_images, preset=name) for name in ("random_1x1", "random_4x4")}
-        return {"reconstructions": self._decode(codes), **random}
+        return {"reconstructions": self.tokenizer.decode(codes), **random}

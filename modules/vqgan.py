@@ -42,9 +42,9 @@ from modules.ops.images import resize
 from modules.ops.kmeans import kmeans
 from modules.staged import StagedModule
 
-CHUNK = 64  # images that are encoded or decoded at once
+PIXELS_AT_ONCE = 2**18  # that are encoded or decoded together, whatever the size of an image
 REVIVAL_SHARE = 0.03  # of the mean usage, below which a code counts as dead
-MAX_MEASURED = 500  # training images of the diagnostics
+MAX_MEASURED = 500  # images of the diagnostics
 
 
 class VQGAN(StagedModule):
@@ -138,15 +138,19 @@ class VQGAN(StagedModule):
         """Height and width of the map of codes of an image."""
         return tuple(side // self.downsampling for side in self.image_size)
 
+    @property
+    def _at_once(self) -> int:
+        return max(1, PIXELS_AT_ONCE // math.prod(self.image_size))
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Codes [N, H / f, W / f] of images [N, 3, H, W] in [-1, 1]."""
-        return torch.cat([self.quantize.codes(self.quant_conv(self.encoder(part))) for part in images.split(CHUNK)])
+        return torch.cat([self.quantize.codes(self.quant_conv(self.encoder(part))) for part in images.split(self._at_once)])
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images [N, 3, f h, f w] in [-1, 1] of latents [N, embed_dim, h, w], such as code book entries."""
-        return torch.cat([self.decoder(self.post_quant_conv(part)).clamp(-1, 1) for part in latents.split(CHUNK)])
+        return torch.cat([self.decoder(self.post_quant_conv(part)).clamp(-1, 1) for part in latents.split(self._at_once)])
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images [N, 3, f h, f w] in [-1, 1] of codes [N, h, w]."""
@@ -287,7 +291,7 @@ class VQGAN(StagedModule):
         count = min(len(images), -(-number // math.prod(self.grid)) + 3)
         picks = torch.randperm(len(images), generator=stream)[:count].tolist()
         pictures = torch.stack([images[i] for i in picks]).to(self.device, self.dtype)
-        rows = torch.cat([rows_of(self.quant_conv(self.encoder(part))) for part in pictures.split(CHUNK)])
+        rows = torch.cat([rows_of(self.quant_conv(self.encoder(part))) for part in pictures.split(self._at_once)])
         order = torch.randperm(len(rows), generator=stream)
         rows = rows[order.repeat(-(-number // len(rows)))[:number].to(rows.device)]
         return self.trainer.strategy.broadcast(rows.cpu()).to(self.device)
@@ -317,7 +321,7 @@ class VQGAN(StagedModule):
     @torch.no_grad()
     def quality(self, images: Dataset) -> tuple[float, Tensor]:
         """Mean PSNR in dB over at most 500 images, evenly chosen, and their codes."""
-        picks = torch.linspace(0, len(images) - 1, min(len(images), MAX_MEASURED)).long().split(CHUNK)
+        picks = torch.linspace(0, len(images) - 1, min(len(images), MAX_MEASURED)).long().split(self._at_once)
         values, codes = [], []
         for part in picks:
             pictures = torch.stack([images[int(i)] for i in part]).to(self.device)

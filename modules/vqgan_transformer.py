@@ -1,12 +1,12 @@
 """VQGAN (Esser, Rombach & Ommer 2021, arXiv 2012.09841), second stage: a transformer over codes."""
 
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 from torch.optim import AdamW
 from torch.utils.data import Dataset
@@ -181,8 +181,8 @@ class VQGANTransformer(OnCodes, StagedModule):
         settings = temperature or hp.temperature, top_k or hp.top_k, top_p or hp.top_p or 1.0
         if settings[1] is not None and settings[1] > hp.num_codes:
             raise UserError(f"top_k is {settings[1]}; allowed are 1 to {hp.num_codes} (the number of codes) and null")
-        show = print_rows if sys.stderr.isatty() else None
-        return self.transformer.sample(number, grid, labels, *settings, **known, progress=show and show(math.prod(grid)))
+        with Tqdm(total=math.prod(grid), desc="codes", unit="code", leave=False, delay=3, disable=None) as bar:
+            return self.transformer.sample(number, grid, labels, *settings, **known, progress=bar.update)
 
     def _labels(self, number: int, label: int | None) -> Tensor | None:
         classes = self.hparams.num_classes
@@ -264,13 +264,3 @@ def unigram_nats(train: Tensor, heldout: Tensor, num_codes: int) -> float:
     counts = F.one_hot(train.flatten(1).T, num_codes).sum(1) + 1.0  # [h w, K]
     logs = (counts / counts.sum(1, keepdim=True)).log()
     return float(-logs.gather(1, heldout.flatten(1).T).mean())
-
-
-def print_rows(total: int) -> Any:
-    """A function that shows the number of codes done on the terminal."""
-
-    def show(done: int) -> None:
-        if done % max(total // 20, 1) == 0 or done == total:
-            print(f"\rcodes: {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-    return show

@@ -149,12 +149,12 @@ class CodeTransformer(nn.Module):
     def sample(
         self, number: int, size: tuple[int, int] | None = None, labels: Tensor | None = None, temperature: float = 1.0,
         top_k: int | None = None, top_p: float = 1.0, known: Tensor | None = None, mask: Tensor | None = None,
-        progress: Callable[[int], None] | None = None, sliding: bool = False,
+        progress: Callable[[], object] | None = None, sliding: bool = False,
     ) -> Tensor:  # fmt: skip
         """Draws maps [N, h, w] in raster order; where `mask` [N, h, w] is False the codes of `known` stay.
 
         Maps of the grid of training with a cache; larger ones by a window of that size that moves along, or with `sliding`
-        any. One call consumes exactly `rand(N, h, w)`. `progress` gets the number of codes done.
+        any. One call consumes exactly `rand(N, h, w)`. `progress` is called after each code.
         """
         size = size or self.grid
         device = self.tok_emb.weight.device
@@ -174,7 +174,7 @@ class CodeTransformer(nn.Module):
                 new = draw(logits, uniform[:, i, j], temperature, top_k, top_p)
                 codes[:, i, j] = new if drawn is None else torch.where(drawn[:, i, j], new, codes[:, i, j])
             if progress is not None:
-                progress(t + 1)
+                progress()
         return codes
 
     def _cached_logits(self, number: int) -> Callable[[Tensor, Tensor, int, int], Tensor]:

@@ -114,7 +114,7 @@ class Generator:
             codes = module.sample_codes(number, **options)
             seconds = time.process_time() - start
             statistic = module.provenance_statistics(codes)
-            images = to_uint8(module._decode(codes))
+            images = to_uint8(module.tokenizer.decode(codes))
         values = {"verbatim": statistic["verbatim_median"], "copies": statistic["verbatim_copies"], "seconds": seconds}
         return images, self.images[order], values | {"sources": statistic["sources_per_image"]}
 
@@ -125,7 +125,7 @@ class Generator:
         if projected:
             book = project_codebook(self.codes, module.tokenizer.codebook, module.hparams.rank)
             codes = torch.cdist(book[codes].flatten(0, 2), book).argmin(1).view_as(codes)
-        return to_uint8(module._decode(codes))
+        return to_uint8(module.tokenizer.decode(codes))
 
 
 def trials(seeds: int, transformer: bool) -> Iterator[tuple[str, int | None, int]]:

@@ -116,7 +116,7 @@ def test_mistakes_are_one_error_and_nothing_is_written(case, tmp_path, capsys):
 
 def test_settings_come_from_the_call_the_preset_and_the_module():
     module = build(patch=None, neighbors=2)
-    assert module.settings(patch=None, neighbors=None)[:4] == (6, 2, 2, 1)
+    assert module.settings()[:4] == (6, 2, 2, 1)
     assert module.settings("paper", patch=4)[:4] == (4, 2, 3, 5)
     assert module.settings("table1")[:4] == (6, 2, 10, 1) and module.settings("random_4x4")[:3] == (4, 4, None)
     strides = [module.settings("paper", patch=patch).stride for patch in (2, 4, 6, 8)]
@@ -147,7 +147,7 @@ def test_unaligned_sources_are_found_beside_their_place(module):
 def test_memory_is_shared_out_without_changing_an_image(module, monkeypatch):
     straight = drawn(module, 5)
     monkeypatch.setattr("modules.latentpatch.IMAGES_AT_ONCE", 2)
-    monkeypatch.setattr("modules.latentpatch.PIXELS_AT_ONCE", 300)
+    monkeypatch.setattr("modules.vqgan.PIXELS_AT_ONCE", 300)
     torch.testing.assert_close(drawn(module, 5), straight, atol=1e-5, rtol=0)
 
 
@@ -212,7 +212,7 @@ def test_without_a_table_no_attribute_is_known(module):
 
 def test_a_source_as_reference_comes_back_and_less_strength_keeps_less(module):
     codes = module.bank.rows[:3].long()
-    image = module._decode(codes)
+    image = module.tokenizer.decode(codes)
     module._encode = lambda images: codes[: len(images)]
     try:
         assert torch.equal(module.inject(image, neighbors=1), image)
@@ -245,13 +245,13 @@ def test_editing_takes_the_codes_of_the_donor_inside_the_mask(module):
     assert torch.equal(module.edit(reference, full, donor), module.reconstruct(donor))
     expected = module._encode(reference).clone()
     expected[:, 2:4, 3:6] = module._encode(donor)[:, 2:4, 3:6]
-    assert torch.equal(module.edit(reference, mask_of(4, 9, 6, 13)[..., :16], donor), module._decode(expected))
+    assert torch.equal(module.edit(reference, mask_of(4, 9, 6, 13)[..., :16], donor), module.tokenizer.decode(expected))
 
 
 def test_healing_changes_the_ring_around_the_mask_alone(module, monkeypatch):
     reference, donor = torch.rand(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(5)) * 2 - 1
     codes = []
-    monkeypatch.setattr(module, "_decode", lambda values: codes.append(values) or torch.zeros(1, 3, 16, 16))
+    monkeypatch.setattr(module.tokenizer, "decode", lambda values: codes.append(values) or torch.zeros(1, 3, 16, 16))
     for heal in (False, True):
         module.edit(reference, mask_of(4, 8, 6, 12), donor, heal=heal)
     changed = (codes[0] != codes[1])[0]
