@@ -27,7 +27,8 @@ class SingularValues(nn.Module):
         self.right.copy_(right)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return ((self.left * self.multipliers) @ self.right).view_as(weight)
+        with torch.autocast(weight.device.type, enabled=False):
+            return ((self.left * self.multipliers) @ self.right).view_as(weight)
 
 
 class FSGAN(TGAN):

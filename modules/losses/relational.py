@@ -8,9 +8,10 @@ from torch import Tensor
 
 
 def cosine_table(rows: Tensor, columns: Tensor) -> Tensor:
-    """Cosines [N, M] of the flattened features [N, ...] and [M, ...], in float32."""
-    rows, columns = (F.normalize(features.flatten(1).float(), dim=1) for features in (rows, columns))
-    return rows @ columns.T
+    """Cosines [N, M] of the flattened features [N, ...] and [M, ...], in float32, also inside autocast."""
+    with torch.autocast(rows.device.type, enabled=False):
+        rows, columns = (F.normalize(features.flatten(1).float(), dim=1) for features in (rows, columns))
+        return rows @ columns.T
 
 
 def distance_consistency(source: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:

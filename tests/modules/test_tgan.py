@@ -9,9 +9,13 @@ from PIL import Image
 import train
 from core.errors import UserError
 from datamodules.synthetic import SyntheticDataModule
+from modules.cdc import CDC
+from modules.dcl import DCL
+from modules.ewc import EWC
+from modules.fsgan import FSGAN
 from modules.networks.style_checkpoints import to_rosinality
 from modules.tgan import TGAN
-from tests.modules.style_source import TINY, build, differing, fit, networks, source_model  # noqa: F401
+from tests.modules.style_source import TINY, build, differing, fit, moved, networks, source_model  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 PARAMETERS = {"tgan": 410_207, "tgan_256": 88_932_805, "tgan_ada": 410_207, "tgan_diffaugment": 410_207}
@@ -97,6 +101,14 @@ def test_the_run_s_own_file_is_enough_to_go_on(tmp_path):
     trainer.fit(resumed, data, ckpt_path=tmp_path / "part.ckpt", weights_only=True)
     assert not differing(straight, resumed) and resumed.iteration == 8 and resumed.source_sha256 == digest
     assert TGAN.from_checkpoint(torch.load(tmp_path / "part.ckpt", weights_only=True)).iteration == 4
+
+
+@pytest.mark.parametrize("method", [TGAN, CDC, DCL, EWC, FSGAN])
+def test_bfloat16_trains_with_weights_of_32_bits(method):
+    settings = {"augment": "ada"} if method is TGAN else {"fisher_samples": 4} if method is EWC else {}
+    module, start = fit(build(method, **settings), precision="bf16-mixed"), networks(build(method, **settings))
+    assert all(p.isfinite().all() and p.dtype == torch.float32 for p in module.parameters())
+    assert moved(start, networks(module))
 
 
 def test_a_source_in_rosinality_s_layout_begins_the_same_training(tmp_path):

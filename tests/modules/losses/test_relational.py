@@ -13,6 +13,8 @@ def test_cosines():
     rows, columns = torch.randn(3, 2, 4), torch.randn(5, 2, 4)
     expected = F.cosine_similarity(rows.flatten(1)[:, None], columns.flatten(1)[None], dim=2)
     assert torch.allclose(cosine_table(rows, columns), expected, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):  # a rounding by 0.004 would be 0.06 at DCL's temperature
+        assert torch.allclose(cosine_table(rows, columns), expected, atol=1e-6)
 
 
 def with_cosines(first: list[float], dim: int = 8) -> torch.Tensor:
