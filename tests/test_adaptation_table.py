@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from callbacks.adaptation_curve import COLUMNS
-from tests.benchmarks.adaptation_table import METHODS, Trial, at_end, equal_realism, measured, read, table, trials, write
+from tests.benchmarks.adaptation_table import (
+    METHODS,
+    Trial,
+    at_end,
+    equal_realism,
+    measured,
+    orders,
+    read,
+    table,
+    trials,
+    write,
+)
 
 CURVE = [(0, 0.0, 0.2, 0.25, 0.3), (100, 0.8, 0.15, 0.2, 0.2), (200, 1.0, 0.1, 0.1, 0.1)]  # iteration, realism, intra, …
 
@@ -87,6 +98,9 @@ def test_the_table_interpolates_at_equal_realism_and_shows_the_end(tmp_path):
     assert lines["TGAN"][:4] == ["2", "150 ± 0", "0.125 ± 0.000", "0.150 ± 0.000"] and lines["TGAN"][-1] == "2 of 2 copies"
     assert lines["CDC"][3].startswith("0.160 ± ") and lines["CDC"][-1] == "no copying found"
     assert lines["copies of the ten"][-1] == "1 of 1 copies" and lines["source"][6] == "0.200"
+    assert "Not measured: DCL, CDC, λ = 0, FreezeD" in text and "## toonhead\n\nNot measured." in text
+    claims = dict(line.removeprefix("- ").rsplit(": ", 1) for line in orders(rows))
+    assert list(claims.values()) == ["0.010 (does not hold; 2 seed(s))", "not measured"] + ["1.000 (holds; 2 seed(s))"] * 2
     write(tmp_path, content)
     assert (tmp_path / "adaptation_table.md").read_text() == text
     raw = json.loads((tmp_path / "adaptation_table.json").read_text())

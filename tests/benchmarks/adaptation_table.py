@@ -45,6 +45,7 @@ SOURCE = ROOT / "datamodules/starter/faces64_heldout.zip"
 SIZE = [32, 32]
 SAMPLES = 200  # of a measurement
 LEVEL = 0.9  # of realism, at which methods are compared
+TARGETS = ("faces-sketch", "toonhead", "pixelart")
 METHODS = {  # words of train.py
     "tgan": ("TGAN", ["configs/tgan.yaml"]),
     "cdc": ("CDC", ["configs/cdc.yaml"]),
@@ -178,9 +179,36 @@ def table(content: dict[str, Any]) -> str:
                 keys = ("realism", *SHOWN, "nearest_training", "cpu_minutes")
                 cells += [_cell([at_end(row, key) for row in own], key) for key in keys]
                 lines.append(f"| {title} | {len(own)} | {' | '.join(cells)} | {_verdict(own)} |")
-        parts.append(f"## {target}\n\n" + "\n".join(lines))
+        missing = [title for method, (title, _) in METHODS.items() if all(row["method"] != method for row in rows)]
+        left = f"\n\nNot measured: {', '.join(missing)}." if missing else ""
+        parts.append(f"## {target}\n\n" + "\n".join(lines) + left + "\n\n" + "\n".join(orders(rows)))
+    parts += [f"## {target}\n\nNot measured." for target in TARGETS if all(row["target"] != target for row in content["rows"])]
     protocols = sorted({point["protocol"] for row in content["rows"] for point in row["curve"]})
     return "\n\n".join(parts) + "\n\nProtocols:\n\n" + "\n".join(f"- {protocol}" for protocol in protocols) + "\n"
+
+
+def orders(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Of a target, which of the paper's orders hold in the mean over the seeds."""
+    own = {method: [row for row in rows if row["method"] == method] for method in METHODS}
+    pairs = {method: [equal_realism(row, "pairs") for row in own[method]] for method in METHODS}
+    lines = []
+
+    def add(claim: str, least: float, *values: list[float]) -> None:
+        """Of the first values' mean, less that of the second ones."""
+        found = "not measured"
+        if all(values):
+            means, seeds = [statistics.mean(each) for each in values], min(map(len, values))
+            value = means[0] - sum(means[1:])
+            found = f"{value:.3f} ({'holds' if value >= least else 'does not hold'}; {seeds} seed(s))"
+        lines.append(f"- {claim}, at least {least}: {found}")
+
+    for first, second, least in (("cdc", "tgan", 0.02), ("dcl", "cdc", -0.01)):
+        claim = f"distance of pairs at {LEVEL}, {METHODS[first][0]} less {METHODS[second][0]}"
+        add(claim, least, pairs[first], pairs[second])
+    for method, end in (("tgan", 400), ("cdc", 600)):
+        last = [[float(p["realism"]) for p in row["curve"] if p["iteration"] <= end][-1] for row in own[method]]
+        add(f"realism of {METHODS[method][0]} after {end} iterations", 0.95, last)
+    return lines
 
 
 def _verdict(rows: Sequence[dict[str, Any]]) -> str:
@@ -221,7 +249,7 @@ def read(path: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--targets", default="faces-sketch,toonhead,pixelart")
+    parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--methods", default=",".join(METHODS), help=f"some of {', '.join(METHODS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--perceptual", type=Path)
