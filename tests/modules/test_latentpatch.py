@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 
 import evaluate
 import train
+from cli.loader import load_config
 from core.errors import UserError
 from modules.base import sampling_mode
 from modules.latentpatch import PRESETS, LatentPatch
@@ -337,8 +339,27 @@ def test_the_command_line_from_a_folder_to_edits(tmp_path, capsys):
     edited = ["00_input.png", "01_mask.png", "02_unmasked.png", "03_edited.png"]
     assert run("edit", *masked, f"task.options.donor={folder / '1.png'}", "task.options.heal=true") == edited
     assert run("inpaint", *masked, "task.num_images=2") == ["00_input.png", "01_mask.png", "02_fill_000.png", "02_fill_001.png"]
-    capsys.readouterr()
-    assert run("edit", *masked, "task.options.donor=nowhere.png") == 2
-    assert "task.options.donor=nowhere.png: no such file" in capsys.readouterr().err
-    assert run("generate", "task.options.where=odd=1") == 2
-    assert "unknown attribute odd" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "edit")
+    shutil.rmtree(tmp_path / "generate")
+    for keys, message in (
+        (["edit", *masked, "task.options.donor=nowhere.png"], "task.options.donor=nowhere.png: no such file"),
+        (["generate", "task.options.where=odd=1"], "unknown attribute odd"),
+        (["generate", "task.options.where=even=1 & even=0"], "none of the 6 images fulfils this"),
+        (["generate", "task.options.neighbors=7"], "neighbors is 7, more than the 6 images to choose from"),
+        (["generate", "task.options.patch=9"], "patch is 9, larger than the coarsest scale of 8×8 codes"),
+        (["generate", "task.options.preset=paper"], "patch is 6, larger than the coarsest scale of 5×5 codes"),
+    ):
+        capsys.readouterr()
+        assert run(*keys) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert error[-1].startswith("error: ") and message in error[-1] and not (tmp_path / keys[0]).exists()
+
+
+def test_a_file_with_codes_of_another_autoencoder_is_one_error(module, tmp_path, capsys):
+    config = load_config(["configs/latentpatch.yaml", "datamodule.class_path=datamodules.synthetic.SyntheticDataModule", *TINY])
+    content = checkpoint_of(module) | {"config": OmegaConf.to_container(config)}
+    other = load_vqgan(tokenizer_file("other", seed=1))
+    content["state_dict"] |= {f"tokenizer.{key}": value for key, value in other.state_dict().items()}
+    torch.save(content, tmp_path / "mixed.ckpt")
+    assert evaluate.main([str(tmp_path / "mixed.ckpt"), "configs/tasks/generate.yaml", f"out={tmp_path / 'out'}"]) == 2
+    assert "the codes are of another autoencoder" in capsys.readouterr().err and not (tmp_path / "out").exists()
