@@ -151,6 +151,19 @@ def test_the_starter_images() -> None:
     assert (Path("datamodules/starter/ATTRIBUTION.md")).read_text().count("landscapes") > 0
 
 
+def test_the_starter_faces_have_attributes_and_disjoint_held_out_ones() -> None:
+    files, pixels = {}, {}
+    for name, number in (("faces64", 2000), ("faces64_heldout", 200)):
+        path = Path(f"datamodules/starter/{name}.zip")
+        with zipfile.ZipFile(path) as archive:
+            files[name] = {file for file in archive.namelist() if file.endswith(".webp")}
+            pixels[name] = {hashlib.sha256(archive.read(file)).digest() for file in files[name]}
+            rows = archive.read("attributes.csv").decode().splitlines()[1:]
+        assert path.stat().st_size <= 8 * 2**20 and len(files[name]) == number and len(rows) == number
+    assert files["faces64"].isdisjoint(files["faces64_heldout"]) and pixels["faces64"].isdisjoint(pixels["faces64_heldout"])
+    assert Path("datamodules/starter/ATTRIBUTION.md").read_text().count("faces64") > 0
+
+
 # --- sets ---------------------------------------------------------------------------------------------------------------
 
 
