@@ -176,15 +176,10 @@ class SNGAN(StagedModule):
         """The discriminator's judgment after augmentation."""
         return self.discriminator(self.augment(images), vectors)
 
-    @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
         """The discriminator's features [N, C] of images, in eval mode: what clusters are made of."""
-        training = self.discriminator.training
-        features = self.discriminator.eval().features(images)
-        self.discriminator.train(training)
-        for block in self.frozen():
-            block.eval()
-        return features
+        with sampling_mode(self.discriminator, 0):
+            return self.discriminator.features(images)
 
     def discriminator_terms(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
         """Further weighted terms of the discriminator's loss by name."""
@@ -366,23 +361,17 @@ class SNGAN(StagedModule):
         Layers of a condition that the source lacks begin anew. Of a class-conditional source without its classes here, batch
         norm becomes the mean over the classes, which keeps activations in range.
         """
-        source = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else {}
+        source = super().convert(checkpoint)
         if not isinstance(source, Mapping) or not any(key.startswith("generator") for key in source):
             raise UserError("the file holds no generator")
-        average = {key.replace("generator_ema.", "generator.", 1): v for key, v in source.items() if "_ema." in key}
-        found, state, problems = dict(source) | average, self.state_dict(), []
-        for key in [key for key in state if key.split(".")[0] in ("generator", "discriminator")]:
-            loaded, shape = _loaded(key, found), tuple(state[key].shape)
-            if loaded is not None and tuple(loaded.shape) == shape:
-                state[key] = loaded
-            elif not _of_condition(key):
-                problems.append(f"{key} is {'missing' if loaded is None else tuple(loaded.shape)}, expected {shape}")
-        if problems:
-            more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
-            raise UserError(f"the source is a network of another size: {'; '.join(problems[:4])}{more}")
-        for key in [key for key in state if key.startswith("generator.")]:
-            state[key.replace("generator.", "generator_ema.", 1)] = state[key]
-        return state
+        found = source | {key.replace("generator_ema.", "generator.", 1): v for key, v in source.items() if "_ema." in key}
+        own, state = self.state_dict(), {}
+        for key, value in own.items():
+            name = key.replace("generator_ema.", "generator.", 1)
+            loaded = _loaded(name, found) if name.split(".")[0] in ("generator", "discriminator") else value
+            anew = _of_condition(name) and (loaded is None or loaded.shape != value.shape)
+            state[key] = own[name] if anew else loaded
+        return {key: value for key, value in state.items() if value is not None}  # the rest is reported as missing
 
 
 def _loaded(key: str, source: Mapping[str, Tensor]) -> Tensor | None:

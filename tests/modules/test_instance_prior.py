@@ -104,6 +104,7 @@ def test_wrong_data_are_errors():
 def test_features_of_clean_and_mirrored_images_are_stored_and_found_by_index(scaling):
     module = fit(build(condition=prior(scaling=scaling), augment="diffaugment"), data={"flip": True})
     condition, images = module.condition, data(flip=True).sets()["image"]
+    assert not condition._loaded  # neither trained nor called after the features are stored
     raw = Extractor("colors")(images.stack())
     centered = raw - (raw.mean(0) if scaling != "none" else 0)
     if scaling == "standardize":
@@ -179,7 +180,7 @@ def codes(condition, embed, number, seed=0):
         return condition.draw_codes(number, embed)
 
 
-def test_mixtures_lie_between_two_priors_and_equal_embedded_mixtures():
+def test_mixtures_lie_between_two_priors_and_equal_embedded_mixtures(monkeypatch):
     condition, embed = filled(), nn.Linear(192, 6)
     rows = condition.bank.rows
     with image_generators(0, range(200)):
@@ -190,7 +191,13 @@ def test_mixtures_lie_between_two_priors_and_equal_embedded_mixtures():
     shares = solution.max(0).values
     assert float(shares.min()) < 0.52 and float(shares.max()) > 0.98 and float(shares.mean()) == pytest.approx(0.75, abs=0.03)
     assert torch.allclose(embed(vectors), (solution.T[:, :, None] * embed(rows)).sum(1), atol=1e-4)  # G_emb is linear
+    monkeypatch.setattr("modules.conditions.noise.rand", lambda number, device=None: torch.ones(number))
+    with image_generators(0, range(20)):
+        ends = condition.draw(20)
+    monkeypatch.undo()
     memory = filled(law="memory")
+    with image_generators(0, range(20)):
+        assert torch.equal(ends, memory.draw(20))  # a share of 1 is the first prior itself
     with image_generators(0, range(20)):
         assert (memory.draw(20)[:, None] == rows).all(2).any(1).all()
 

@@ -13,6 +13,7 @@ from datamodules.synthetic import SyntheticDataModule
 from modules.base import sampling_mode
 from modules.networks.resnet import ConditionalBatchNorm, LayerFactory, ResNetDiscriminator, ResNetGenerator
 from modules.sngan import SNGAN
+from tasks.generate import Generate
 
 TINY = [
     "datamodule.num_images=5",
@@ -282,7 +283,8 @@ def test_a_source_with_classes_gives_the_mean_of_its_classes():
 
 
 def test_a_source_of_another_size_is_one_error():
-    with pytest.raises(UserError, match=r"another size: generator.linear.weight is \(64, 8\), expected \(128, 8\); .* and"):
+    shapes = r"does not fit SNGAN: .*; generator.*linear.weight has shape \(64, 8\), expected \(128, 8\); "
+    with pytest.raises(UserError, match=shapes):
         build().load_source(build(g_channels=[4, 8, 8]).state_dict())
     with pytest.raises(UserError, match="holds no generator"):
         build().load_source({"x": torch.zeros(1)})
@@ -302,6 +304,8 @@ def test_classes_are_learned_and_chosen():
     assert not torch.allclose(ones, zeros)
     rows = torch.stack([(mixed - other).flatten(1).abs().amax(1) for other in (zeros, ones)])
     assert (rows.min(0).values < 1e-5).all() and (rows.argmin(0).unique(return_counts=True)[1] > 0).all()
+    task = Generate(num_images=6, options={"labels": [1]})
+    assert len(dict(task(module))) == 6
     with pytest.raises(UserError, match="labels: class 2 is unknown; allowed are 0 to 1"):
         module.sample(1, labels=[2])
     with pytest.raises(UserError, match="this SNGAN was not trained with classes"):
