@@ -143,6 +143,11 @@ class SNGAN(StagedModule):
         known = self.condition
         return {"condition": known.dim, "embedding": known.embedding, "one_hot": known.one_hot} if known else {}
 
+    def check_data(self, sets: Mapping[str, Dataset]) -> None:
+        super().check_data(sets)
+        if getattr(sets["image"], "labels", None) is not None and self.condition is None:
+            raise UserError(f"datamodule.labels: {type(self).__name__} has no classes; set it to null, or module.condition")
+
     # --- what trains --------------------------------------------------------------------------------------------------
 
     def frozen(self) -> Iterable[nn.Module]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import train
 from core.errors import UserError
 from datamodules.synthetic import SyntheticDataModule
 from modules.base import sampling_mode
@@ -13,6 +14,7 @@ from modules.conditions import DataInstancePrior
 from modules.ops.mixture import GaussianMixture, beta_quantiles
 from modules.ops.noise import image_generators
 from modules.ops.pretrained import Extractor, load_extractor, package_file
+from tests.contract.tiers import ROOT, SYNTHETIC, tiny
 from tests.modules.test_sngan import build, changed, count, fit, state
 
 PRIOR = {"class_path": "modules.conditions.DataInstancePrior", "extractor": "colors", "max_images": 16, "embedding": 6}
@@ -259,6 +261,7 @@ def test_images_give_their_priors_to_new_ones(tmp_path):
     from modules.capabilities import Injects
     from modules.ops.images import to_uint8
     from tasks.conditional import Conditional
+    from tasks.edit import Edit
 
     module = fit(build(condition=prior()))
     assert isinstance(module, Injects) and not isinstance(build(), Injects)
@@ -275,7 +278,44 @@ def test_images_give_their_priors_to_new_ones(tmp_path):
     task = Conditional(image=str(tmp_path / "image.png"), options={"variants": 3})
     made = dict(task(module))
     assert list(made) == ["00_input", "01_conditional", "02_variant_000", "02_variant_001"]
+    Image.new("L", (16, 16), 255).save(tmp_path / "mask.png")  # all of it is a collage
+    edited = dict(Edit(image=str(tmp_path / "image.png"), mask=str(tmp_path / "mask.png"), options={"neighbors": 2})(module))
+    assert list(edited) == ["00_input", "01_mask", "02_unmasked", "03_edited"]
+    assert torch.allclose(edited["02_unmasked"], edited["03_edited"], atol=1e-3)
     with pytest.raises(UserError, match="task.options.variant: SNGAN has no such option.* Did you mean variants"):
         dict(Conditional(image=str(tmp_path / "image.png"), options={"variant": 3})(module))
     with pytest.raises(UserError, match=r"needs inject\(\), which SNGAN does not have"):
         dict(task(build()))
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "message"),
+    [
+        ("disp_sngan", ["module.condition.extractor=vgg16"], "Did you mean vgg16_fc2"),
+        ("disp_sngan", ["module.condition.extractor=vgg16_fc2"], "module.condition.extractor: vgg16_fc2 needs a file"),
+        (
+            "disp_sngan",
+            ["module.condition.extractor=resnet50", "module.condition.weights={folder}/other.pt"],
+            "it does not hold the weights of resnet50: conv1.weight is missing",
+        ),
+        ("disp_sngan", ["module.condition.max_images=4"], "module.condition.max_images is 4 and there are 5 images"),
+        ("disp_sngan", ["module.condition.law=gmm"], "module.condition.components is 50, but there are 5 images"),
+        ("disp_sngan", ["module.source_checkpoint={folder}/other.pt"], "other.pt: the file holds no generator"),
+        ("sngan", ["module.freeze_blocks=3"], "freeze_blocks is 3; there are 2 blocks"),
+        ("sngan", ["module.augment=diffaugment", "module.policy=colour"], "unknown operation 'colour'"),
+        ("sngan", ["datamodule.labels=folder"], "datamodule.labels: SNGAN has no classes"),
+        ("biggan", ["datamodule.num_images=3"], "class 1 (counted from 0) has one image; at least two are needed"),
+        ("biggan", ["datamodule.labels=null"], "module.condition needs class labels: set datamodule.labels"),
+        ("selfcondgan", ["module.condition.num_clusters=9"], "num_clusters is 9, but there are"),
+    ],
+)
+def test_bad_input_is_one_error_and_nothing_is_written(name, keys, message, tmp_path, capsys):
+    path = ROOT / f"configs/{name}.yaml"
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pt")
+    words = [str(path), SYNTHETIC, *tiny(path), *(key.format(folder=tmp_path) for key in keys)]
+    assert train.main([*words, "logger.wandb=null", "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error and not (tmp_path / "run").exists()
