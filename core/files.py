@@ -7,7 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+PROJECT = Path(__file__).parents[1]
 DRAFT = ".draft"  # ends the name of a file that is being written
+
+
+def shipped_file(path: str) -> str:
+    """`path`, or where it names nothing the file of that name in the project's own folder, so that its weights are found from
+    any working directory."""
+    own = PROJECT / path
+    return str(own) if own.is_file() and not Path(path).exists() else path
 
 
 @contextmanager

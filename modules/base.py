@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from core.errors import UserError
+from core.files import shipped_file
 from modules.conditions import Condition
 from modules.ops.noise import image_generators
 from modules.ops.weights import read_hashed
@@ -213,7 +214,7 @@ class GenerativeModule(LightningModule):
         if not path:
             return None
         try:
-            source, self.source_sha256 = self.read_source(path)
+            source, self.source_sha256 = self.read_source(shipped_file(path))
             self.load_source(source)
         except (UserError, OSError) as error:
             raise UserError(f"module.source_checkpoint={path}: {str(error).removeprefix(f'{path}: ')}") from None

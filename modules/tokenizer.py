@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from core.errors import UserError
+from core.files import shipped_file
 from modules.base import GenerativeModule
 from modules.networks.vqgan_checkpoints import read_autoencoder
 from modules.vqgan import VQGAN
@@ -59,7 +60,7 @@ class OnCodes(GenerativeModule):
     def start_from_source(self) -> tuple[str, Any, str]:
         path = self.hparams.tokenizer_checkpoint
         try:
-            source, self.source_sha256 = read_autoencoder(path)
+            source, self.source_sha256 = read_autoencoder(shipped_file(path))
             self.tokenizer = frozen_vqgan(source, self.source_sha256).to(self.device)
             self.check_tokenizer()
         except (UserError, OSError) as error:

@@ -14,6 +14,7 @@ import evaluate
 import train
 from cli.loader import load_config
 from core.errors import UserError
+from core.files import shipped_file
 from modules.base import sampling_mode
 from modules.latentpatch import PRESETS, LatentPatch
 from modules.patches.latent_patches import project_codebook
@@ -92,6 +93,16 @@ def test_codes_of_another_autoencoder_are_refused(module):
     content["state_dict"] = content["state_dict"] | {f"tokenizer.{key}": value for key, value in other.state_dict().items()}
     with pytest.raises(UserError, match="the codes are of another autoencoder"):
         LatentPatch.from_checkpoint(content)
+
+
+def test_shipped_weights_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert LatentPatch([64, 64]).start_from_source()[0] == "weights/vqgan_faces64.pt"
+    assert Path(shipped_file("weights/stylegan2_faces32.pt")).is_absolute() and shipped_file("missing.pt") == "missing.pt"
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/vqgan_faces64.pt").write_bytes(b"mine")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        LatentPatch([64, 64]).start_from_source()
 
 
 MISTAKES = {
