@@ -12,13 +12,13 @@ from typing import Any
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from core.files import PROJECT
 from experiment.checkpoint import StoredCheckpoint
 from experiment.manifest import git_state, lineage_entry, now, read_manifest, write_manifest
 from experiment.resume import has_finished
 from metrics.results import versions
 from modules.base import GenerativeModule
 
-PROJECT = Path(__file__).resolve().parents[1]
 INTERRUPTIONS = (KeyboardInterrupt, SIGTERMException, SystemExit)
 LOGGED = ("git", "versions", "world_size", "data", "parameters", "num_stages", "lineage", "started", "host")
 

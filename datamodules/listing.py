@@ -13,10 +13,10 @@ from unicodedata import normalize
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from core.errors import UserError, nearest_hint
+from core.files import PROJECT
 from datamodules.archive import locate
 from datamodules.decode import EXTENSIONS, open_image
 
-PROJECT = Path(__file__).resolve().parents[1]
 UNSUPPORTED_EXTENSIONS = (".dng", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg")  # images that this project cannot decode
 HIDDEN = re.compile(r"(^|/)\.")
 MAX_IDENTIFIED = 1000  # files without a known extension whose headers are read
