@@ -14,18 +14,30 @@ from metrics.realism import realism_file, train_realism
 from modules.base import sampling_mode
 from modules.ops.images import image_grid, to_uint8
 from modules.tgan import TGAN
+from tests.callbacks.test_image_grid import ImageLogger
 from tests.metrics.test_realism import drawings
 from tests.modules.style_source import build, source_model
+
+
+class Recorder(ImageLogger):
+    """Records the values, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = []
+
+    def log_metrics(self, metrics, step=None):
+        self.values.append(metrics)
 
 
 def curve(**changes):
     return AdaptationCurve(**({"every_n_iterations": 2, "num_images": 6, "backbone": "rand_cnn", "chunk": 4} | changes))
 
 
-def fit(folder, callbacks, checkpoint=None, max_epochs=-1):
+def fit(folder, callbacks, checkpoint=None, max_epochs=-1, logger=False):
     lightning.seed_everything(0, verbose=False)
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=max_epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        accelerator="cpu", max_epochs=max_epochs, logger=logger, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, callbacks=callbacks, num_sanity_val_steps=0,
     )  # fmt: skip
     module = build(TGAN)
@@ -87,9 +99,14 @@ def test_a_resumed_run_has_the_rows_of_the_straight_one(run, tmp_path):
     assert pictures[0] == pictures[1]
 
 
-def test_without_a_classifier_realism_is_unknown(tmp_path):
-    fit(tmp_path, [curve()])
-    assert all(math.isnan(row["realism"]) for row in read_curve(tmp_path / "curve.csv"))
+def test_without_a_classifier_realism_is_unknown_and_loggers_get_the_rest(tmp_path):
+    fit(tmp_path, [curve()], logger=(logger := Recorder()))
+    rows = read_curve(tmp_path / "curve.csv")
+    assert all(math.isnan(row["realism"]) for row in rows)
+    logged = [values for values in logger.values if "curve/pairs" in values]
+    assert [values["iteration"] for values in logged] == [0, 2, 4] and not any("curve/realism" in values for values in logged)
+    assert [values["curve/pairs"] for values in logged] == pytest.approx([row["pairs"] for row in rows], rel=1e-4)
+    assert [key for key, *_ in logger.images] == ["curve/adaptation", "curve/curve"] * 3
 
 
 def test_one_sample_has_no_pairs():
