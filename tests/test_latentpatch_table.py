@@ -17,6 +17,8 @@ def test_rows_are_measured_once_and_saved_at_once():
     assert orders(rows[:8]) == {} and "random" in table(rows[:8])
     again = measured(rows[:-3], facts, todo, 2000, lambda *key: asked.append(key) or value(*key), lambda rows: None)
     assert again == rows and len(asked) == 3
+    with_transformer, last = measured(rows, facts, list(trials(2, True)), 2000, value, lambda rows: None), []
+    assert measured(with_transformer, facts, todo, 2000, value, last.append) == rows and len(last[-1]) == len(rows) + 2
     measured(rows, {"autoencoder": "b"}, todo, 2000, lambda *key: asked.append(key) or value(*key), lambda rows: None)
     assert len(asked) == 3 + len(todo)
 

@@ -194,7 +194,7 @@ def measured(
             print(f"{name}, {number or total} sources, seed {seed}: kernel distance {kept[key]['kd']:.0f}", flush=True)
             save(list(kept.values()))
         result.append(kept[key])
-    save(result)
+    save(list(kept.values()))  # also rows that are not asked for, such as the transformer's
     return result
 
 
