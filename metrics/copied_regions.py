@@ -58,6 +58,9 @@ def largest_region(labels: Tensor) -> Tensor:
 
 def shrink(images: Tensor, side: int = 32) -> Tensor:
     """Bytes [N, 3, H, W] -> floats in 0…1, area-averaged so that the shorter side has at most `side` pixels."""
-    images, factor = images.float() / 255, side / min(images.shape[-2:])
+    factor = side / min(images.shape[-2:])
+    if factor >= 1:
+        return images.float() / 255
     size = [max(side, round(factor * length)) for length in images.shape[-2:]]
-    return F.interpolate(images, size, mode="area") if factor < 1 else images
+    parts = images.split(64)  # floats of all images of a large set would take too much memory
+    return torch.cat([F.interpolate(part.float() / 255, size, mode="area") for part in parts])

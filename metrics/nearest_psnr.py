@@ -20,10 +20,11 @@ def nearest_psnr(fakes: Tensor, reals: Tensor, flip: bool = True, chunk: int = 6
     check_bytes(reals)
     if fakes.shape[1:] != reals.shape[1:]:
         raise UserError(f"samples are {tuple(fakes.shape[1:])} and training images {tuple(reals.shape[1:])}")
-    smallest, sources = [], torch.cat([reals, reals.flip(-1)]) if flip else reals
+    smallest = []
     for part in fakes.split(chunk):
         rows = _unit_rows(part)
-        smallest.append(torch.stack([exact_distances(rows, _unit_rows(some)).amin(1) for some in sources.split(chunk)]).amin(0))
+        sources = (views for some in reals.split(chunk) for views in ([some, some.flip(-1)] if flip else [some]))
+        smallest.append(torch.stack([exact_distances(rows, _unit_rows(some)).amin(1) for some in sources]).amin(0))
     mean_square = torch.cat(smallest).square().cpu().double() / fakes.shape[1:].numel()
     return (-10 * mean_square.log10()).clamp(max=MAX_PSNR)
 

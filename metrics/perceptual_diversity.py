@@ -119,7 +119,8 @@ def sweep(images: EmbeddingCache, pairs: Tensor, targets: EmbeddingCache | None 
             for some in mine.nonzero().flatten().split(images.chunk):
                 first, last = positions[some].T
                 others = rows[first - start] if inside else images[order[first]]
-                distances[some] = (rows[last - start] - others).square().sum(1).cpu().double()
+                others -= rows[last - start]  # of copies, in place: rows are large
+                distances[some] = others.square_().sum(1).cpu().double()
         del rows  # before others are computed
     return Pairs(pairs[:, 0], pairs[:, 1], distances, torch.zeros(len(pairs), dtype=torch.long)), nearest
 

@@ -33,25 +33,25 @@ def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole training; tests that write beside it use a copy."""
     folder = tmp_path_factory.mktemp("runs") / "drawn"
-    words = ["datamodule.class_path=datamodules.synthetic.SyntheticDataModule", "datamodule.image_size=[16,20]"]
-    words += [
+    arguments = ["datamodule.class_path=datamodules.synthetic.SyntheticDataModule", "datamodule.image_size=[16,20]"]
+    arguments += [
         "datamodule.batch_size=2",
         "datamodule.samples_per_epoch=4",
         "module.epochs_per_stage=1",
         "module.min_size=8",
     ]
-    words += [
+    arguments += [
         "module.scale_factor=0.45",
         "module.num_codes=16",
         "module.width=8",
         "module.depth=2",
         "module.prior_width=8",
     ]
-    words += ["logger.wandb=null", "callbacks.images=null", "callbacks.checkpoint.save_top_k=-1", "run_name=drawn"]
-    words += [f"run_dir={folder}", CPU]
+    arguments += ["logger.wandb=null", "callbacks.images=null", "callbacks.checkpoint.save_top_k=-1", "run_name=drawn"]
+    arguments += [f"run_dir={folder}", CPU]
     before = os.getcwd()
     os.chdir(ROOT)
-    assert train.main(["configs/fewgan.yaml", *words, *QUICK]) == 0
+    assert train.main(["configs/fewgan.yaml", *arguments, *QUICK]) == 0
     os.chdir(before)
     return folder
 
@@ -65,9 +65,9 @@ def copied(run: Path, tmp_path: Path) -> Path:
 def refused(capsys: pytest.CaptureFixture, tmp_path: Path) -> Callable[..., str]:
     """The one-line message of a call that is refused; nothing was written."""
 
-    def call(*words: object) -> str:
+    def call(*arguments: object) -> str:
         before = sorted(tmp_path.rglob("*"))
-        assert evaluate.main([str(word) for word in words]) == 2
+        assert evaluate.main([str(word) for word in arguments]) == 2
         message = capsys.readouterr().err.splitlines()[-1]
         assert message.startswith("error: ") and sorted(tmp_path.rglob("*")) == before
         return message
@@ -75,14 +75,14 @@ def refused(capsys: pytest.CaptureFixture, tmp_path: Path) -> Callable[..., str]
     return call
 
 
-def measured(*words: object) -> int:
-    return evaluate.main([str(word) for word in (*words, CPU, *QUICK)])
+def measured(*arguments: object) -> int:
+    return evaluate.main([str(word) for word in (*arguments, CPU, *QUICK)])
 
 
 def changed(run: Path, path: Path, **changes: object) -> Path:
-    """A checkpoint with other content; None takes a key out."""
-    content = torch.load(run / "checkpoints/last.ckpt", weights_only=True) | changes
-    torch.save({key: value for key, value in content.items() if value is not None}, path)
+    """A checkpoint with changed entries; None takes a key out."""
+    changed = torch.load(run / "checkpoints/last.ckpt", weights_only=True) | changes
+    torch.save({key: value for key, value in changed.items() if value is not None}, path)
     return path
 
 
@@ -90,8 +90,8 @@ def test_measures_next_to_the_run_wherever_it_is(copied: Path, capsys: pytest.Ca
     checkpoint = copied / "checkpoints/last.ckpt"
     assert measured(checkpoint) == 0
     stored = json.loads((copied / "metrics.json").read_text())
-    content = torch.load(checkpoint, weights_only=True)
-    assert (stored["iteration"], stored["images_seen"]) == (content["iteration"], content["images_seen"]) != (0, 0)
+    trained = torch.load(checkpoint, weights_only=True)
+    assert (stored["iteration"], stored["images_seen"]) == (trained["iteration"], trained["images_seen"]) != (0, 0)
     assert (stored["run_name"], stored["class_path"]) == ("drawn", "modules.fewgan.FewGAN")
     assert stored["verdict"]["line"] and (copied / "nearest.png").exists()
     assert stored["checkpoint"] == str(checkpoint)
@@ -121,8 +121,9 @@ def test_a_full_disk_leaves_the_earlier_measurement(copied: Path, monkeypatch: p
 def test_names_that_are_not_utf8_are_refused_before_anything(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     image = tmp_path / os.fsdecode(b"a\xe9.png")
     Image.new("RGB", (20, 16), "red").save(str(image))
-    for words in (["configs/tasks/conditional.yaml", f"task.image={image}"], [f"out={image}"], [f"datamodule.root={image}"]):
-        assert evaluate.main(["nowhere.ckpt", *words, CPU]) == 2
+    task = ["configs/tasks/conditional.yaml", f"task.image={image}"]
+    for arguments in (task, [f"out={image}"], [f"datamodule.root={image}"]):
+        assert evaluate.main(["nowhere.ckpt", *arguments, CPU]) == 2
         assert "a\\udce9.png' is not UTF-8; a name in a configuration has to be: rename the file." in capsys.readouterr().err
 
 
@@ -177,13 +178,13 @@ def test_other_images_can_be_the_reference(run: Path, tmp_path: Path) -> None:
 
 def test_a_task_writes_pictures_that_depend_on_its_seed_alone(run: Path, tmp_path: Path) -> None:
     for name, seed in {"a": 3, "b": 3, "c": 4}.items():
-        words = ["configs/tasks/generate.yaml", "task.num_images=3", "task.size=[24,32]", f"task.seed={seed}"]
-        assert evaluate.main([str(run / "checkpoints/last.ckpt"), *words, f"out={tmp_path / name}", CPU]) == 0
+        arguments = ["configs/tasks/generate.yaml", "task.num_images=3", "task.size=[24,32]", f"task.seed={seed}"]
+        assert evaluate.main([str(run / "checkpoints/last.ckpt"), *arguments, f"out={tmp_path / name}", CPU]) == 0
     manifest, *names = [path.name for path in sorted((tmp_path / "a").iterdir())]
     assert manifest == "generate.json" and len(names) == 3 and all(name.endswith(".png") for name in names)
-    content = json.loads((tmp_path / "a" / manifest).read_text())
-    assert content["files"] == names and content["task"]["seed"] == 3
-    assert content["checkpoint"] == str(run / "checkpoints/last.ckpt")
+    written = json.loads((tmp_path / "a" / manifest).read_text())
+    assert written["files"] == names and written["task"]["seed"] == 3
+    assert written["checkpoint"] == str(run / "checkpoints/last.ckpt")
     pictures = {n: [np.asarray(Image.open(tmp_path / n / name)) for name in names] for n in "abc"}
     assert all(picture.shape == (24, 32, 3) and picture.dtype == np.uint8 for picture in pictures["a"])
     assert all(np.array_equal(x, y) for x, y in zip(pictures["a"], pictures["b"], strict=True))
@@ -191,11 +192,11 @@ def test_a_task_writes_pictures_that_depend_on_its_seed_alone(run: Path, tmp_pat
 
 
 def test_a_task_writes_next_to_the_run_and_needs_no_data(copied: Path, tmp_path: Path) -> None:
-    content = torch.load(copied / "checkpoints/last.ckpt", weights_only=True)
-    content["config"].pop("datamodule")
-    torch.save(content, copied / "checkpoints/bare.ckpt")
-    words = ["configs/tasks/generate.yaml", "task.num_images=1", CPU]
-    assert evaluate.main([str(copied / "checkpoints/bare.ckpt"), *words]) == 0
+    checkpoint = torch.load(copied / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint["config"].pop("datamodule")
+    torch.save(checkpoint, copied / "checkpoints/bare.ckpt")
+    arguments = ["configs/tasks/generate.yaml", "task.num_images=1", CPU]
+    assert evaluate.main([str(copied / "checkpoints/bare.ckpt"), *arguments]) == 0
     assert len(list((copied / "tasks/generate").glob("*.png"))) == 1
 
 
@@ -203,8 +204,8 @@ def test_a_file_of_weights_needs_the_data_named(run: Path, tmp_path: Path, refus
     bare = changed(run, tmp_path / "bare.ckpt", config=None, loops=None, optimizer_states=None)
     message = refused(bare, CPU)
     assert "datamodule.class_path" in message and "datamodule.root" in message
-    words = ["datamodule.class_path=datamodules.synthetic.SyntheticDataModule", "datamodule.image_size=[16,20]"]
-    assert measured(bare, *words) == 0
+    arguments = ["datamodule.class_path=datamodules.synthetic.SyntheticDataModule", "datamodule.image_size=[16,20]"]
+    assert measured(bare, *arguments) == 0
     assert json.loads((tmp_path / "metrics.json").read_text())["run_name"] == "bare"
 
 
@@ -261,10 +262,10 @@ def test_help_needs_no_torch() -> None:
     assert result.returncode == 0 and "CHECKPOINT" in result.stdout, result.stderr
 
 
-def command(*words: object) -> subprocess.CompletedProcess:
+def command(*arguments: object) -> subprocess.CompletedProcess:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PL_")}
     return subprocess.run(
-        [sys.executable, "evaluate.py", *map(str, (*words, CPU, *QUICK))],
+        [sys.executable, "evaluate.py", *map(str, (*arguments, CPU, *QUICK))],
         cwd=ROOT,
         env=environment,
         capture_output=True,

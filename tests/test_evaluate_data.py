@@ -34,8 +34,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photos(home / "photos/birds", 0)
     before = os.getcwd()
     os.chdir(home)
-    words = [str(ROOT / "configs/gpnn.yaml"), "datamodule.root=photos/birds", "run_dir=run", *TINY]
-    assert train.main(words) == 0
+    arguments = [str(ROOT / "configs/gpnn.yaml"), "datamodule.root=photos/birds", "run_dir=run", *TINY]
+    assert train.main(arguments) == 0
     os.chdir(before)
     return home
 

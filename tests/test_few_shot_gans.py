@@ -35,7 +35,7 @@ def test_a_training_is_made_once_and_measured_by_the_judges_that_are_missing(tmp
         calls.append(judges)
         return {"iterations": 1, "judges": {Path(judge).stem: {"kd": 1.0} for judge in judges}}
 
-    def train(*words: str) -> float:
+    def train(*arguments: str) -> float:
         calls.append("train")
         (tmp_path / trial.label).mkdir()
         return 60.0

@@ -33,12 +33,12 @@ class Machine:
     def __init__(self, runs: Path, killed: int = 0) -> None:
         self.runs, self.killed, self.calls = runs, killed, []
 
-    def __call__(self, program: str, *words: str) -> float:
-        self.calls.append((program, words))
+    def __call__(self, program: str, *arguments: str) -> float:
+        self.calls.append((program, arguments))
         if program == "evaluate.py":
-            Path(words[0]).parents[1].joinpath("metrics.json").write_text(json.dumps(measurement(0.5)))
+            Path(arguments[0]).parents[1].joinpath("metrics.json").write_text(json.dumps(measurement(0.5)))
         else:
-            run = Path(next(word for word in words if word.startswith("run_dir=")).removeprefix("run_dir="))
+            run = Path(next(word for word in arguments if word.startswith("run_dir=")).removeprefix("run_dir="))
             (run / "checkpoints").mkdir(parents=True, exist_ok=True)
             if self.killed:
                 self.killed -= 1
@@ -68,15 +68,15 @@ def test_a_killed_training_goes_on_in_its_folder(tmp_path):
         measured(trial, tmp_path, tmp_path, [], machine)
     found = measured(trial, tmp_path, tmp_path, [], machine)
     assert found["cpu_minutes"] is None  # nobody knows what the killed part took
-    first, second = (words for program, words in machine.calls if program == "train.py")
+    first, second = (arguments for program, arguments in machine.calls if program == "train.py")
     assert first == second and not any("side_root" in word for word in first)
 
 
 def test_a_row_of_photographs_is_as_long_as_the_set(tmp_path):
-    words = words_of(Trial(STARTER / "landscapes", "concat_singan", 0), tmp_path, tmp_path / "x")
-    assert "module.tiles=[1,5]" in words and "run_name=x" in words
-    words = words_of(Trial(STARTER / "landscapes", "fewgan", 0), tmp_path, tmp_path / "x")
-    assert f"datamodule.side_root={STARTER / 'side'}" in words  # the default run
+    arguments = words_of(Trial(STARTER / "landscapes", "concat_singan", 0), tmp_path, tmp_path / "x")
+    assert "module.tiles=[1,5]" in arguments and "run_name=x" in arguments
+    arguments = words_of(Trial(STARTER / "landscapes", "fewgan", 0), tmp_path, tmp_path / "x")
+    assert f"datamodule.side_root={STARTER / 'side'}" in arguments  # the default run
 
 
 def test_seeds_come_in_rounds():
@@ -90,9 +90,9 @@ def test_the_command_makes_what_is_missing_and_keeps_the_rest(tmp_path, monkeypa
     kept = [row("b", "fewgan", 0, 0.25), row("starter", "concat_singan", 0, 0.75)]
     (tmp_path / "fewgan_table.json").write_text(json.dumps(kept))
     machine = Machine(tmp_path)
-    monkeypatch.setattr(fewgan_table, "call", lambda *words, threads: machine(*words))
-    words = [str(tmp_path / "sets"), "--names", "b", "--seeds", "1", "--jobs", "2", "--runs", str(tmp_path / "runs")]
-    monkeypatch.setattr(sys, "argv", ["fewgan_table", *words, "--out", str(tmp_path)])
+    monkeypatch.setattr(fewgan_table, "call", lambda *arguments, threads: machine(*arguments))
+    arguments = [str(tmp_path / "sets"), "--names", "b", "--seeds", "1", "--jobs", "2", "--runs", str(tmp_path / "runs")]
+    monkeypatch.setattr(sys, "argv", ["fewgan_table", *arguments, "--out", str(tmp_path)])
     fewgan_table.main()
     rows = json.loads((tmp_path / "fewgan_table.json").read_text())
     assert len(rows) == 6 and kept[0] in rows and kept[1] in rows and len(machine.calls) == 8
@@ -109,15 +109,15 @@ def test_the_command_makes_what_is_missing_and_keeps_the_rest(tmp_path, monkeypa
 def test_one_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
     machine = Machine(tmp_path)
 
-    def call(program: str, *words: str, threads: int) -> float:
-        if "seed=1" in words and "configs/hpvaegan.yaml" in words:
-            raise subprocess.CalledProcessError(1, [program, *words])
-        return machine(program, *words)
+    def call(program: str, *arguments: str, threads: int) -> float:
+        if "seed=1" in arguments and "configs/hpvaegan.yaml" in arguments:
+            raise subprocess.CalledProcessError(1, [program, *arguments])
+        return machine(program, *arguments)
 
     monkeypatch.setattr(fewgan_table, "call", call)
     (tmp_path / "sets").mkdir()
-    words = [str(tmp_path / "sets"), "--seeds", "2", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["fewgan_table", *words])
+    arguments = [str(tmp_path / "sets"), "--seeds", "2", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["fewgan_table", *arguments])
     with pytest.raises(SystemExit, match="hpvaegan"):
         fewgan_table.main()
     rows = json.loads((tmp_path / "fewgan_table.json").read_text())

@@ -67,9 +67,9 @@ def refusal(function, *arguments, error=ValueError, **keywords) -> str:
     return message
 
 
-def entry_point_refuses(entry_point, words: list[str], capsys) -> str:
+def entry_point_refuses(entry_point, arguments: list[str], capsys) -> str:
     """The message of train.py or evaluate.py, which exits 2 without a traceback."""
-    assert entry_point.main(words) == 2
+    assert entry_point.main(arguments) == 2
     output = capsys.readouterr()
     assert output.err.startswith("error: ") and "Traceback" not in output.err and output.err.count("\n") == 1, output.err
     return output.err
@@ -92,10 +92,10 @@ resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + {HALF_G
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:
         if path.suffix == ".ckpt":
-            content = read_checkpoint(path)
-            if "config" in content:
-                rebuild(path, content)
-                build(stored_config(path, content, []).datamodule).setup()
+            checkpoint = read_checkpoint(path)
+            if "config" in checkpoint:
+                rebuild(path, checkpoint)
+                build(stored_config(path, checkpoint, []).datamodule).setup()
         elif path.suffix == ".yaml":
             load_config([str(path)])
         else:
@@ -132,7 +132,7 @@ def in_small_memory(tmp_path_factory) -> dict[str, str]:
 
 def write_checkpoints(folder: Path) -> None:
     """One GiB of zeros in one MiB, which torch by itself would unpack; and a call of bytearray(2**36)."""
-    torch.save(content(state_dict={"weight": torch.ones(2)}), folder / "good.ckpt")
+    torch.save(stored(state_dict={"weight": torch.ones(2)}), folder / "good.ckpt")
     with zipfile.ZipFile(folder / "good.ckpt") as good:
         with zipfile.ZipFile(folder / "packed.ckpt", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as bomb:
             for part in good.infolist():
@@ -167,7 +167,7 @@ def write_settings(folder: Path) -> None:
         model = {"state_dict": module.state_dict(), "hyper_parameters": {**module.hparams, **changes}, "epoch": 0, "stage": 0,
                  "pytorch-lightning_version": "2.6.6", "global_step": 0,
                  "class_path": f"{method.__module__}.{method.__name__}", "config": {"datamodule": DRAWN | data}}  # fmt: skip
-        torch.save(content(**model), folder / f"large_{name}.ckpt")
+        torch.save(stored(**model), folder / f"large_{name}.ckpt")
 
 
 def write_yaml(folder: Path) -> None:
@@ -253,7 +253,7 @@ CODE = {
 }
 
 
-def content(**changes) -> dict:
+def stored(**changes) -> dict:
     """A checkpoint that would do, with `changes`."""
     return {
         "state_dict": {"weight": torch.zeros(2)}, "class_path": "modules.gpdm.GPDM", "loops": {}, "optimizer_states": [],
@@ -265,12 +265,12 @@ def content(**changes) -> dict:
 @pytest.mark.parametrize("key", ["state_dict", "config", "hyper_parameters", "loops"])
 def test_a_checkpoint_with_code_is_refused(name, key):
     inner = {"deep": [{"deeper": (1, CODE[name])}]}
-    torch.save(content(**{key: inner}), "hostile.ckpt")
+    torch.save(stored(**{key: inner}), "hostile.ckpt")
     assert "refused" in refusal(read_checkpoint, "hostile.ckpt")
 
 
 def test_the_code_of_these_tests_would_run_with_an_ordinary_loader(tmp_path):
-    torch.save(content(config=CODE["os.mkdir"]), "hostile.ckpt")
+    torch.save(stored(config=CODE["os.mkdir"]), "hostile.ckpt")
     torch.load("hostile.ckpt", weights_only=False)
     assert (tmp_path / CALLED).is_dir()
     (tmp_path / CALLED).rmdir()
@@ -278,13 +278,13 @@ def test_the_code_of_these_tests_would_run_with_an_ordinary_loader(tmp_path):
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_bare_pickle_with_code_is_refused(protocol):
-    Path("hostile.ckpt").write_bytes(pickle.dumps(content(config=CODE["os.system"]), protocol))
+    Path("hostile.ckpt").write_bytes(pickle.dumps(stored(config=CODE["os.system"]), protocol))
     refusal(read_checkpoint, "hostile.ckpt")
 
 
 def test_code_hidden_in_a_part_of_a_good_checkpoint_is_refused():
     """The pickle inside the zip file is replaced; all else, sums too, is as torch wrote it."""
-    torch.save(content(), "good.ckpt")
+    torch.save(stored(), "good.ckpt")
     with zipfile.ZipFile("good.ckpt") as good, zipfile.ZipFile("hostile.ckpt", "w") as hostile:
         for part in good.infolist():
             code = part.filename.endswith("data.pkl")
@@ -293,12 +293,12 @@ def test_code_hidden_in_a_part_of_a_good_checkpoint_is_refused():
 
 
 def test_entry_points_refuse_a_checkpoint_with_code(capsys, monkeypatch):
-    torch.save(content(config=CODE["os.system"]), "hostile.ckpt")
+    torch.save(stored(config=CODE["os.system"]), "hostile.ckpt")
     hostile = str(Path("hostile.ckpt").resolve())
     assert "refused" in entry_point_refuses(evaluate, [hostile], capsys)
     monkeypatch.chdir(ROOT)
-    words = ["configs/gpdm.yaml", "trainer.accelerator=cpu", f"run_dir={Path(hostile).parent / 'run'}"]
-    assert "refused" in entry_point_refuses(train, [*words, f"resume={hostile}"], capsys)
+    arguments = ["configs/gpdm.yaml", "trainer.accelerator=cpu", f"run_dir={Path(hostile).parent / 'run'}"]
+    assert "refused" in entry_point_refuses(train, [*arguments, f"resume={hostile}"], capsys)
     assert not (Path(hostile).parent / "run").exists()
 
 
@@ -322,7 +322,7 @@ def test_entry_points_refuse_a_checkpoint_with_code(capsys, monkeypatch):
     ids=str,
 )
 def test_a_checkpoint_cannot_name_what_is_built(changes):
-    torch.save(content(**changes), "hostile.ckpt")
+    torch.save(stored(**changes), "hostile.ckpt")
     refusal(rebuild, Path("hostile.ckpt"), read_checkpoint("hostile.ckpt"))
 
 
@@ -331,20 +331,20 @@ def test_a_checkpoint_cannot_name_what_is_built(changes):
 def test_the_configuration_in_a_checkpoint_cannot_name_what_is_built(class_path, key):
     config = OmegaConf.create({"run_name": "x", "datamodule": {"class_path": "datamodules.synthetic.SyntheticDataModule"}})
     OmegaConf.update(config, f"{key}.class_path", class_path, force_add=True)
-    torch.save(content(config=OmegaConf.to_container(config)), "hostile.ckpt")
+    torch.save(stored(config=OmegaConf.to_container(config)), "hostile.ckpt")
     checkpoint = read_checkpoint("hostile.ckpt")
     assert f"{key}.class_path: {class_path!r}" in refusal(stored_config, Path("hostile.ckpt"), checkpoint, [])
 
 
 @pytest.mark.parametrize("config", [["a"], "text", {"datamodule": {"root": "${oc.env:HOME}"}}], ids=str)
 def test_a_configuration_that_no_training_stored_is_refused(config):
-    refusal(stored_config, Path("hostile.ckpt"), content(config=config), [])
+    refusal(stored_config, Path("hostile.ckpt"), stored(config=config), [])
 
 
 def test_a_chain_of_interpolations_in_a_checkpoint_is_not_followed():
     """Each link doubles the text: resolved, the first would have 2^40 letters."""
     chain = {f"a{i}": f"${{datamodule.a{i + 1}}}${{datamodule.a{i + 1}}}" for i in range(40)} | {"a40": "x"}
-    refusal(stored_config, Path("hostile.ckpt"), content(config={"datamodule": chain}), [])
+    refusal(stored_config, Path("hostile.ckpt"), stored(config={"datamodule": chain}), [])
 
 
 # --- configurations -----------------------------------------------------------------------------------------------------

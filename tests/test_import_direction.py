@@ -103,7 +103,7 @@ def complaints(name: str, imported: set[str]) -> list[str]:
     package = max((package for package in PACKAGES if within(name, [package])), key=len, default=None)
     if package is None:
         return [f"{name} is in no package of the table"]
-    project, stack = (words.split() for words in PACKAGES[package])
+    project, stack = (names.split() for names in PACKAGES[package])
     own = [FAMILIES[name]] if name in FAMILIES else []
     wrong = []
     for other in sorted(imported):

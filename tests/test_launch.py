@@ -144,13 +144,13 @@ def plain(content) -> object:
 @pytest.mark.slow
 def test_lightnings_launcher(tmp_path, processes, paused, straight):
     """A rank that is killed takes the others with it; the same command again ends as the run that was never ended."""
-    words = [*TINY, *QUIET, f"run_dir={tmp_path / 'run'}", "trainer.devices=2", "resume=auto"]
-    first = processes.start([sys.executable, *paused("1"), *words])
+    arguments = [*TINY, *QUIET, f"run_dir={tmp_path / 'run'}", "trainer.devices=2", "resume=auto"]
+    first = processes.start([sys.executable, *paused("1"), *arguments])
     (rank_1,) = waiting(tmp_path, "1")
     os.kill(rank_1, signal.SIGKILL)
     code, output = outcome(first)
     assert code != 0, output
-    code, output = outcome(processes.start([sys.executable, "train.py", *words]))
+    code, output = outcome(processes.start([sys.executable, "train.py", *arguments]))
     assert code == 0, output
     assert_same_end(tmp_path / "run", straight)
 
@@ -173,23 +173,23 @@ def test_a_run_goes_on_with_more_processes_and_other_callbacks(tmp_path):
 # --- torchrun ------------------------------------------------------------------------------------------------------------
 
 
-def torchrun(node: int, port: int, script: list[str], words: list[str]) -> tuple[list[str], dict[str, str]]:
+def torchrun(node: int, port: int, script: list[str], arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     """Command and environment of one node; by the shipped script where train.py is to be started."""
     if script == ["train.py"]:
         options = {"NODES": "2", "NODE": str(node), "PORT": str(port), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-        return ["bash", "configs/launch/torchrun.sh", *words], options
+        return ["bash", "configs/launch/torchrun.sh", *arguments], options
     options = ["--nnodes=2", f"--node-rank={node}", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
     more = ["resume=auto", "trainer.num_nodes=2", "trainer.devices=1"]
-    return [sys.executable, "-m", "torch.distributed.run", *options, *script, *words, *more], {}
+    return [sys.executable, "-m", "torch.distributed.run", *options, *script, *arguments, *more], {}
 
 
 @pytest.mark.slow
 def test_torchrun_on_two_nodes(tmp_path, processes, paused, straight):
-    words = [*TINY, *QUIET, f"run_dir={tmp_path / 'run'}"]
+    arguments = [*TINY, *QUIET, f"run_dir={tmp_path / 'run'}"]
     starts = []
     for script in (paused("1"), ["train.py"]):
         port = free_port()
-        commands = [torchrun(node, port, script, words) for node in range(2)]
+        commands = [torchrun(node, port, script, arguments) for node in range(2)]
         starts.append([processes.start(command, **environment) for command, environment in commands])
         if len(starts) == 1:
             (rank_1,) = waiting(tmp_path, "1")
@@ -219,10 +219,10 @@ def entries() -> set[Path]:
 def test_a_requeued_slurm_job_is_resumed(tmp_path, processes, paused, straight):
     """As SLURM does it: TERM to all tasks, then a second start of the same script; one W&B run."""
     run_dir, before_all = tmp_path / "run", entries()
-    words = [*TINY, f"run_dir={run_dir}", "trainer.num_nodes=2", "trainer.devices=1", "resume=auto"]
+    arguments = [*TINY, f"run_dir={run_dir}", "trainer.num_nodes=2", "trainer.devices=1", "resume=auto"]
     port, environment = free_port(), {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     tasks = [
-        processes.start([sys.executable, *paused("01"), *words], **slurm(rank, port, **environment)) for rank in range(2)
+        processes.start([sys.executable, *paused("01"), *arguments], **slurm(rank, port, **environment)) for rank in range(2)
     ]
     waiting(tmp_path, "01")
     for task in tasks:
@@ -241,7 +241,7 @@ def test_a_requeued_slurm_job_is_resumed(tmp_path, processes, paused, straight):
     port = free_port()
     restart = {**environment, "SLURM_RESTART_COUNT": "1"}
     tasks = [
-        processes.start([sys.executable, "train.py", *words], **slurm(rank, port, **restart)) for rank in range(2)
+        processes.start([sys.executable, "train.py", *arguments], **slurm(rank, port, **restart)) for rank in range(2)
     ]
     for task in tasks:
         code, output = outcome(task)
@@ -352,7 +352,7 @@ def test_a_failed_requeue_is_reported_and_tried_again(tmp_path, processes):
 def test_the_sbatch_file_asks_for_what_train_py_needs():
     lines = (ROOT / "configs/launch/slurm.sbatch").read_text().splitlines()
     asked = [line.removeprefix("#SBATCH --").split("#")[0].strip() for line in lines if line.startswith("#SBATCH")]
-    options = dict(words.partition("=")[::2] for words in asked)
+    options = dict(option.partition("=")[::2] for option in asked)
     assert options["signal"].startswith("B:USR1@") and "requeue" in options  # to the batch shell, whose trap requeues
     assert options["ntasks-per-node"] == options["gpus-per-node"]
     assert options["job-name"] not in ("bash", "interactive")
@@ -368,20 +368,20 @@ def test_the_sbatch_file_asks_for_what_train_py_needs():
         (slurm(0, 0), "SLURM"),
     ],
 )
-@pytest.mark.parametrize("words", [[], ["trainer.devices=3", "trainer.num_nodes=1"]])
-def test_a_wrong_number_of_processes_is_refused(tmp_path, monkeypatch, capsys, environment, name, words):
+@pytest.mark.parametrize("arguments", [[], ["trainer.devices=3", "trainer.num_nodes=1"]])
+def test_a_wrong_number_of_processes_is_refused(tmp_path, monkeypatch, capsys, environment, name, arguments):
     monkeypatch.chdir(ROOT)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    assert train.main([*TINY, *QUIET, f"run_dir={tmp_path / 'run'}", "trainer.devices=1", *words]) == 2
+    assert train.main([*TINY, *QUIET, f"run_dir={tmp_path / 'run'}", "trainer.devices=1", *arguments]) == 2
     message = capsys.readouterr().err
     assert f"{name} started 2 process(es)" in message and "trainer.num_nodes" in message
     assert not (tmp_path / "run").exists()
 
 
 def fit_forked(run_dir: Path, *callbacks) -> None:
-    words = [*TINY, *QUIET, f"run_dir={run_dir}", "trainer.devices=2", "trainer.strategy=ddp_fork"]
-    trainer, module, datamodule, _ = train.prepare(load_config(words), dry_run=False)
+    arguments = [*TINY, *QUIET, f"run_dir={run_dir}", "trainer.devices=2", "trainer.strategy=ddp_fork"]
+    trainer, module, datamodule, _ = train.prepare(load_config(arguments), dry_run=False)
     trainer.callbacks[:0] = callbacks
     trainer.fit(module, datamodule)
 

@@ -136,8 +136,8 @@ def within_an_epoch(trainer, module) -> None:
 
 
 def while_a_checkpoint_is_written(trainer, module) -> None:
-    def half(content, file):
-        torch.save(content, file)
+    def half(checkpoint, file):
+        torch.save(checkpoint, file)
         if "epoch_" in file.name:
             file.flush()
             file.truncate(file.tell() // 2)

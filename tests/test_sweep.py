@@ -71,7 +71,7 @@ def test_names_tell_keys_of_the_same_name_apart_and_stay_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "parts"),
+    ("arguments", "parts"),
     [
         (["seed=1"], ["nothing to sweep", "seed=0,1,2"]),
         (["seed=0,0"], ["seed=0 and seed=0", "the same"]),
@@ -83,17 +83,18 @@ def test_names_tell_keys_of_the_same_name_apart_and_stay_short() -> None:
         (["module.lrg=1,2"], ["module.lrg", "lr_g"]),
     ],
 )
-def test_a_mistake_in_any_trial_is_found_before_the_first_begins(words, parts, capsys, monkeypatch) -> None:
+def test_a_mistake_in_any_trial_is_found_before_the_first_begins(arguments, parts, capsys, monkeypatch) -> None:
     monkeypatch.setattr(sweep, "train", lambda *_: pytest.fail("a training was begun"))
-    assert sweep.main([FEWGAN, *words]) == 2
+    assert sweep.main([FEWGAN, *arguments]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and all(part in message for part in ["error: ", *parts]), message
 
 
 def test_a_grid_is_made_and_shown_without_torch() -> None:
     code = "import sys, sweep; assert sweep.main(sys.argv[1:]) == 0; assert not {'torch', 'lightning'} & set(sys.modules)"
-    words = [FEWGAN, "seed=0,1", "run_dir=out/no_such_place", "--dry-run"]
-    result = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    arguments = [FEWGAN, "seed=0,1", "run_dir=out/no_such_place", "--dry-run"]
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr
     assert [line.split() for line in result.stdout.splitlines()] == [
         [f"seed={seed}", "open", f"out/no_such_place_seed-{seed}"] for seed in (0, 1)
@@ -127,11 +128,12 @@ def test_the_end_of_the_sweep_ends_the_training_and_is_told(tmp_path: Path) -> N
 def started(run_dir: Path) -> subprocess.Popen:
     """A sweep over four trials, which writes to a file: a pipe would break for a training that outlives it."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "PL_"))}
-    words = [*TINY, "module.lr_g=1e-3,5e-4", "seed=0,1", f"run_dir={run_dir}"]
+    arguments = [*TINY, "module.lr_g=1e-3,5e-4", "seed=0,1", f"run_dir={run_dir}"]
     with open(run_dir.with_suffix(".log"), "w") as log:
         return subprocess.Popen(
-            [sys.executable, "sweep.py", *words], cwd=ROOT, env=environment | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log
-        )
+            [sys.executable, "sweep.py", *arguments], cwd=ROOT, env=environment | {"OMP_NUM_THREADS": "1"},
+            stdout=log, stderr=log,
+        )  # fmt: skip
 
 
 def manifest(folder: Path) -> dict:
@@ -179,8 +181,8 @@ def test_a_killed_grid_goes_on_and_trains_each_trial_once_to_its_end(tmp_path: P
     for folder in folders:
         assert manifest(folder)["status"] == "finished"
         assert len(manifest(folder)["starts"]) == (2 if folder == running else 1), "trained again, or not at all"
-        content = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
-        assert (content["iteration"], content["epoch"] + 1) == (2 * EPOCHS, EPOCHS)
+        checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+        assert (checkpoint["iteration"], checkpoint["epoch"] + 1) == (2 * EPOCHS, EPOCHS)
     assert set(ended(tmp_path / "run").values()) == {"finished before"}
 
 
@@ -188,7 +190,7 @@ def test_a_killed_grid_goes_on_and_trains_each_trial_once_to_its_end(tmp_path: P
 
 
 def agents_words(parameters: dict) -> list[str]:
-    """The words that W&B's agent calls train.py with for one choice of the sweep's parameters."""
+    """The arguments that W&B's agent calls train.py with for one choice of the sweep's parameters."""
     config = yaml.safe_load((ROOT / "configs/sweeps/wandb.yaml").read_text())
     values = create_sweep_command_args({"args": {key: {"value": value} for key, value in parameters.items()}})
     values |= {"env": ["/usr/bin/env"], "interpreter": ["python"], "program": [config["program"]]}

@@ -230,8 +230,8 @@ def test_a_checkpoint_of_another_setting_or_class_is_refused(run, tmp_path, caps
     last = run[0] / "checkpoints/last.ckpt"
     message = fails(capsys, command_line(tmp_path / "run", f"resume={last}", "module.width=9"))
     assert str(last) in message and "module.width: 8 → 9" in message
-    content = torch.load(last, weights_only=True)
-    torch.save({**content, "class_path": "modules.other.Other"}, tmp_path / "other.ckpt")
+    checkpoint = torch.load(last, weights_only=True)
+    torch.save({**checkpoint, "class_path": "modules.other.Other"}, tmp_path / "other.ckpt")
     message = fails(capsys, command_line(tmp_path / "run", f"resume={tmp_path / 'other.ckpt'}"))
     assert "other.ckpt" in message and "modules.other.Other" in message and "modules.fewgan.FewGAN" in message
     assert not (tmp_path / "run").exists()

@@ -88,14 +88,14 @@ def logs(sources, folder, tmp_path_factory):
     side = tmp_path_factory.mktemp("side")
     for seed in range(3):
         Image.fromarray(drawing(10 + seed, 3)).save(side / f"{seed}.png")
-    words = ["configs/fewgan.yaml", *SIZES, f"datamodule.root={sources[0]}", f"datamodule.side_root={side}",
+    arguments = ["configs/fewgan.yaml", *SIZES, f"datamodule.root={sources[0]}", f"datamodule.side_root={side}",
              f"datamodule.image_size=[{HEIGHT},{WIDTH}]", f"run_dir={folder}", "trainer.accelerator=cpu", "resume=auto",
              "callbacks.metrics.num_images=6", "callbacks.metrics.crops=2", "callbacks.metrics.sample_crops=2",
              "callbacks.metrics.backbone=rand_cnn", "callbacks.progress=null", "callbacks.images.num_images=6",
              "callbacks.images.log_every_n_epochs=5", "callbacks.checkpoint.upload=[stages,last]"]  # fmt: skip
     with offline(tmp_path_factory.mktemp("caches")):
         for more in ([f"trainer.max_epochs={BREAK}"], []):
-            assert train.main([*words, *more]) == 0
+            assert train.main([*arguments, *more]) == 0
     found = [log_of(path) for path in folder.glob("wandb/offline-run-*")]
     assert len(found) == 2
     return sorted(found, key=lambda log: log.history[0]["trainer/global_step"])
@@ -154,7 +154,7 @@ def merged(log: SimpleNamespace) -> dict[int, dict]:
 def test_a_run_that_is_killed_within_an_epoch_repeats_it_with_the_same_numbers(tmp_path):
     """As by `kill -9`, once W&B, which keeps the last seconds in memory, has written what belongs to the begun epoch."""
     run, log = tmp_path / "run", tmp_path / "log"
-    words = ["configs/fewgan.yaml", *SIZES, resume.DRAWN, f"datamodule.image_size=[{HEIGHT},{WIDTH}]", f"run_dir={run}",
+    arguments = ["configs/fewgan.yaml", *SIZES, resume.DRAWN, f"datamodule.image_size=[{HEIGHT},{WIDTH}]", f"run_dir={run}",
              "trainer.accelerator=cpu", "resume=auto", "callbacks.metrics=null", "callbacks.images=null",
              "callbacks.progress=null"]  # fmt: skip
 
@@ -173,9 +173,9 @@ def test_a_run_that_is_killed_within_an_epoch_repeats_it_with_the_same_numbers(t
         trainer.callbacks.append(resume.Killer(on_train_batch_end=kill))
 
     with offline(tmp_path / "caches"):
-        assert resume.wait(resume.start(words, log, within_an_epoch)) == -signal.SIGKILL, log.read_text()
+        assert resume.wait(resume.start(arguments, log, within_an_epoch)) == -signal.SIGKILL, log.read_text()
         (killed,) = run.glob("wandb/offline-run-*")
-        assert train.main(words) == 0
+        assert train.main(arguments) == 0
     (again,) = set(run.glob("wandb/offline-run-*")) - {killed}
     first, second = content_of(killed), log_of(again)
     assert first.run.run_id == second.run.run_id
@@ -211,13 +211,13 @@ def test_pictures_show_what_the_model_makes_from_minus_one_to_one(logs, folder):
 
 def test_the_run_holds_configuration_commit_data_and_size(logs, folder):
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    content = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
-    module = FewGAN(**content["hyper_parameters"])
+    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    module = FewGAN(**checkpoint["hyper_parameters"])
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     assert {key: logs[1].config[key] for key in config} == config
     run = logs[1].config["run"]
     assert (run["git"] or {"commit": ""})["commit"] == git.stdout.strip()
-    assert run["data"] == content["ImageDataModule"]["fingerprints"] and len(run["data"]) == 3
+    assert run["data"] == checkpoint["ImageDataModule"]["fingerprints"] and len(run["data"]) == 3
     assert run["parameters"] == sum(parameter.numel() for parameter in module.parameters())
     assert run["num_stages"] == len(STAGE_ENDS) and run["versions"]["torch"] == torch.__version__.split("+")[0]
 

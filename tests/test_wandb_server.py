@@ -66,12 +66,12 @@ def assert_all_is_there(server: WandbServer, run_dir: Path) -> None:
 
 
 def test_an_online_run_and_its_resume_are_one_run_at_the_server(server, tmp_path):
-    words = [*ARGUMENTS, f"run_dir={tmp_path / 'run'}", "resume=auto"]
-    complete(server.train(*words, f"trainer.max_epochs={BREAK}"))
+    arguments = [*ARGUMENTS, f"run_dir={tmp_path / 'run'}", "resume=auto"]
+    complete(server.train(*arguments, f"trainer.max_epochs={BREAK}"))
     first = run_id(tmp_path / "run")
     assert server.get(first)["run"]["state"] == "finished"
     assert {row["train/iteration"] for row in server.history(first) if "train/iteration" in row} == set(range(BREAK * BATCHES))
-    complete(server.train(*words))
+    complete(server.train(*arguments))
     assert run_id(tmp_path / "run") == first and server.get(first)["run"]["state"] == "finished"
     assert_all_is_there(server, tmp_path / "run")
     models = server.get(f"{first}/artifacts")["artifacts"]

@@ -38,26 +38,26 @@ class Intervals(lightning.Callback):
         self.since = time.perf_counter()
 
 
-def prepared(words: list[str], folder: str) -> tuple:
+def prepared(arguments: list[str], folder: str) -> tuple:
     """Trainer, module and data module, with the framework warm."""
-    words = [*words, "trainer.accelerator=cpu", "trainer.devices=1", "logger=null", "callbacks=null", f"run_dir={folder}/run"]
-    trainer, module, data, _ = train.prepare(load_config(words), dry_run=True)
+    more = ["trainer.accelerator=cpu", "trainer.devices=1", "logger=null", "callbacks=null", f"run_dir={folder}/run"]
+    trainer, module, data, _ = train.prepare(load_config([*arguments, *more]), dry_run=True)
     weight = torch.nn.Conv2d(1, 1, 1)
     weight(torch.ones(1, 1, 1, 1)).sum().backward()
     torch.optim.Adam(weight.parameters()).step()
     return trainer, module, data
 
 
-def estimate(words: list[str], folder: str) -> tuple[float, float]:
-    trainer, module, data = prepared(words, folder)
+def estimate(arguments: list[str], folder: str) -> tuple[float, float]:
+    trainer, module, data = prepared(arguments, folder)
     if isinstance(module, BankModule):
         return sample_cost(module, data.sets()["image"])
     cost = estimate_cost(module, data, trainer)
     return sum(cost.seconds), cost.memory
 
 
-def measurement(words: list[str], folder: str) -> tuple[float, float]:
-    trainer, module, data = prepared(words, folder)
+def measurement(arguments: list[str], folder: str) -> tuple[float, float]:
+    trainer, module, data = prepared(arguments, folder)
     own, memory = sum(tensor.nbytes for tensor in module.state_dict().values()), PeakMemory(torch.device("cpu"))
     if isinstance(module, BankModule):
         module.store(data.sets()["image"].stack())
@@ -70,8 +70,8 @@ def measurement(words: list[str], folder: str) -> tuple[float, float]:
     return sum(sum(times) / len(times) for times in seconds.values()), memory.growth() + own
 
 
-def in_its_own_process(what: str, words: list[str]) -> tuple[float, float]:
-    command = [sys.executable, "-m", "tests.benchmarks.plan", what, *words]
+def in_its_own_process(what: str, arguments: list[str]) -> tuple[float, float]:
+    command = [sys.executable, "-m", "tests.benchmarks.plan", what, *arguments]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         sys.exit(result.stderr)
@@ -90,13 +90,13 @@ def main() -> None:
         config = load_config([f"configs/{name}.yaml"])
         for factor in options.sizes:
             size = [round(factor * side) for side in config.datamodule.image_size]
-            words = [f"configs/{name}.yaml", f"datamodule.image_size=[{size[0]},{size[1]}]", str(options.threads)]
+            arguments = [f"configs/{name}.yaml", f"datamodule.image_size=[{size[0]},{size[1]}]", str(options.threads)]
             if name == "gpdm":
-                words.insert(1, "module.steps=60")
+                arguments.insert(1, "module.steps=60")
             if "epochs_per_stage" in config.module:
                 samples = options.iterations * config.datamodule.get("batch_size", 1)
-                words[1:1] = ["module.epochs_per_stage=1", f"datamodule.samples_per_epoch={samples}"]
-            numbers = zip(*(in_its_own_process(what, words) for what in ("estimate", "measurement")), strict=True)
+                arguments[1:1] = ["module.epochs_per_stage=1", f"datamodule.samples_per_epoch={samples}"]
+            numbers = zip(*(in_its_own_process(what, arguments) for what in ("estimate", "measurement")), strict=True)
             cells = [f"{name:13s}{size[0]:4d}×{size[1]:<4d}"]
             for (guess, truth), factor_out in zip(numbers, (1e3, 1e-6), strict=True):
                 cells.append(f"{factor_out * guess:8.0f}  {factor_out * truth:8.0f}  {guess / truth:5.2f}")
@@ -105,9 +105,9 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] in (["estimate"], ["measurement"]):
-        *words, threads = sys.argv[2:]
+        *arguments, threads = sys.argv[2:]
         torch.set_num_threads(int(threads))
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps({"estimate": estimate, "measurement": measurement}[sys.argv[1]](words, folder)))
+            print(json.dumps({"estimate": estimate, "measurement": measurement}[sys.argv[1]](arguments, folder)))
     else:
         main()

@@ -155,11 +155,11 @@ class Turns(lightning.Callback):
 def measure(size: int, options: argparse.Namespace) -> str:
     """A row of the table for images of size x size at their last scale; 25 is scale 0."""
     turns = Turns(options.seconds, torch.channels_last if options.channels_last else torch.contiguous_format)
-    words = ["trainer.accelerator=cpu", "trainer.max_epochs=1", "logger.wandb=null", "callbacks.images=null"]
-    words += ["callbacks.metrics=null", "datamodule.samples_per_epoch=1000000", "module.epochs_per_stage=1"]
-    words += [f"datamodule.image_size=[{max(size, 33)},{max(size, 33)}]", "module.scale_factor=0.75"]
+    arguments = ["trainer.accelerator=cpu", "trainer.max_epochs=1", "logger.wandb=null", "callbacks.images=null"]
+    arguments += ["callbacks.metrics=null", "datamodule.samples_per_epoch=1000000", "module.epochs_per_stage=1"]
+    arguments += [f"datamodule.image_size=[{max(size, 33)},{max(size, 33)}]", "module.scale_factor=0.75"]
     with tempfile.TemporaryDirectory() as folder:
-        config = load_config(["configs/singan.yaml", *words, f"run_dir={folder}/run"])
+        config = load_config(["configs/singan.yaml", *arguments, f"run_dir={folder}/run"])
         trainer, module, data, _ = train.prepare(config, dry_run=False)
         if size > 25:
             module._stage_ends = [0] * (module.num_scales - 1) + [1]  # straight to the last stage

@@ -68,8 +68,8 @@ def test_the_configuration_is_in_folder_checkpoint_and_logger(run):
 
 
 def test_read_checkpoint_gives_the_content(run):
-    content = read_checkpoint(run[0] / "last.ckpt")
-    assert content["class_path"] == "toys.Toy" and content["state_dict"]["net.weight"].shape == (2, 1)
+    checkpoint = read_checkpoint(run[0] / "last.ckpt")
+    assert checkpoint["class_path"] == "toys.Toy" and checkpoint["state_dict"]["net.weight"].shape == (2, 1)
 
 
 class Code:

@@ -223,9 +223,9 @@ def test_a_manifest_that_is_none_is_named(tmp_path, content):
 
 
 def test_the_commit_and_whether_code_differs_from_it(tmp_path, monkeypatch):
-    def git(*words):
+    def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        return subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True, text=True).stdout
+        return subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True, text=True).stdout
 
     assert git_state(tmp_path) is None
     git("init")

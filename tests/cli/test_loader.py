@@ -85,7 +85,7 @@ def test_interpolation_and_environment(monkeypatch):
     assert config.datamodule.root == "somewhere/photos" and config.callbacks.images.seed == 7
 
 
-# --- mistakes in words and files --------------------------------------------------------------------------------------
+# --- mistakes in arguments and files --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

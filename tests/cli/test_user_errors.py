@@ -24,10 +24,10 @@ TASK = "configs/tasks"
 SMALL = ["datamodule.image_size=[48,64]", "module.width=8", "module.epochs_per_stage=1", "trainer.accelerator=cpu",
          "trainer.devices=1"]  # fmt: skip
 
-# Entry point, words, and parts of the message. {data} is a folder with the files that `files` makes; it holds a run, too.
-# Of the first table nothing needs more than the words, the YAML files and the source: neither torch nor lightning.
+# Entry point, arguments, and parts of the message. {data} is a folder with the files that `files` makes; it holds a run, too.
+# Of the first table nothing needs more than the arguments, the YAML files and the source: neither torch nor lightning.
 AT_ONCE: dict[str, tuple[str, list[str], list[str]]] = {
-    # words
+    # arguments
     "no method": ("train", [], ["module: nothing given", "configs/fewgan.yaml"]),
     "unknown option": ("train", [FEWGAN, "--dryrun"], ["--dryrun: no such option", "Did you mean --dry-run?"]),
     "value after a blank": ("train", [FEWGAN, "seed", "3"], ["seed: no value", "seed=…"]),
@@ -214,11 +214,11 @@ def files(folder: Path) -> Path:
     return folder
 
 
-def filled(words: list[str], data: Path, run_dir: Path | None) -> list[str]:
-    """The words with the place of the files, and with a folder for the run unless they give one."""
-    words = [word.replace("{data}", str(data)) for word in words]
-    given = {word.split("=")[0] for word in words}
-    return words if "run_dir" in given or run_dir is None else [*words, f"run_dir={run_dir}"]
+def filled(arguments: list[str], data: Path, run_dir: Path | None) -> list[str]:
+    """The arguments with the folder of the files, and with a folder for the run unless they give one."""
+    arguments = [word.replace("{data}", str(data)) for word in arguments]
+    given = {word.split("=")[0] for word in arguments}
+    return arguments if "run_dir" in given or run_dir is None else [*arguments, f"run_dir={run_dir}"]
 
 
 # Cases with several mistakes, and how many.
@@ -234,7 +234,7 @@ def check(case: str, code: int, output: str, error: str, parts: list[str]) -> No
     assert not output
 
 
-def content(folder: Path) -> dict[str, int]:
+def files_of(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
 
 
@@ -246,10 +246,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 CALLS = """
 import contextlib, io, json, sys
 import evaluate, train
-for name, (entry, words) in json.load(sys.stdin).items():
+for name, (entry, arguments) in json.load(sys.stdin).items():
     output, error = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(error):
-        code = {"train": train, "evaluate": evaluate}[entry].main(words)
+        code = {"train": train, "evaluate": evaluate}[entry].main(arguments)
     heavy = sorted({"torch", "lightning", "wandb", "torchvision"} & set(sys.modules))
     print(json.dumps([name, code, output.getvalue(), error.getvalue(), heavy]))
 """
@@ -260,13 +260,13 @@ def answers(data: Path) -> dict[str, list]:
     """Code, output, error and heavy imports so far of every call of the first table, in one process of their own."""
     out = data.parent / "out"
     folders = {"train": out, "evaluate": None}
-    calls = {name: (entry, filled(words, data, folders[entry])) for name, (entry, words, _) in AT_ONCE.items()}
-    before = content(data)
+    calls = {name: (entry, filled(arguments, data, folders[entry])) for name, (entry, arguments, _) in AT_ONCE.items()}
+    before = files_of(data)
     result = subprocess.run(
         [sys.executable, "-c", CALLS], cwd=ROOT, input=json.dumps(calls), capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0, result.stderr
-    assert content(data) == before and not out.exists()
+    assert files_of(data) == before and not out.exists()
     return {name: rest for name, *rest in map(json.loads, result.stdout.splitlines())}
 
 
@@ -281,17 +281,20 @@ def test_what_words_and_files_tell_is_answered_at_once(case: str, answers: dict[
 def test_what_needs_the_classes_or_the_data_leaves_nothing_behind(
     case: str, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    entry, words, parts = LATER[case]
+    entry, arguments, parts = LATER[case]
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(logging, "raiseExceptions", False)  # lightning's handler writes to the stderr of an earlier test
-    out, before = data.parent / "out", content(data)
-    small = [word for word in SMALL if words[0] != GPNN or word.startswith(("datamodule", "trainer"))]
-    small = [word.replace("module.width", "module.max_width") if words[0] == SINGAN else word for word in small]
-    words = filled([words[0], *small, *words[1:]] if entry == "train" else words, data, out if entry == "train" else None)
-    code = {"train": train, "evaluate": evaluate}[entry].main(words)
+    out, before = data.parent / "out", files_of(data)
+    small = [word for word in SMALL if arguments[0] != GPNN or word.startswith(("datamodule", "trainer"))]
+    small = [word.replace("module.width", "module.max_width") if arguments[0] == SINGAN else word for word in small]
+    if entry == "train":
+        arguments = filled([arguments[0], *small, *arguments[1:]], data, out)
+    else:
+        arguments = filled(arguments, data, None)
+    code = {"train": train, "evaluate": evaluate}[entry].main(arguments)
     captured = capsys.readouterr()
     check(case, code, captured.out, captured.err, parts)
-    assert content(data) == before and not out.exists()
+    assert files_of(data) == before and not out.exists()
 
 
 # --- user errors and bugs ---------------------------------------------------------------------------------------------

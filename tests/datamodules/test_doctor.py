@@ -221,8 +221,8 @@ def test_the_report_is_what_the_decoder_does(planted):
     """A file is planned exactly as it is decoded, and unreadable exactly if the data module refuses it."""
     folder, report = planted
     unreadable = {files[0] for kind, level, files in found(report, "error") if kind not in ("too small", "duplicate")}
-    for key, content in report["sets"].items():
-        for name, entry in content["files"].items():
+    for key, facts in report["sets"].items():
+        for name, entry in facts["files"].items():
             path = folder / key / name
             if f"{key}/{name}" in unreadable:
                 assert "format" not in entry
@@ -289,9 +289,9 @@ def test_the_command_prints_writes_and_ends_with_the_verdict(planted, tmp_path, 
     """`python -m datamodules.doctor` on a terminal that has ASCII only."""
     folder, report = planted
     out = tmp_path / "reports" / "report.json"
-    words = [str(folder / name) for name in ("image", "side", "reference")]
+    arguments = [str(folder / name) for name in ("image", "side", "reference")]
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(sys, "argv", ["doctor", *words, "image_size=[24,32]", f"out={out}"])
+    monkeypatch.setattr(sys, "argv", ["doctor", *arguments, "image_size=[24,32]", f"out={out}"])
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.delitem(sys.modules, "datamodules.doctor")
     with pytest.raises(SystemExit, match="1"):
@@ -327,15 +327,15 @@ def test_exit_status_and_training_agree(plant, status, tmp_path, monkeypatch):
         (tmp_path / "set" / "good.png").unlink()
     assert doctor.main([str(tmp_path / "set"), "image_size=[24,32]"]) == status
     monkeypatch.chdir(ROOT)
-    words = ["configs/gpdm.yaml", f"datamodule.root={tmp_path / 'set'}", "datamodule.image_size=[24,32]",
+    arguments = ["configs/gpdm.yaml", f"datamodule.root={tmp_path / 'set'}", "datamodule.image_size=[24,32]",
              "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
     with pytest.raises(UserError) if status else nullcontext():
-        train.prepare(load_config(words), dry_run=True)
+        train.prepare(load_config(arguments), dry_run=True)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "parts"),
+    ("arguments", "parts"),
     [
         ([], ["no folder given", "--help"]),
         (["nowhere"], ["nowhere does not exist"]),
@@ -348,9 +348,9 @@ def test_exit_status_and_training_agree(plant, status, tmp_path, monkeypatch):
         (["FOLDER"] * 4, ["at most three folders"]),
     ],
 )
-def test_mistakes_in_the_command(words, parts, capsys):
+def test_mistakes_in_the_command(arguments, parts, capsys):
     folder = str(STARTER / "faces-sketch-10shot")
-    assert doctor.main([word.replace("FOLDER", folder) for word in words]) == 2
+    assert doctor.main([word.replace("FOLDER", folder) for word in arguments]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ") and all(part in message for part in parts), message
 

@@ -162,8 +162,8 @@ def test_fingerprints_of_large_sets_are_cached_and_never_outdated(folder: Path, 
     monkeypatch.setattr(fingerprints, "MIN_CACHED", 2)
     monkeypatch.setattr(fingerprints, "SETTLE_SECONDS", -60)
     read = []
-    content = fingerprints.read_content
-    monkeypatch.setattr(fingerprints, "read_content", lambda path: read.append(path.name) or content(path))
+    read_content = fingerprints.read_content
+    monkeypatch.setattr(fingerprints, "read_content", lambda path: read.append(path.name) or read_content(path))
 
     def digests() -> list[str]:
         read.clear()

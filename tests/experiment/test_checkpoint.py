@@ -49,7 +49,7 @@ def test_the_file_is_on_disk_before_it_gets_its_name_in_its_own_folder(tmp_path,
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, error):
     AtomicCheckpointIO().save_checkpoint(OLD, tmp_path / "last.ckpt")
 
-    def fail(content, file):
+    def fail(checkpoint, file):
         file.write(b"half")
         raise error
 

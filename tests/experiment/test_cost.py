@@ -31,8 +31,8 @@ every_method = by_path(DISTINCT)
 def prepared(path, run_dir):
     """Trainer, module and data module as `train.py --dry-run` makes them."""
     synthetic = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
-    words = [str(path), synthetic, *tiny(path), "trainer.accelerator=cpu", "callbacks=null", "logger=null"]
-    return train.prepare(load_config([*words, f"run_dir={run_dir}"]), dry_run=True)[:3]
+    arguments = [str(path), synthetic, *tiny(path), "trainer.accelerator=cpu", "callbacks=null", "logger=null"]
+    return train.prepare(load_config([*arguments, f"run_dir={run_dir}"]), dry_run=True)[:3]
 
 
 @every_method

@@ -162,8 +162,8 @@ def test_a_run_with_damaged_files_only_is_not_begun_anew(run_dir):
 
 
 def test_a_given_path_is_that_file_or_an_error(run_dir):
-    path, content, _ = find_resume(str(run_dir / "checkpoints/stage_0.ckpt"), "elsewhere")
-    assert path == str(run_dir / "checkpoints/stage_0.ckpt") and epochs_done(content) == 2
+    path, checkpoint, _ = find_resume(str(run_dir / "checkpoints/stage_0.ckpt"), "elsewhere")
+    assert path == str(run_dir / "checkpoints/stage_0.ckpt") and epochs_done(checkpoint) == 2
     with pytest.raises(FileNotFoundError, match=r"stage_7\.ckpt: no such checkpoint"):
         find_resume(str(run_dir / "checkpoints/stage_7.ckpt"), run_dir)
     torch.save({"state_dict": {}}, run_dir / "weights.ckpt")
@@ -179,13 +179,13 @@ class Toy(nn.Linear):
 
 def test_check_resume_accepts_the_same_module_only_and_loads_it():
     stored, module = Toy(1, 2), Toy(1, 2)
-    content = {"class_path": "toys.Toy", "state_dict": stored.state_dict()}
-    check_resume("a.ckpt", content, module)
+    checkpoint = {"class_path": "toys.Toy", "state_dict": stored.state_dict()}
+    check_resume("a.ckpt", checkpoint, module)
     assert torch.equal(module.weight, stored.weight)
     with pytest.raises(ValueError, match=r"a\.ckpt.* bias has shape \(2,\) in the checkpoint and \(3,\) in the configured"):
-        check_resume("a.ckpt", content, Toy(1, 3))
+        check_resume("a.ckpt", checkpoint, Toy(1, 3))
     with pytest.raises(ValueError, match=r"a\.ckpt: written by toys\.Other"):
-        check_resume("a.ckpt", {**content, "class_path": "toys.Other"}, Toy(1, 2))
+        check_resume("a.ckpt", {**checkpoint, "class_path": "toys.Other"}, Toy(1, 2))
 
 
 # --- changes of the configuration -----------------------------------------------------------------------------------------
@@ -247,9 +247,9 @@ def test_free_keys_are_allowed():
 
 
 def test_a_moved_run_is_one_line():
-    words = ("run_dir=other/place",)
-    assert changed(*words) == ([], ["run_dir: runs/run → other/place"])
-    assert changed(*words, "trainer.devices=2")[1] == ["run_dir: runs/run → other/place", "trainer.devices: 1 → 2"]
+    override = ("run_dir=other/place",)
+    assert changed(*override) == ([], ["run_dir: runs/run → other/place"])
+    assert changed(*override, "trainer.devices=2")[1] == ["run_dir: runs/run → other/place", "trainer.devices: 1 → 2"]
 
 
 def test_another_class_is_one_line():

@@ -60,8 +60,8 @@ def home(tmp_path, monkeypatch):
     wandb.sdk.lib.wbauth.unauthenticate_session(update_settings=False)
 
 
-def wandb_login(*words):
-    subprocess.run([sys.executable, "-m", "wandb", "login", *words], check=True, capture_output=True, timeout=120)
+def wandb_login(*arguments):
+    subprocess.run([sys.executable, "-m", "wandb", "login", *arguments], check=True, capture_output=True, timeout=120)
 
 
 def from_environment(url, home, monkeypatch):

@@ -62,9 +62,9 @@ def test_a_checkpoint_of_another_class_or_another_number_of_optimizers_is_refuse
     fit(Constant()).save_checkpoint(tmp_path / "constant.ckpt")
     with pytest.raises(ValueError, match="written by .*Constant, not by .*TwoOptimizers"):
         fit(TwoOptimizers(), epochs=2, checkpoint=tmp_path / "constant.ckpt")
-    content = torch.load(tmp_path / "constant.ckpt", weights_only=True)
-    content["optimizer_states"] *= 2
-    torch.save(content, tmp_path / "more.ckpt")
+    checkpoint = torch.load(tmp_path / "constant.ckpt", weights_only=True)
+    checkpoint["optimizer_states"] *= 2
+    torch.save(checkpoint, tmp_path / "more.ckpt")
     with pytest.raises(ValueError, match="holds 2 optimizers, Constant as configured has 1"):
         fit(Constant(), epochs=2, checkpoint=tmp_path / "more.ckpt")
 

@@ -264,11 +264,11 @@ def test_injection_at_a_finer_scale_keeps_more_of_the_image(photographs):
 
 
 def test_what_does_not_fit_is_refused(photographs):
-    for settings, words in (
+    for settings, message in (
         ({"alpha": 0.005, "backend": "patchmatch"}, "alpha=0.005 needs .* backend=exact"),
         ({"min_size": 6}, "min_size is 6, patch 7"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=message):
             GPNN([40, 48], **settings)
     module = model(photographs, backend="patchmatch")
     with pytest.raises(ValueError, match="alpha=0.01 needs"):

@@ -37,8 +37,8 @@ def tokenizer_file(name="tokenizer", size=(16, 16), seed=0):
             latents = module.quant_conv(module.encoder(F.interpolate(images[..., ::4, ::4], size)))
             rows = latents.movedim(1, -1).flatten(0, 2)
             module.quantize.embedding.weight.data.copy_(rows[torch.randperm(len(rows))[:24]])
-            content = {"class_path": "modules.vqgan.VQGAN", "hyper_parameters": dict(module.hparams)}
-            torch.save({**content, "state_dict": module.state_dict(), "iteration": 0, "images_seen": 0}, file)
+            checkpoint = {"class_path": "modules.vqgan.VQGAN", "hyper_parameters": dict(module.hparams)}
+            torch.save({**checkpoint, "state_dict": module.state_dict(), "iteration": 0, "images_seen": 0}, file)
     return str(file)
 
 
@@ -80,19 +80,19 @@ def test_the_bank_holds_codes_in_two_bytes_each(module):
 
 
 def checkpoint_of(module):
-    content = {"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict(), "epoch": 1, "global_step": 0}
-    module.on_save_checkpoint(content)
-    return content
+    checkpoint = {"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict(), "epoch": 1, "global_step": 0}
+    module.on_save_checkpoint(checkpoint)
+    return checkpoint
 
 
 def test_codes_of_another_autoencoder_are_refused(module):
-    content = checkpoint_of(module)
-    rebuilt = LatentPatch.from_checkpoint(content)
+    checkpoint = checkpoint_of(module)
+    rebuilt = LatentPatch.from_checkpoint(checkpoint)
     assert torch.equal(drawn(rebuilt), drawn(module))
     other = load_vqgan(tokenizer_file("other", seed=1))
-    content["state_dict"] = content["state_dict"] | {f"tokenizer.{key}": value for key, value in other.state_dict().items()}
+    checkpoint["state_dict"] |= {f"tokenizer.{key}": value for key, value in other.state_dict().items()}
     with pytest.raises(UserError, match="the codes are of another autoencoder"):
-        LatentPatch.from_checkpoint(content)
+        LatentPatch.from_checkpoint(checkpoint)
 
 
 def test_shipped_weights_are_found_from_any_folder(tmp_path, monkeypatch):
@@ -118,8 +118,9 @@ MISTAKES = {
 @pytest.mark.parametrize("case", MISTAKES)
 def test_mistakes_are_one_error_and_nothing_is_written(case, tmp_path, capsys):
     settings, message = MISTAKES[case]
-    words = ["configs/latentpatch.yaml", "datamodule.class_path=datamodules.synthetic.SyntheticDataModule", *TINY, *settings]
-    assert train.main([*words, "logger.wandb=null", "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"]) == 2
+    synthetic = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
+    arguments = ["configs/latentpatch.yaml", synthetic, *TINY, *settings]
+    assert train.main([*arguments, "logger.wandb=null", "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error and not (tmp_path / "run").exists()
 
@@ -331,10 +332,10 @@ def test_the_command_line_from_a_folder_to_edits(tmp_path, capsys):
     mask = Image.new("L", (16, 16), 0)
     mask.paste(255, (4, 4, 10, 10))
     mask.save(tmp_path / "mask.png")
-    words = ["configs/latentpatch.yaml", f"run_dir={tmp_path / 'run'}", f"datamodule.root={folder}"]
-    words += [word for word in TINY if "num_images" not in word]
-    words += ["datamodule.heldout_root=null", "callbacks.metrics=null", "logger.wandb=null", "trainer.accelerator=cpu"]
-    assert train.main(words) == 0
+    arguments = ["configs/latentpatch.yaml", f"run_dir={tmp_path / 'run'}", f"datamodule.root={folder}"]
+    arguments += [word for word in TINY if "num_images" not in word]
+    arguments += ["datamodule.heldout_root=null", "callbacks.metrics=null", "logger.wandb=null", "trainer.accelerator=cpu"]
+    assert train.main(arguments) == 0
     file, image = str(tmp_path / "run/checkpoints/last.ckpt"), f"task.image={folder / '0.png'}"
 
     def run(task, *keys):
@@ -368,9 +369,9 @@ def test_the_command_line_from_a_folder_to_edits(tmp_path, capsys):
 
 def test_a_file_with_codes_of_another_autoencoder_is_one_error(module, tmp_path, capsys):
     config = load_config(["configs/latentpatch.yaml", "datamodule.class_path=datamodules.synthetic.SyntheticDataModule", *TINY])
-    content = checkpoint_of(module) | {"config": OmegaConf.to_container(config)}
+    checkpoint = checkpoint_of(module) | {"config": OmegaConf.to_container(config)}
     other = load_vqgan(tokenizer_file("other", seed=1))
-    content["state_dict"] |= {f"tokenizer.{key}": value for key, value in other.state_dict().items()}
-    torch.save(content, tmp_path / "mixed.ckpt")
+    checkpoint["state_dict"] |= {f"tokenizer.{key}": value for key, value in other.state_dict().items()}
+    torch.save(checkpoint, tmp_path / "mixed.ckpt")
     assert evaluate.main([str(tmp_path / "mixed.ckpt"), "configs/tasks/generate.yaml", f"out={tmp_path / 'out'}"]) == 2
     assert "the codes are of another autoencoder" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -331,8 +331,8 @@ def test_source_weights_have_to_fit_exactly(source, tmp_path):
     for text in (f"module.source_checkpoint={path}: ", "missing critic.weight;", "unexpected critic.weights",
                  "critic.bias has shape (7,), expected (1,)"):  # fmt: skip
         assert text in str(caught.value)
-    for content in (torch.zeros(3), {"state_dict": {"a": 1}}):
-        torch.save(content, path)
+    for checkpoint in (torch.zeros(3), {"state_dict": {"a": 1}}):
+        torch.save(checkpoint, path)
         with pytest.raises(UserError, match="holds no state dict of tensors"):
             fit(ToyGAN(source_checkpoint=str(path)))
 

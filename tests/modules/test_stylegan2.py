@@ -211,8 +211,9 @@ def test_latents_w_give_the_images_of_z_and_are_truncated():
 
 
 def test_activations_are_clamped_where_asked():
-    z, bound = torch.randn(2, 8), 0.2
-    free, clamped = build(), build(conv_clamp=bound)
+    bound = 0.2
+    free, clamped = build(), build(conv_clamp=bound)  # which also set the seed of z
+    z = torch.randn(2, 8)
     clamped.load_state_dict(free.state_dict())
     layers = range(free.generator.num_convs)
     before, after = (module.generator(z, None, features=layers) for module in (free, clamped))

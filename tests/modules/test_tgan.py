@@ -122,7 +122,7 @@ def without_discriminator(path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["datamodule.image_size=[48,48]"], "image_size is 48; StyleGAN2 needs a power of two of at least 16"),
         (["datamodule.image_size=[32,64]"], "image_size is [32, 64]; StyleGAN2 makes square images"),
@@ -136,15 +136,15 @@ def without_discriminator(path):
         (["datamodule.batch_size=21"], "datamodule.batch_size is 21, more than the 20 training image(s), mirrored ones"),
     ],
 )
-def test_bad_input_is_one_error_before_anything_is_written(words, message, tmp_path, capsys, monkeypatch):
+def test_bad_input_is_one_error_before_anything_is_written(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     without_discriminator(tmp_path / "generator.pt")
     for name in ("a", "b"):
         (tmp_path / "labelled" / name).mkdir(parents=True)
         Image.new("RGB", (32, 32), "white" if name == "a" else "red").save(tmp_path / "labelled" / name / "image.png")
-    words = [word.replace("GENERATOR", f"{tmp_path}/generator.pt") for word in words]
-    words = [word.replace("datamodules/starter/labelled", f"{tmp_path}/labelled") for word in words]
-    code = train.main(["configs/cdc.yaml", f"run_dir={tmp_path / 'run'}", "logger.wandb=null", *words])
+    arguments = [word.replace("GENERATOR", f"{tmp_path}/generator.pt") for word in arguments]
+    arguments = [word.replace("datamodules/starter/labelled", f"{tmp_path}/labelled") for word in arguments]
+    code = train.main(["configs/cdc.yaml", f"run_dir={tmp_path / 'run'}", "logger.wandb=null", *arguments])
     told = capsys.readouterr().err
     assert code != 0 and message in told and "Traceback" not in told
     assert not (tmp_path / "run").exists()

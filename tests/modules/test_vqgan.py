@@ -347,11 +347,11 @@ def old_lightning(monkeypatch):
 def save(state: dict, path, kind) -> str:
     instance = kind()
     instance.best = np.float64(0.5)
-    content = {
+    checkpoint = {
         "epoch": 3, "global_step": 7, "pytorch-lightning_version": "1.0.8", "state_dict": state, "lr_schedulers": [],
         "callbacks": {kind: {"best_model_score": torch.tensor(1.0), "object": instance}}, "optimizer_states": [],
     }  # fmt: skip
-    torch.save(content, path)
+    torch.save(checkpoint, path)
     return str(path)
 
 

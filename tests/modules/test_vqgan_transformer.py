@@ -245,8 +245,9 @@ def test_the_tokenizer_is_frozen_and_part_of_the_file(tmp_path):
     ],
 )
 def test_another_tokenizer_is_refused_and_nothing_is_written(key, message, tmp_path, capsys):
-    words = ["configs/vqgan_transformer.yaml", "datamodule.class_path=datamodules.synthetic.SyntheticDataModule", *TINY, key]
-    assert train.main([*words, "logger.wandb=null", "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"]) == 2
+    synthetic = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule"
+    arguments = ["configs/vqgan_transformer.yaml", synthetic, *TINY, key]
+    assert train.main([*arguments, "logger.wandb=null", "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error and not (tmp_path / "run").exists()
 

@@ -56,12 +56,12 @@ def save(file, model, iteration, number=3, **config):
     data = {"class_path": "datamodules.synthetic.SyntheticDataModule", "image_size": size, "num_images": number}
     run = file.parent.parent
     shared = {"run_name": run.name, "run_dir": str(run), "seed": 0, "logger": {"csv": {"run_dir": str(run)}}}
-    content = torch.load(file, weights_only=True)
+    checkpoint = torch.load(file, weights_only=True)
     images = SyntheticDataModule(size, num_images=number)
     images.setup()
     facts = {key: {"count": len(part.files), "fingerprint": part.fingerprint} for key, part in images.sets().items()}
-    content |= {"config": shared | {"datamodule": data} | config, "iteration": iteration, "data": facts}
-    torch.save(content, file)
+    checkpoint |= {"config": shared | {"datamodule": data} | config, "iteration": iteration, "data": facts}
+    torch.save(checkpoint, file)
     return file
 
 
@@ -79,11 +79,11 @@ def files(tmp_path_factory):
     }
 
 
-def run(files, names, out, *words):
+def run(files, names, out, *arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         paths = [str(files[name]) for name in names]
-        return evaluate.main([*paths, "configs/tasks/compare.yaml", *QUICK, f"out={out}", *map(str, words)])
+        return evaluate.main([*paths, "configs/tasks/compare.yaml", *QUICK, f"out={out}", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -230,13 +230,13 @@ def test_configurations_are_compared_without_names_of_runs(report):
 
 
 def test_user_errors_name_the_mistake_and_write_nothing(files, tmp_path, capsys, monkeypatch):
-    for names, words, part in (
+    for names, arguments, part in (
         (["mixer"], ["task.quality=kd_rand_cn"], "kd_rand_cnn"),
         (["mixer"], ["task.num_shown=0"], "task.num_shown"),
         (["mixer"], ["task.inputs=[nowhere.png]"], "nowhere.png"),
         (["mixer"], ["task.num_show=4"], "num_shown"),
     ):
-        assert run(files, names, tmp_path / "out", "callbacks.metrics.num_images=2", *words) == 2
+        assert run(files, names, tmp_path / "out", "callbacks.metrics.num_images=2", *arguments) == 2
         assert part in capsys.readouterr().err
     monkeypatch.chdir(ROOT)
     for path, part in ((files["mixer"].parent, "checkpoints/*.ckpt"), (files["mixer"].parent / "lest.ckpt", "last.ckpt")):
@@ -446,9 +446,9 @@ def test_six_checkpoints_in_a_minute_on_two_cores(tmp_path):
     models += [GPDM([32, 32], steps=steps, projections=8, **PARTS) for steps in (3, 6, 9)]
     names = [f"{type(model).__name__}/checkpoints/epoch_{i}.ckpt" for i, model in enumerate(models)]
     paths = [save(tmp_path / name, model, i) for i, (name, model) in enumerate(zip(names, models, strict=True))]
-    words = [*map(str, paths), "configs/tasks/compare.yaml", "trainer.accelerator=cpu", f"out={tmp_path / 'out'}"]
+    arguments = [*map(str, paths), "configs/tasks/compare.yaml", "trainer.accelerator=cpu", f"out={tmp_path / 'out'}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "evaluate.py", *words], cwd=ROOT, check=True, capture_output=True, timeout=1000)
+    subprocess.run([sys.executable, "evaluate.py", *arguments], cwd=ROOT, check=True, capture_output=True, timeout=1000)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "Comparison of 6 checkpoints" in check_self_contained((tmp_path / "out/index.html").read_bytes()).text
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 90

@@ -157,16 +157,16 @@ def test_the_last_logged_values_of_each_column(tmp_path):
 def test_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     make_run(tmp_path / "runs/birds")
-    words = [str(tmp_path / "runs"), "configs/tasks/gallery.yaml", f"out={tmp_path / 'out'}"]
-    assert evaluate.main(words) == 0
+    arguments = [str(tmp_path / "runs"), "configs/tasks/gallery.yaml", f"out={tmp_path / 'out'}"]
+    assert evaluate.main(arguments) == 0
     first = (tmp_path / "out/index.html").read_bytes()
-    assert evaluate.main([*words, "task.thumbnail=360"]) == 0 and (tmp_path / "out/index.html").read_bytes() == first
+    assert evaluate.main([*arguments, "task.thumbnail=360"]) == 0 and (tmp_path / "out/index.html").read_bytes() == first
     assert "1 run" in capsys.readouterr().out
     for wrong, part in (
-        ([str(tmp_path / "rans"), *words[1:]], "runs"),
-        ([str(tmp_path / "out"), *words[1:]], "no run folder"),
-        ([*words, "task.thumbnail=3"], "task.thumbnail: expected int >= 16"),
-        ([*words, "task.thumbnial=3"], "thumbnail"),
+        ([str(tmp_path / "rans"), *arguments[1:]], "runs"),
+        ([str(tmp_path / "out"), *arguments[1:]], "no run folder"),
+        ([*arguments, "task.thumbnail=3"], "task.thumbnail: expected int >= 16"),
+        ([*arguments, "task.thumbnial=3"], "thumbnail"),
         ([str(tmp_path / "runs/birds")], "birds"),
     ):
         assert evaluate.main(wrong) == 2 and part in capsys.readouterr().err

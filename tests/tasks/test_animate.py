@@ -13,7 +13,7 @@ def test_animate_passes_its_options_and_orders_the_frames():
 
 
 @pytest.mark.parametrize(
-    ("name", "keys", "words"),
+    ("name", "keys", "message"),
     [
         ("animate", {"num_frames": 1}, "task.num_frames"),
         ("animate", {"frames_per_second": 0}, "task.frames_per_second"),
@@ -23,6 +23,6 @@ def test_animate_passes_its_options_and_orders_the_frames():
         ("interpolate", {"size": [0, 4]}, "task.size"),
     ],
 )
-def test_frames_that_cannot_be(name, keys, words):
-    with pytest.raises(UserError, match=words):
+def test_frames_that_cannot_be(name, keys, message):
+    with pytest.raises(UserError, match=message):
         task(name, **keys)

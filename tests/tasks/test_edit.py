@@ -11,12 +11,12 @@ class TunableMethod(NoisyMethod):
 
 @pytest.mark.parametrize(("name", "stem"), [("edit", "02_unmasked"), ("harmonize", "02_harmonized")])
 def test_fine_tuning_reaches_the_methods_that_have_it(files, name, stem):
-    words = {"image": files["image"], "mask": files["mask"], "dilation": 0, "blur": 0}
-    made = dict(task(name, **words, options={"finetune": 50})(TunableMethod()))[stem]
+    settings = {"image": files["image"], "mask": files["mask"], "dilation": 0, "blur": 0}
+    made = dict(task(name, **settings, options={"finetune": 50})(TunableMethod()))[stem]
     assert (made - 0.5).abs().amin() < 1e-6
     message = "task.options.finetune: NoisyMethod has no such .* It has: none. Methods with finetune: ConSinGAN.$"
     with pytest.raises(ValueError, match=message):
-        list(task(name, **words, options={"finetune": 50})(NoisyMethod()))
+        list(task(name, **settings, options={"finetune": 50})(NoisyMethod()))
 
 
 @pytest.mark.parametrize(("name", "result"), [("edit", "03_edited"), ("harmonize", "02_harmonized")])
@@ -53,11 +53,11 @@ class Editor(NoisyMethod):
 
 
 def test_a_method_that_edits_gets_the_mask_and_a_donor_from_its_file(files):
-    words = {"image": files["image"], "mask": files["mask"], "dilation": 0, "blur": 0}
-    made = dict(task("edit", **words)(Editor()))
+    settings = {"image": files["image"], "mask": files["mask"], "dilation": 0, "blur": 0}
+    made = dict(task("edit", **settings)(Editor()))
     mask = made["01_mask"] > 0
     assert torch.equal(made["02_unmasked"], torch.where(mask, made["00_input"], 0.25))
-    made = dict(task("edit", **words, options={"donor": files["image"]})(Editor()))
+    made = dict(task("edit", **settings, options={"donor": files["image"]})(Editor()))
     assert torch.equal(made["03_edited"], made["00_input"])  # the donor is the image
     with pytest.raises(FileNotFoundError, match="task.options.donor=none.png: no such file"):
-        list(task("edit", **words, options={"donor": "none.png"})(Editor()))
+        list(task("edit", **settings, options={"donor": "none.png"})(Editor()))

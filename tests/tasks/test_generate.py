@@ -31,8 +31,8 @@ def test_generate_passes_only_what_the_method_takes():
         message = f"task.options.{name}: PlainMethod has no such option .* Methods with {name}: FewGAN"
         with pytest.raises(UserError, match=message):
             list(task("generate", options={name: 3})(PlainMethod()))
-    for options, words in (({"num_images": 0}, "task.num_images"), ({"size": [0, 4]}, "size"), ({"size": [4]}, "size")):
-        with pytest.raises(UserError, match=words):
+    for options, message in (({"num_images": 0}, "task.num_images"), ({"size": [0, 4]}, "size"), ({"size": [4]}, "size")):
+        with pytest.raises(UserError, match=message):
             task("generate", **options)
 
 
@@ -46,8 +46,8 @@ class CoarseMethod(NoisyMethod):
 def test_start_scale_reaches_the_methods_that_have_it():
     assert next(task("generate", options={"start_scale": 2})(CoarseMethod()))[1].mean() == pytest.approx(0.2)
     assert next(task("generate")(CoarseMethod()))[1].mean() == 0
-    words = r"task.options.start_scale: NoisyMethod .* It has: temperature, top_k. Methods with start_scale: SinGAN.$"
-    with pytest.raises(UserError, match=words):
+    message = r"task.options.start_scale: NoisyMethod .* It has: temperature, top_k. Methods with start_scale: SinGAN.$"
+    with pytest.raises(UserError, match=message):
         list(task("generate", options={"start_scale": 1})(NoisyMethod()))
 
 

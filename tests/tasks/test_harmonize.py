@@ -106,7 +106,7 @@ def test_harmonize_without_colors_around(tmp_path, image):
 
 
 @pytest.mark.parametrize(
-    ("keys", "words"),
+    ("keys", "message"),
     [
         ({"mask": "m.png", "colors": 0}, "task.colors"),
         ({}, "task.mask and task.object: set one"),
@@ -116,20 +116,20 @@ def test_harmonize_without_colors_around(tmp_path, image):
         ({"object": "o.png", "object_size": [0, 4]}, "task.object_size"),
     ],
 )
-def test_harmonize_settings_that_cannot_work(keys, words):
-    with pytest.raises(ValueError, match=words):
+def test_harmonize_settings_that_cannot_work(keys, message):
+    with pytest.raises(ValueError, match=message):
         task("harmonize", image="a.png", **keys)
 
 
 def test_objects_that_cannot_be_pasted(tmp_path, image):
     thing, opaque = saved(tmp_path / "object.png", disk(12)), saved(tmp_path / "opaque.png", noise(8, 8))
     empty = saved(tmp_path / "nothing.png", np.zeros((8, 8, 4)))
-    for file, position, words in (
+    for file, position, message in (
         (opaque, None, "has no transparency"),
         (empty, None, "lies outside the image"),
         (thing, [48, 0], r"at task.position=\[48,0\] it lies outside the image of 48×64"),
         (thing, [0, -12], "lies outside the image"),
         (thing, [500, -900], "lies outside the image"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=message):
             list(task("harmonize", image=image, object=file, position=position)(ExactMethod()))

@@ -87,13 +87,13 @@ def test_unreadable_files(tmp_path):
         read_image(str(tmp_path / "imag.png"))
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_image(str(tmp_path / "nowhere" / "imag.png"))
-    for path, words in (
+    for path, message in (
         (tmp_path, "is a folder"),
         (tmp_path / "text.png", "task.image=.*text.png: not an image"),
         (tmp_path / "cut.png", "cut.png: not an image that can be read"),
         (beyond, "gray values 70000 to 70000 are outside the supported range 0 to 65535"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=message):
             read_image(str(path))
 
 

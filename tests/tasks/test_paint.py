@@ -31,13 +31,13 @@ def test_palette_and_quantisation_leave_an_image_of_few_colors_as_it_is():
 
 
 @pytest.mark.parametrize(
-    ("keys", "words"),
+    ("keys", "message"),
     [
         ({"colors": 5}, "task.colors and task.reference belong together"),
         ({"reference": "x.png"}, "task.colors and task.reference belong together"),
         ({"colors": 1, "reference": "x.png"}, "task.colors"),
     ],
 )
-def test_paint_settings_that_cannot_work(keys, words):
-    with pytest.raises(ValueError, match=words):
+def test_paint_settings_that_cannot_work(keys, message):
+    with pytest.raises(ValueError, match=message):
         task("paint", image="a.png", **keys)
