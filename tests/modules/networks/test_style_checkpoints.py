@@ -186,14 +186,14 @@ def nvidia_discriminator(weights) -> dict:
 
 
 def test_a_pickle_of_nvidia_is_read_without_running_its_code(weights, nvidia, tmp_path):
-    networks = {
+    pickled = {
         "G": nvidia(nvidia_generator(weights, "generator")),
         "G_ema": nvidia(nvidia_generator(weights, "generator_ema")),
         "D": nvidia(nvidia_discriminator(weights)),
         "training_set_kwargs": EasyDict(class_name="training.dataset.ImageFolderDataset"),
         "augment_pipe": None,
     }
-    (tmp_path / "network.pkl").write_bytes(pickle.dumps(networks))
+    (tmp_path / "network.pkl").write_bytes(pickle.dumps(pickled))
     same(read_style_checkpoint(tmp_path / "network.pkl")[0], weights)
     drawn, source = "datamodule.class_path=datamodules.synthetic.SyntheticDataModule", tmp_path / "network.pkl"
     config = load_config(["configs/stylegan2.yaml", *TINY, "module.epochs=null", drawn, "trainer.accelerator=cpu",
