@@ -28,6 +28,13 @@ def test_each_training_is_a_valid_configuration(trial, tmp_path):
     assert bool(config.module.freeze_blocks) == (trial.setting == "FreezeD")
 
 
+@pytest.mark.parametrize("name", ["sngan_128", "stylegan2_256", "disp_biggan"])
+def test_the_paper_s_network_for_published_sizes(name):
+    config = load_config([f"configs/{name}.yaml", "configs/few_shot/disp_vgg16.yaml", "module.condition.weights=vgg16.pth"])
+    condition = config.module.condition
+    assert (config.run_name, condition.extractor, condition.embedding) == ("disp_vgg16", "vgg16_fc2", 256)
+
+
 def test_a_training_is_made_once_and_measured_by_the_judges_that_are_missing(tmp_path, monkeypatch):
     calls = []
 
