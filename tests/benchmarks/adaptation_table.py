@@ -200,6 +200,7 @@ def orders(rows: Sequence[dict[str, Any]]) -> list[str]:
             means, seeds = [statistics.mean(each) for each in values], min(map(len, values))
             value = means[0] - sum(means[1:])
             found = f"{value:.3f} ({'holds' if value >= least else 'does not hold'}; {seeds} seed(s))"
+            found = "not reached" if math.isnan(value) else found
         lines.append(f"- {claim}, at least {least}: {found}")
 
     for first, second, least in (("cdc", "tgan", 0.02), ("dcl", "cdc", -0.01)):
