@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from cli.build import build
 from cli.loader import load_config
 from tests.benchmarks import few_shot_gans
 from tests.benchmarks.few_shot_gans import SETTINGS, Trial, emoji, measured, table, trials, words_of
@@ -33,6 +35,15 @@ def test_the_paper_s_network_for_published_sizes(name):
     config = load_config([f"configs/{name}.yaml", "configs/few_shot/disp_vgg16.yaml", "module.condition.weights=vgg16.pth"])
     condition = config.module.condition
     assert (config.run_name, condition.extractor, condition.embedding) == ("disp_vgg16", "vgg16_fc2", 256)
+
+
+@pytest.mark.parametrize("name", ["sngan", "disp_sngan"])
+def test_both_networks_begin_at_the_source_that_comes_with_the_project(name):
+    module = build(load_config([f"configs/{name}.yaml", "configs/few_shot/freezed.yaml"]).module)
+    module.start_from_source()
+    source, state = torch.load("weights/sngan_faces32.pt", weights_only=True), module.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in source.items() if key.split(".")[0] != "generator")
+    assert len(list(module.frozen())) == 2 and module.source_sha256.startswith("82106b02")
 
 
 def test_a_training_is_made_once_and_measured_by_the_judges_that_are_missing(tmp_path, monkeypatch):
