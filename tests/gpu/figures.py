@@ -7,7 +7,7 @@ from typing import Any
 DOCS = Path(__file__).parents[2] / "docs"
 HEAD = """# Speed and memory on a GPU
 
-This page is generated: `make test-gpu` measures every `configs/*_250.yaml` and `configs/*_256.yaml` (20 iterations or more at
+This page is generated: `make test-gpu` measures the published configurations of each method (20 iterations or more at
 published size on drawn images, without the first one of each stage; the slowest stage counts), or `python -m
 tests.gpu.figures` after a change of `docs/gpu.json`.
 

@@ -1,8 +1,11 @@
 """Trainings at published size on one device, or at tiny size on the CPU, where everything but the device can be proved."""
 
+import functools
 import os
 import sys
+import tempfile
 import time
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,16 +14,27 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
 import train
+from cli.build import build
 from cli.loader import load_config
 from core.nodes import find_class
 from datamodules.synthetic import SyntheticDataModule
 from experiment.checkpoint import read_checkpoint
 from experiment.cost import PeakMemory
 from modules.bank import BankModule
+from tests.contract.tiers import SYNTHETIC, YAMLS, class_path, method_tests
 from tests.test_distributed import Toy
 
 ROOT = Path(__file__).parents[2]
-PUBLISHED = sorted(path for size in (250, 256) for path in ROOT.glob(f"configs/*_{size}.yaml"))
+ENDINGS = ("_250", "_256", "_128", "_cifar")  # of published configurations
+
+
+def published() -> list[Path]:
+    """The published configurations of each method, or its first one where it has none."""
+    methods = [list(paths) for _, paths in groupby(sorted(YAMLS, key=class_path), class_path)]
+    return sorted(path for paths in methods for path in [p for p in paths if p.stem.endswith(ENDINGS)] or paths[:1])
+
+
+PUBLISHED = published()
 ITERATIONS = 20  # at least, over all stages
 SAMPLES = 2
 
@@ -37,6 +51,12 @@ class Case(NamedTuple):
     @property
     def is_bank(self) -> bool:
         return issubclass(self.module_class, BankModule)
+
+    @property
+    def counts_iterations(self) -> bool:
+        """Whether the configuration counts iterations in place of epochs."""
+        module = load_config([str(self.path), SYNTHETIC, *self.sizes]).module
+        return "iterations" in self.module_class.duration_settings and module.get("iterations") is not None
 
 
 class Speed(lightning.Callback):
@@ -66,20 +86,48 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def arguments(case: Case, run_dir: Path, *words: str) -> list[str]:
-    quiet = ["metrics=null", "images=null", "progress=null"]
-    counts_iterations = load_config([str(case.path)]).module.get("iterations") is not None
-    enough = ["module.iterations=400", "datamodule.samples_per_epoch=8"] if counts_iterations else []  # for several epochs
-    return [
-        str(case.path), "datamodule.class_path=datamodules.synthetic.SyntheticDataModule", "datamodule.num_workers=0",
-        *case.sizes, *enough, *(f"callbacks.{word}" for word in quiet), "logger.wandb=null", f"run_dir={run_dir}",
-        f"trainer.accelerator={'gpu' if case.device == 'cuda' else 'cpu'}", "trainer.devices=1", *words,
-    ]  # fmt: skip
+@functools.cache
+def random_weights(name: str) -> str:
+    """A checkpoint of a published configuration with random weights."""
+    config = load_config([str(ROOT / f"configs/{name}.yaml")]).module
+    module = build(config)
+    if hasattr(module, "quantize"):  # else all images have the same code
+        module.quantize.embedding.weight.data.normal_()
+    checkpoint = {"class_path": config.class_path, "hyper_parameters": dict(module.hparams), "iteration": 0, "images_seen": 0}
+    file = Path(tempfile.mkdtemp(prefix=name)) / "random.ckpt"
+    torch.save({**checkpoint, "state_dict": module.state_dict()}, file)
+    return str(file)
 
 
-def fit(case: Case, run_dir: Path, *words: str, batches: int | None = None, callbacks=()):
+def stand_ins(case: Case) -> list[str]:
+    """Overrides for files that a user brings, and those in GPU of the method's test file, which shorten what has no effect on
+    speed and memory."""
+    settings, files = load_config([str(case.path), SYNTHETIC, *case.sizes]).module, []
+    for key, name in {"source_checkpoint": "stylegan2_256", "tokenizer_checkpoint": "vqgan_256"}.items():
+        if settings.get(key) and not (ROOT / settings[key]).exists():
+            files.append(f"module.{key}={random_weights(name)}")
+    return [*files, *getattr(method_tests(case.path), "GPU", [])]
+
+
+def arguments(case: Case, run_dir: Path, *overrides: str) -> list[str]:
+    base = [str(case.path), SYNTHETIC, "datamodule.num_workers=0", *case.sizes, *stand_ins(case)]
+    if case.counts_iterations:
+        base += ["module.iterations=400", samples(base, 8)]  # for several epochs
+    elif "epochs" in case.module_class.duration_settings:
+        base += ["module.epochs=3"]
+    quiet = ["callbacks.metrics=null", "callbacks.images=null", "callbacks.progress=null", "logger.wandb=null"]
+    device = [f"trainer.accelerator={'gpu' if case.device == 'cuda' else 'cpu'}", "trainer.devices=1"]
+    return [*base, *quiet, *device, f"run_dir={run_dir}", *overrides]
+
+
+def samples(config: list[str], batches: int) -> str:
+    """The override for epochs of about so many batches."""
+    return f"datamodule.samples_per_epoch={batches * load_config(config).datamodule.batch_size}"
+
+
+def fit(case: Case, run_dir: Path, *overrides: str, batches: int | None = None, callbacks=()):
     """(trainer, module) after a training with `batches` iterations an epoch, by default enough for ITERATIONS in all."""
-    trainer, module, datamodule, checkpoint = train.prepare(load_config(arguments(case, run_dir, *words)), dry_run=False)
+    trainer, module, datamodule, checkpoint = train.prepare(load_config(arguments(case, run_dir, *overrides)), dry_run=False)
     trainer.limit_train_batches = batches or max(3, -(-ITERATIONS // getattr(module, "num_stages", 1)))
     trainer.callbacks.extend(callbacks)
     trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -88,7 +136,7 @@ def fit(case: Case, run_dir: Path, *words: str, batches: int | None = None, call
 
 def shortest(case: Case) -> list[str]:
     """Overrides for one epoch of each stage, whether the configuration counts epochs or iterations."""
-    if load_config([str(case.path)]).module.get("iterations") is not None:
+    if case.counts_iterations:
         return [f"module.iterations={ITERATIONS}"]
     return [f"module.{name}=1" for name in case.module_class.duration_settings if name != "iterations"]
 
@@ -98,7 +146,7 @@ def fit_all_stages(case: Case, run_dir: Path, precision: str) -> dict[str, float
     device, speed = torch.device(case.device), Speed()
     memory = PeakMemory(device)
     one_epoch = [] if case.is_bank else shortest(case)
-    many = [] if case.is_bank else ["datamodule.samples_per_epoch=400"]
+    many = [] if case.is_bank else [samples([str(case.path), SYNTHETIC, *case.sizes], 100)]
     _, module = fit(case, run_dir, *one_epoch, *many, f"trainer.precision={precision}", callbacks=[speed])
     if not case.is_bank:
         return {"images_per_second": speed.slowest(), "peak_memory": memory.growth()}
@@ -129,8 +177,8 @@ def two_ranks_environment(rank: int, port: int) -> dict[str, str]:
 
 def published_rank(file: str, device: str, path: str, run_dir: str, *sizes: str) -> None:
     """One of two gloo processes that train a published configuration: a few iterations, then the weights into a file."""
-    words = ["trainer.strategy=gloo", "trainer.num_nodes=2", "trainer.max_epochs=1"]
-    _, module = fit(Case(Path(path), device, sizes), Path(run_dir), *words, batches=2)
+    overrides = ["trainer.strategy=gloo", "trainer.num_nodes=2", "trainer.max_epochs=1"]
+    _, module = fit(Case(Path(path), device, sizes), Path(run_dir), *overrides, batches=2)
     save_weights(module, file)
 
 

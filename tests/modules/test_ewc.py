@@ -8,6 +8,7 @@ from modules.ewc import EWC
 from modules.tgan import TGAN
 from tests.modules.style_source import TINY, build, differing, fit, networks, source_model  # noqa: F401
 
+GPU = ["module.fisher_samples=3"]
 PARAMETERS = {"ewc": 410_207, "ewc_256": 88_932_805}
 
 
