@@ -84,6 +84,8 @@ def main() -> None:
             else:
                 files = [file for file in sorted(out.glob("*.png")) if file.stem not in ("sources", "02_unmasked")]
                 rows.append((title, [Image.open(file).convert("RGB") for file in files]))
+    if not rows:
+        raise SystemExit(f"{arguments.runs} holds none of these runs")
     canvas = Image.new("RGB", (WIDTH, len(rows) * (HEIGHT + TEXT + GAP)), "white")
     for number, (title, images) in enumerate(rows):
         top, left = number * (HEIGHT + TEXT + GAP), 0
