@@ -164,7 +164,7 @@ class Clusters(Condition):
         def features(entries: list[int]) -> Tensor:
             chunks = [entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK)]
             stacks = (torch.stack([images[i] for i in chunk]).to(module.device) for chunk in chunks)
-            return torch.cat([module.image_features(stack).flatten(1) for stack in stacks])
+            return torch.cat([module.image_features(stack).flatten(1).float() for stack in stacks])
 
         points, old = features(chosen), self.labels[: int(self.count)]
         starts = None if len(old) == 0 else group_means(points, old[chosen], self.dim)

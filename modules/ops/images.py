@@ -19,6 +19,8 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     training, sampling and injection, since a generator learns the properties of its resized input."""
     if tuple(images.shape[-2:]) == tuple(size):
         return images
+    if images.dtype in (torch.bfloat16, torch.float16):  # which a CPU has no such operator for
+        images = images.float()
     return F.interpolate(images, tuple(size), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
 
 

@@ -163,9 +163,9 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
-    """Euclidean, over all floating-point tensors."""
+    """Euclidean, over all floating-point tensors; equal infinities are at distance 0."""
     pairs = [(first[key].double(), second[key].double()) for key in first if first[key].is_floating_point()]
-    return sum(float((a - b).square().sum()) for a, b in pairs) ** 0.5
+    return sum(float((a - b).where(a != b, 0).square().sum()) for a, b in pairs) ** 0.5
 
 
 def two_ranks_environment(rank: int, port: int) -> dict[str, str]:
