@@ -29,31 +29,19 @@ from modules.losses.adversarial import nonsaturating_d, nonsaturating_g
 from modules.losses.penalties import path_lengths, r1_penalty
 from modules.networks.equalized import EqualConv, EqualLinear
 from modules.networks.residual_discriminator import ResidualDiscriminator
-from modules.networks.style_checkpoints import read_style_checkpoint
+from modules.networks.style_checkpoints import NETWORKS, generator_sizes, read_style_checkpoint, source_networks
 from modules.networks.style_generator import StyledConv, StyleGenerator, ToRGB
 from modules.ops import noise as image_noise
 from modules.ops.pretrained import unit_rms
 from modules.staged import StagedModule
 
 PATH_DECAY = 0.01  # of the running mean of path lengths
-NETWORKS = ("generator", "generator_ema", "discriminator")
 MEAN_SAMPLES = 4096  # latents whose mean is the center of truncation
 
 
 def beside(z: Tensor, codes: Tensor | None) -> Tensor:
     """z with the codes of a condition behind it, both with a mean square of 1 in each row."""
     return z if codes is None else torch.cat([unit_rms(z), unit_rms(codes)], 1)
-
-
-def generator_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The settings that the tensors of a generator tell, by their names; UserError for another network."""
-    layers = [key for i in range(len(state)) if (key := f"mapping_layers.{i}.weight") in state]
-    convs = [key for i in range(len(state)) if (key := f"convs.{i}.bias") in state]
-    if not layers or not convs:
-        raise UserError("the file holds no complete generator of StyleGAN2")
-    w_dim, z_dim = state[layers[0]].shape
-    return {"image_size": [2 ** ((len(convs) + 3) // 2)] * 2, "z_dim": z_dim, "w_dim": w_dim, "mapping_layers": len(layers),
-            "channels": [len(state[key]) for key in convs[::2]]}  # fmt: skip
 
 
 class StyleGAN2(StagedModule):
@@ -359,25 +347,4 @@ class StyleGAN2(StagedModule):
         return self.state_dict() | self.source_state(checkpoint)
 
     def source_state(self, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The tensors of the networks in a source file, by their names here. A generator and its average stand in for one
-        another; the discriminator may be missing. UserError for a network that is incomplete or of another size."""
-        state = checkpoint.get("state_dict", checkpoint)
-        found = {key: value for key, value in state.items() if key.split(".")[0] in NETWORKS}
-        present = {key.split(".")[0] for key in found}
-        if not present & {"generator", "generator_ema"}:
-            raise UserError("the file holds no generator of StyleGAN2")
-        part = "generator_ema." if "generator_ema" in present else "generator."
-        sizes = generator_sizes({key.removeprefix(part): value for key, value in found.items() if key.startswith(part)})
-        unequal = [f"module.{key} is {own}, the source's {sizes[key]}" for key, own in self._sizes.items() if own != sizes[key]]
-        if unequal:
-            raise UserError(f"the source is a network of another size: {'; '.join(unequal)}")
-        expected = {key for key in self._network_keys if key.split(".")[0] in present}
-        problems = [f"missing {key}" for key in sorted(expected - found.keys())]
-        problems += [f"unexpected {key}" for key in sorted(found.keys() - expected)]
-        if problems:
-            more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-            raise UserError(f"the source checkpoint does not fit {type(self).__name__}: {'; '.join(problems[:8])}{more}")
-        for part, other in (("generator_ema.", "generator."), ("generator.", "generator_ema.")):
-            if not any(key.startswith(part) for key in found):
-                found |= {part + key.removeprefix(other): value for key, value in found.items() if key.startswith(other)}
-        return found
+        return source_networks(checkpoint, self._sizes, self._network_keys, type(self).__name__)

@@ -28,6 +28,7 @@ from modules.ops.weights import read_hashed
 
 ROSINALITY_PARTS = {"g": "generator", "g_ema": "generator_ema", "d": "discriminator"}
 NVIDIA_PARTS = {"G": "generator", "G_ema": "generator_ema", "D": "discriminator"}
+NETWORKS = ("generator", "generator_ema", "discriminator")
 CONSTANT = ("kernel", "resample_filter")  # last name of buffers that are the same in every file
 
 
@@ -43,6 +44,43 @@ def read_style_checkpoint(path: str | Path) -> tuple[Mapping[str, Any], str]:
     if isinstance(checkpoint, Mapping) and checkpoint.keys() & {"g", "g_ema"}:
         checkpoint = from_rosinality(checkpoint)
     return checkpoint, digest
+
+
+def generator_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The settings that the tensors of a generator tell, by their names; UserError for another network."""
+    layers = [key for i in range(len(state)) if (key := f"mapping_layers.{i}.weight") in state]
+    convs = [key for i in range(len(state)) if (key := f"convs.{i}.bias") in state]
+    if not layers or not convs:
+        raise UserError("the file holds no complete generator of StyleGAN2")
+    w_dim, z_dim = state[layers[0]].shape
+    return {"image_size": [2 ** ((len(convs) + 3) // 2)] * 2, "z_dim": z_dim, "w_dim": w_dim, "mapping_layers": len(layers),
+            "channels": [len(state[key]) for key in convs[::2]]}  # fmt: skip
+
+
+def source_networks(checkpoint: Mapping[str, Any], own: dict[str, Any], keys: set[str], method: str) -> dict[str, Tensor]:
+    """The tensors of the networks of a source with the names of this project: all of `keys` that are of a network in the
+    source. A generator and its average stand in for one another; the discriminator may be missing. UserError for a network
+    that is incomplete or of other sizes than `own`, see `generator_sizes`."""
+    state = checkpoint.get("state_dict", checkpoint)
+    found = {key: value for key, value in state.items() if key.split(".")[0] in NETWORKS}
+    present = {key.split(".")[0] for key in found}
+    if not present & {"generator", "generator_ema"}:
+        raise UserError("the file holds no generator of StyleGAN2")
+    part = "generator_ema." if "generator_ema" in present else "generator."
+    sizes = generator_sizes({key.removeprefix(part): value for key, value in found.items() if key.startswith(part)})
+    unequal = [f"module.{key} is {value}, the source's {sizes[key]}" for key, value in own.items() if value != sizes[key]]
+    if unequal:
+        raise UserError(f"the source is a network of another size: {'; '.join(unequal)}")
+    expected = {key for key in keys if key.split(".")[0] in present}
+    problems = [f"missing {key}" for key in sorted(expected - found.keys())]
+    problems += [f"unexpected {key}" for key in sorted(found.keys() - expected)]
+    if problems:
+        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise UserError(f"the source checkpoint does not fit {method}: {'; '.join(problems[:8])}{more}")
+    for part, other in (("generator_ema.", "generator."), ("generator.", "generator_ema.")):
+        if not any(key.startswith(part) for key in found):
+            found |= {part + key.removeprefix(other): value for key, value in found.items() if key.startswith(other)}
+    return found
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

@@ -1,10 +1,9 @@
-"""Pictures of the methods' samples, or of all tasks, in the documentation: a row for each method or task.
+"""Pictures of the samples of patch methods, adaptations and GANs, or of all tasks, in the documentation: a row for each.
 
-    python -m tests.benchmarks.doc_pictures methods RUNS [FILE]
-    python -m tests.benchmarks.doc_pictures tasks RUNS [FILE]
+    python -m tests.benchmarks.doc_pictures methods|adaptations|gans|tasks RUNS [FILE]
 
 RUNS holds the default runs: RUNS/singan is made by `python train.py configs/singan.yaml run_dir=RUNS/singan`. FILE is
-docs/methods.jpg or docs/tasks.jpg unless given. A row whose run is missing is left out and named.
+docs/methods.jpg and so on unless given. A row whose run is missing is left out and named.
 """
 
 import argparse
@@ -20,7 +19,9 @@ PHOTO = ROOT / "datamodules/starter/landscapes/000.jpg"  # that the default runs
 HEIGHT, WIDTH, TEXT, GAP = 108, 1290, 18, 3
 Row = tuple[str, str, str, list[str]]  # title, method, task, keys
 
-FIVE = ["task.num_images=5"]
+FIVE, ELEVEN = ["task.num_images=5"], ["task.num_images=11"]
+ADAPTED = ("TGAN", "FreezeD", "BSA", "MineGAN", "EWC", "CDC", "DCL", "FSGAN")
+HEADS = ("SNGAN", "DISP SNGAN", "FastGAN", "SSGAN")
 METHODS: list[Row] = [
     ("SinGAN (one photograph)", "singan", "generate", FIVE),
     ("ConSinGAN (one photograph)", "consingan", "generate", FIVE),
@@ -29,6 +30,15 @@ METHODS: list[Row] = [
     ("GPNN (five photographs, no training)", "gpnn", "generate", FIVE),
     ("GPDM (one photograph, no training)", "gpdm", "generate", FIVE),
 ]
+ADAPTATIONS: list[Row] = [
+    ("StyleGAN2 (drawn faces); its adaptations below have the same latents", "stylegan2", "generate", ELEVEN),
+    *((f"{name} (ten sketches)", name.lower(), "generate", ELEVEN) for name in ADAPTED),
+]
+GANS: list[Row] = [
+    *((f"{name} (a hundred pictures of heads)", name.lower().replace(" ", "_"), "generate", ELEVEN) for name in HEADS),
+    *((f"{name} (drawn faces)", name.lower(), "generate", ELEVEN) for name in ("SelfCondGAN", "BigGAN")),
+]
+SAMPLES = {"methods": METHODS, "adaptations": ADAPTATIONS, "gans": GANS}
 
 
 def tasks(folder: Path) -> list[Row]:
@@ -68,14 +78,14 @@ def tasks(folder: Path) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("picture", choices=("methods", "tasks"))
+    parser.add_argument("picture", choices=(*SAMPLES, "tasks"))
     parser.add_argument("runs", type=Path)
     parser.add_argument("file", nargs="?", type=Path)
     arguments = parser.parse_args()
     rows: list[tuple[str, list[Image.Image]]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for title, method, task, keys in METHODS if arguments.picture == "methods" else tasks(folder):
+        for title, method, task, keys in SAMPLES.get(arguments.picture) or tasks(folder):
             checkpoint, out = arguments.runs / method / "checkpoints/last.ckpt", folder / f"row{len(rows)}"
             if not checkpoint.is_file():
                 print(f"left out: {title}, there is no {checkpoint}")

@@ -8,7 +8,8 @@ import lightning
 import torch
 
 from datamodules.synthetic import SyntheticDataModule
-from modules.stylegan2 import NETWORKS, StyleGAN2
+from modules.networks.style_checkpoints import NETWORKS
+from modules.stylegan2 import StyleGAN2
 
 SIZES = {"z_dim": 8, "w_dim": 8, "mapping_layers": 2, "channels": [8, 8, 8]}
 
