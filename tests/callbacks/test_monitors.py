@@ -87,3 +87,11 @@ def test_early_stopping_counts_measurements_also_after_a_resume(tmp_path):
     assert resumed.current_epoch == 6
     states = [run.early_stopping_callback.state_dict() for run in (straight, resumed)]
     assert states[0] == states[1] and torch.is_tensor(states[0]["best_score"])
+
+
+def test_only_epochs_that_were_measured_are_compared(tmp_path):
+    """The value is the same whenever it is measured; compared again after an epoch without, it would take a third place."""
+    metrics = SampleMetrics(**SMALL, quick=["pixel_diversity"], every_n_epochs=2)
+    saver = StageCheckpoint(str(tmp_path), monitor="val/copies", save_top_k=3)
+    trainer(metrics, saver, max_epochs=5, enable_checkpointing=True).fit(Toy(), data(samples_per_epoch=2))
+    assert {path.name for path in tmp_path.iterdir()} == {"epoch_0001.ckpt", "epoch_0003.ckpt", "last.ckpt"}

@@ -53,6 +53,20 @@ def test_threads_respect_the_quota_and_the_user(monkeypatch, quota, cores, envir
     assert environment.get("OMP_NUM_THREADS") == threads
 
 
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "0"}, {"GOMP_SPINCOUNT": "0"}),
+    ],
+)
+def test_threads_sleep_unless_the_user_decided(monkeypatch, chosen, expected):
+    monkeypatch.setattr("cli.environment.cpu_quota", lambda: None)
+    configure_openmp(environment := dict(chosen))
+    assert environment == expected
+
+
 @pytest.mark.parametrize("length", [20, 110])
 def test_sockets_fit_into_the_temporary_folder(tmp_path, monkeypatch, length):
     monkeypatch.setattr(tempfile, "tempdir", "/" + "t" * length)

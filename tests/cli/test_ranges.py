@@ -41,6 +41,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("datamodules.image_datamodule.ImageDataModule", {"num_workers": -1}, "int >= 0"),
     ("datamodules.image_datamodule.ImageDataModule", {"heldout_fraction": 1.0}, "float > 0 and < 1"),
     ("datamodules.image_datamodule.ImageDataModule", {"seed": 2**32}, "int from 0 to 2^32 - 1"),
+    ("reports.compare.Compare", {"num_shown": 0, "num_nearest": 0}, "int >= 1"),
     ("tasks.generate.Generate", {"seed": 99999999999999999999}, "int from 0 to 2^32 - 1"),
     ("modules.gpdm.GPDM", {"steps": 0, "projections": 0, "patch": 0}, "int >= 1"),
 ]

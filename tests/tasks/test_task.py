@@ -1,10 +1,12 @@
 """Capabilities, options, messages about memory, and what all tasks have in common."""
 
 import inspect
+import itertools
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from pydantic import TypeAdapter, ValidationError
 
 from core.errors import UserError
 from core.nodes import find_class
@@ -99,6 +101,20 @@ class Choosy(NoisyMethod):
 def test_options_are_checked_against_the_signature(options, message):
     with pytest.raises(UserError, match=message):
         list(task("generate", options=options)(Choosy()))
+
+
+def test_no_method_draws_codes_at_temperature_0_or_from_none():
+    """That would be a division by zero and a softmax of nothing; the networks rely on the types of the options."""
+    refused = set()
+    for method, capability in itertools.product(capabilities.methods(), capabilities.CAPABILITIES):
+        options = capabilities.options(method, capability) if issubclass(method, capability) else {}
+        for name in {"temperature", "top_k"} & options.keys():
+            option = TypeAdapter(options[name].annotation)
+            assert option.validate_python(1) == 1
+            with pytest.raises(ValidationError, match="greater than"):
+                option.validate_python(0)
+            refused.add((method.__name__, capability.__name__, name))
+    assert set(itertools.product(["FewGAN"], ["Samples", "Inpaints"], ["temperature", "top_k"])) <= refused
 
 
 @pytest.mark.parametrize(
