@@ -69,7 +69,7 @@ def measure(path: Path, checkpoint: dict[str, Any], config: DictConfig, module: 
         print(f"{format_measurement(metrics.results)}\n{folder / 'metrics.json'}")
 
 
-def do_task(path: Path, config: DictConfig, module: Any, folder: Path) -> None:
+def run_task(path: Path, config: DictConfig, module: Any, folder: Path) -> None:
     from tasks.output import write_results
 
     task = build(config.task)
@@ -86,14 +86,15 @@ def evaluate(arguments: list[str], *_: object) -> int:
         report, out = build(config.task), Path(config.out)
         print(report(checkpoints, out, lambda path: run_test(*open_checkpoint(path, settings)), loggers))
         return 0
-    taken = set()
+    used = set()
     for path in checkpoints:
         checkpoint, config, module = open_checkpoint(path, settings)
         folder = output_folder(config, path, checkpoints)
-        if folder in taken:
-            raise UserError(f"{path}: {folder} holds the results of another one of these checkpoints; give it alone.")
-        taken.add(folder)
-        do_task(path, config, module, folder) if "task" in config else measure(path, checkpoint, config, module, folder)
+        if folder in used:
+            advice = "evaluate them one by one, each with its own out=DIR"
+            raise UserError(f"{path}: {folder} would hold the results of two of these checkpoints; {advice}.")
+        used.add(folder)
+        run_task(path, config, module, folder) if "task" in config else measure(path, checkpoint, config, module, folder)
     return 0
 
 

@@ -6,7 +6,7 @@
     python sweep.py configs/singan.yaml run_name=birds datamodule.image_size=[48,64],[72,96]
 
 The arguments are those of train.py; a value with commas is several, and each combination is one training, in a folder of its
-own: runs/fewgan_lr_g-1e-3_seed-0 and so on. The same line again goes on where it was stopped or killed, trains what failed
+own: runs/fewgan_lr_g-1e-3_seed-0 and so on. The same line again continues where it was stopped or killed, trains what failed
 once more, and what is finished never again. Given in several terminals at once, it shares the trainings out among them.
 One that fails does not stop the others.
 
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         return 0
     protect_output()
     with report_user_errors() as errors:
-        grid = trials([word for word in arguments if word != "--dry-run"])
+        grid = trials([arg for arg in arguments if arg != "--dry-run"])
     if errors.exit_code:
         return errors.exit_code
     outcomes = {trial.label: "finished before" if is_finished(trial) else "open" for trial in grid}
@@ -72,7 +72,7 @@ def take(waiting: list[Trial]) -> tuple[Trial, IO[str]]:
 
 
 def train(trial: Trial, lock: IO[str]) -> str:
-    """How the training ended. It holds the lock itself, too: should this process be killed, the training may go on."""
+    """How the training ended. It holds the lock itself, too: should this process be killed, the training may continue."""
     print(f"--- {trial.label} in {trial.folder}", flush=True)
     command = [sys.executable, TRAIN, *trial.arguments]
     with subprocess.Popen(command, pass_fds=[lock.fileno()], start_new_session=True) as process:

@@ -13,8 +13,8 @@ callbacks.metrics=null, module.lr_g=1e-4.
     --help      with a CONFIG: its keys with type, value and one line each
     --dry-run   shows the whole configuration and the plan of the training, and trains nothing
     run_dir     gets checkpoints/, images/, metrics.csv, config.yaml, run.json and wandb/; runs/<run_name> by default
-    resume      null: a new run; auto: go on from run_dir, or begin there; or the path of a checkpoint. A run that was
-                killed and goes on ends with the numbers and pictures of one that was not.
+    resume      null: a new run; auto: resume from run_dir, or begin there; or the path of a checkpoint. A run that was
+                killed and resumed ends with the numbers and pictures of one that was not.
 
 W&B: after `wandb login` the run is online, else it stays on this machine. W&B's environment variables and settings hold.
 """
@@ -81,8 +81,8 @@ def report_end(run_dir: Path) -> int:
 
 
 def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | None]:
-    """Trainer, module, data module and the checkpoint to go on from. Finds all mistakes before any file is written."""
-    from lightning import seed_everything  # not at the top: help and mistakes are answered without torch
+    """Trainer, module, data module and the checkpoint to resume from. Every UserError is raised before any file is written."""
+    from lightning import seed_everything  # not at the top: help and user errors need no torch
     from lightning.pytorch.callbacks import Checkpoint
 
     from callbacks.config_snapshot import ConfigSnapshot

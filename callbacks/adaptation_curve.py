@@ -63,7 +63,7 @@ class AdaptationCurve(Callback):
         self.distance = load_perceptual(self.backbone, perceptual_weights)
         self.classifier = load_realism(realism) if realism else None
         self.rows: list[dict[str, Any]] = []
-        self._first: Tensor | None = None  # bytes of the first samples of the first measurement
+        self._first: Tensor | None = None  # uint8, the first samples of the first measurement
         self._measure: AdaptationMeasure | None = None
 
     # --- hooks --------------------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ class AdaptationCurve(Callback):
             if network is not None:
                 network.to(pl_module.device)
         sets = trainer.datamodule.sets()
-        training, heldout = (self._bytes(sets.get(key)) for key in ("image", "image_heldout"))
+        training, heldout = (self._uint8(sets.get(key)) for key in ("image", "image_heldout"))
         if self.classifier is None:
             reason = "" if heldout is not None else ", which needs held-out images of both domains"
             rank_zero_info(f"AdaptationCurve: no realism: it needs callbacks.curve.realism=FILE{reason}")
@@ -100,8 +100,8 @@ class AdaptationCurve(Callback):
 
     # --- measuring ----------------------------------------------------------------------------------------------------
 
-    def _bytes(self, images: Any) -> Tensor | None:
-        """Bytes of an even choice of the images of a set."""
+    def _uint8(self, images: Any) -> Tensor | None:
+        """Evenly spaced images of a set as uint8 [N, 3, H, W]; None for an empty set."""
         if images is None or not len(images):
             return None
         originals = images.originals()
@@ -174,7 +174,7 @@ def _number(text: str) -> float | int:
 
 
 def plot(rows: list[dict[str, Any]]) -> np.ndarray:
-    """Diversity (intra, blue, and pairs, orange) over realism, or over the iteration where realism is unknown: bytes
+    """Diversity (intra, blue, and pairs, orange) over realism, or over the iteration where realism is unknown: uint8
     [H, W, 3]."""
     known = not any(math.isnan(row["realism"]) for row in rows)
     x_key = "realism" if known else "iteration"

@@ -1,4 +1,4 @@
-"""Whether the keys that callbacks monitor are logged, before a training begins."""
+"""Checks before a training that the keys which callbacks monitor are logged."""
 
 import ast
 import inspect

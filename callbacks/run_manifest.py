@@ -47,7 +47,7 @@ class RunManifest(Callback):
             self._lineage = [lineage_entry("source", *source)]
 
     def begin(self, trainer: Trainer, module: GenerativeModule, datamodule: LightningDataModule | None) -> None:
-        """To be called before `fit`, which begins the W&B run first."""
+        """Has to be called before `fit`, which would begin the W&B run first."""
         if not trainer.is_global_zero:
             return
         earlier = self._earlier

@@ -30,9 +30,9 @@ from modules.capabilities import Autoencodes, Reconstructs
 from modules.ops.images import from_uint8, rmse_by_image, to_uint8
 from modules.ops.pretrained import PACKAGE
 
-PATIENCE = 5.0  # seconds that drawing may take without a message
-READ_AT_ONCE = 64  # reference images
-MAX_IMAGES = 1000  # reference images whose bytes are kept: for pixel metrics, crops and the verdict
+SLOW_SECONDS = 5.0  # estimated time of drawing from which a message announces it
+READ_BATCH_SIZE = 64  # reference images
+MAX_IMAGES = 1000  # reference images whose pixels are kept: for pixel metrics, crops and the verdict
 MAX_CROPS = 2000  # of all reference images together, at least one each
 MAX_AUTOENCODED = 100  # images of each set, where that takes little time
 MAX_RECONSTRUCTED = 16  # images of either side
@@ -42,11 +42,11 @@ LOGGED_VERDICTS = ("copies", "undecided", "duplicate_share")
 class SampleMetrics(Callback):
     """Quality, diversity and novelty of `module.sample`, logged as `val/<key>` in training and as `test/<key>` in a test.
 
-    Image i depends on (seed, i) alone: neither on `chunk` nor on the ranks, which share the work. While
+    Image i depends on (seed, i) alone: neither on `chunk` nor on the number of ranks. While
     `module.samples_ready` is False only `module.diagnostics` is logged. A test measures intervals, reference points and the
-    whole verdict too; in training the verdict compares small pictures only. Keys: docs/evaluation.md.
+    whole verdict too; in training the verdict compares thumbnails only. Keys: docs/evaluation.md.
 
-    Memory on every rank: bytes and features of all samples; features of all reference images and bytes of up to 1000 of
+    Memory on every rank: pixels and features of all samples; features of all reference images and pixels of up to 1000 of
     them, evenly chosen, which the crops, the pixel metrics and the verdict use.
 
     Args:
@@ -99,7 +99,7 @@ class SampleMetrics(Callback):
         self.perceptual = load_perceptual(self.backbone, perceptual_weights) if needs_perceptual else None
         self.results: dict[str, Any] = {}  # of the last measurement
         self.nearest: Tensor | None = None  # the picture [3, H, W] of the samples nearest to reference images
-        self.drawn: Tensor | None = None  # bytes [num_images, 3, H, W] of the first set of samples, on the CPU
+        self.drawn: Tensor | None = None  # uint8 [num_images, 3, H, W], the first set of samples, on the CPU
         self._reference: ImageSet | None = None
 
     def keys_in_training(self, sets: Mapping[str, Any]) -> list[str]:
@@ -138,7 +138,7 @@ class SampleMetrics(Callback):
     # --- measuring ---------------------------------------------------------------------------------------------------
 
     def _measure(self, trainer: Trainer, module: GenerativeModule, phase: str) -> None:
-        """Every rank computes everything, with equal results; only drawing and features of samples are shared out."""
+        """Every rank computes everything, with equal results; only drawing and features of samples are divided among ranks."""
         sets, notes, evaluated = trainer.datamodule.sets(), [], phase == "test"
         requested, default = (self.full, FULL) if evaluated else (self.quick, QUICK)
         results: dict[str, Any] = {key: {} for key in ("metrics", "reference_points", "intervals", "verdict")}
@@ -193,13 +193,13 @@ class SampleMetrics(Callback):
             torch.manual_seed(self.seed)
             images = {name: to_uint8(images) for name, images in module.baselines(self.num_images).items()}
             if "side" in sets:
-                images = {"side": _some(sets["side"], self.num_images).to(module.device)} | images
+                images = {"side": _evenly_spaced(sets["side"], self.num_images).to(module.device)} | images
             points = reference_points(suite, self._reference, images, self.num_images, self._sample_set)
         points = {name: finite(values, suite.notes) for name, values in points.items()}
         return {"metrics": metrics, "intervals": intervals, "reference_points": points}
 
     def _by_class(self, module: GenerativeModule, images: Any) -> dict[str, float]:
-        """The kernel distance of each class, of a method that draws classes: as many samples as all classes share out."""
+        """The kernel distance of each class, of a method that draws classes: `num_images` are divided among the classes."""
         labels = getattr(images, "labels", None)
         drawn_by_label = any(condition.by_label for condition in module.conditions())
         if labels is None or not drawn_by_label or not self._uses_features or len(images) != len(self._reference.whole):
@@ -217,24 +217,24 @@ class SampleMetrics(Callback):
         return values
 
     def _read_reference(self, trainer: Trainer, module: GenerativeModule, images: Any) -> ImageSet:
-        """The reference of all ranks; each reads its own part in pieces, and keeps features of all and bytes of some."""
+        """The reference of all ranks; each reads its own part in pieces, and keeps features of all and pixels of some."""
         chosen = torch.arange(len(images))
         if self.max_reference is not None and len(chosen) > self.max_reference:
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
             chosen = order[: self.max_reference].sort().values
         kept = set(torch.linspace(0, len(chosen) - 1, min(MAX_IMAGES, len(chosen))).long().tolist())
-        mine = torch.arange(trainer.global_rank, len(chosen), trainer.world_size)
+        own_indices = torch.arange(trainer.global_rank, len(chosen), trainer.world_size)
         size, expected, parts = list(images[0].shape[-2:]), list(module.image_size), []
         if size != expected:
             raise UserError(f"reference images are {size}, samples {expected}: set datamodule.image_size={expected}")
-        for numbers in mine.split(READ_AT_ONCE):  # one empty part on a rank without images
+        for numbers in own_indices.split(READ_BATCH_SIZE):  # one empty part on a rank without images
             pixels = torch.zeros(len(numbers), 3, *size, dtype=torch.uint8, device=module.device)
             for row, index in zip(pixels, chosen[numbers].tolist(), strict=True):
                 row.copy_(to_uint8(images[index]))
             picks = torch.tensor([i for i, number in enumerate(numbers.tolist()) if number in kept], dtype=torch.long)
             crops = max(1, min(self.crops, MAX_CROPS // len(kept)))
             parts.append(self._image_set(pixels, picks, chosen[numbers[picks]].tolist(), crops, 2 * self.seed))
-        return ImageSet.concatenate(parts).gather(mine.to(module.device))
+        return ImageSet.concatenate(parts).gather(own_indices.to(module.device))
 
     def _draw_set(self, trainer: Trainer, module: GenerativeModule, names: list[str], seed: int) -> tuple[Suite, ImageSet]:
         """The metrics, updated by this rank's part of the samples with that seed, and the samples of all ranks."""
@@ -251,7 +251,7 @@ class SampleMetrics(Callback):
             parts.append(self._sample_set(samples, first=first, seed=seed))
             numbers.append(torch.arange(first, images.stop, device=samples.device))
             suite.update(parts[-1], first)
-            if first == 0 and (seconds := (time.monotonic() - begin) * len(starts)) > PATIENCE:
+            if first == 0 and (seconds := (time.monotonic() - begin) * len(starts)) > SLOW_SECONDS:
                 rank_zero_info(f"SampleMetrics: drawing and measuring {self.num_images} samples takes about {seconds:.0f} s")
         return suite, ImageSet.concatenate(parts).gather(torch.cat(numbers))
 
@@ -264,18 +264,18 @@ class SampleMetrics(Callback):
     def _image_set(
         self, images: Tensor, picks: Tensor, numbers: Sequence[int], count: int, seed: int, whole: Tensor | None = None
     ) -> ImageSet:
-        """Features of bytes [N, 3, H, W], and those at `picks` with their `numbers` as bytes and with `count` crops each."""
+        """Features of uint8 [N, 3, H, W]; pixels and `count` crops of those at `picks`, numbered by `numbers`."""
         picks = picks.to(images.device)
-        some, nothing = images[picks], images.new_zeros(len(images), 0, dtype=torch.float32)
+        subset, empty = images[picks], images.new_zeros(len(images), 0, dtype=torch.float32)
         if whole is None:
-            whole = self.backbone(images) if self._uses_features else nothing
-        crops = crop_features(self.backbone, some, numbers, count, seed) if self._uses_crops else nothing[picks, :, None]
-        return ImageSet(whole, some, crops, picks)
+            whole = self.backbone(images) if self._uses_features else empty
+        crops = crop_features(self.backbone, subset, numbers, count, seed) if self._uses_crops else empty[picks, :, None]
+        return ImageSet(whole, subset, crops, picks)
 
     def _protocol(self, module: GenerativeModule, images: Any, notes: list[str]) -> dict[str, Any]:
-        number, with_bytes = len(self._reference.whole), len(self._reference.images)
-        if with_bytes < number:
-            notes.append(f"crops, pixel metrics and the verdict use {with_bytes} of {number} reference images")
+        number, with_pixels = len(self._reference.whole), len(self._reference.images)
+        if with_pixels < number:
+            notes.append(f"crops, pixel metrics and the verdict use {with_pixels} of {number} reference images")
         settings = {
             "num_real": number,
             "num_generated": self.num_images,
@@ -297,11 +297,11 @@ def measure_autoencoder(module: Autoencodes, sets: Mapping[str, Any], perceptual
     named = {"training": sets.get("source", sets["image"]), "heldout": sets["image_heldout"], "sources": sets["image"]}
     number, errors = min(MAX_AUTOENCODED, *map(len, named.values())), {}
     for name, images in named.items():
-        pixels = _some(images, number).to(module.device)
+        pixels = _evenly_spaced(images, number).to(module.device)
         outputs = module.autoencode(from_uint8(pixels))
         errors.setdefault("mse", {})[name] = squared_errors(from_uint8(pixels), outputs)
         if perceptual is not None:
-            pairs = zip(pixels.split(READ_AT_ONCE), to_uint8(outputs).split(READ_AT_ONCE), strict=True)
+            pairs = zip(pixels.split(READ_BATCH_SIZE), to_uint8(outputs).split(READ_BATCH_SIZE), strict=True)
             distances = [(perceptual(a) - perceptual(b)).square().sum(1) for a, b in pairs]
             errors.setdefault(perceptual.key, {})[name] = torch.cat(distances)
     return autoencoder_test(errors)
@@ -313,11 +313,12 @@ def compare_reconstructions(module: GenerativeModule, sets: Mapping[str, Any]) -
     names = [name for name in sets if len(sets[name]) and len(sets.get(f"{name}_heldout", ()))]
     if not names or not isinstance(module, Reconstructs):
         return None
-    both = [from_uint8(_some(sets[name], MAX_RECONSTRUCTED)).to(module.device) for name in (names[0], f"{names[0]}_heldout")]
-    outputs = [torch.cat([module.reconstruct(image) for image in images.split(1)]) for images in both]
-    if torch.equal(outputs[0][0], outputs[1][0]) or any(a.shape != b.shape for a, b in zip(both, outputs, strict=True)):
+    pixels = [_evenly_spaced(sets[name], MAX_RECONSTRUCTED) for name in (names[0], f"{names[0]}_heldout")]
+    inputs = [from_uint8(images).to(module.device) for images in pixels]
+    outputs = [torch.cat([module.reconstruct(image) for image in images.split(1)]) for images in inputs]
+    if torch.equal(outputs[0][0], outputs[1][0]) or any(a.shape != b.shape for a, b in zip(inputs, outputs, strict=True)):
         return None
-    errors = [rmse_by_image(output, images) for output, images in zip(outputs, both, strict=True)]
+    errors = [rmse_by_image(output, images) for output, images in zip(outputs, inputs, strict=True)]
     return reconstruction_test(*errors) | {"of": names[0]}
 
 
@@ -326,8 +327,8 @@ def reference_set(sets: Mapping[str, Any]) -> tuple[str, Any]:
     return next((key, sets[key]) for key in ("tile", "image") if key in sets)
 
 
-def _some(images: Any, number: int) -> Tensor:
-    """Bytes of an even choice of at most `number` images of a set."""
+def _evenly_spaced(images: Any, number: int) -> Tensor:
+    """At most `number` evenly spaced images of a set as uint8 [N, 3, H, W]."""
     originals = images.originals()
     picks = torch.linspace(0, len(originals) - 1, min(number, len(originals))).long().tolist()
     return to_uint8(torch.stack([originals[i] for i in picks]))

@@ -125,7 +125,7 @@ class StageCheckpoint(ModelCheckpoint):
         return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent == Path(self.dirpath).resolve()
 
     def _complete_epoch(self, trainer: Trainer, module: GenerativeModule) -> None:
-        """Does what a kill has prevented: the names of this epoch, the end of the older one, the upload of a stage."""
+        """Makes up for a kill during saving: links this epoch's file, removes the older one, uploads a stage's."""
         atomic_link(trainer.ckpt_path, Path(self.dirpath) / "last.ckpt")
         epoch = trainer.current_epoch - 1
         if self.monitor is None and self.save_top_k == 1:  # a kill may have come before the older epoch was removed
@@ -157,7 +157,7 @@ class StageCheckpoint(ModelCheckpoint):
 
 
 def _epoch_of(file: str) -> int | None:
-    """None for no file and for a damaged one."""
+    """The epoch in a checkpoint; None if the file is missing or damaged."""
     try:
         return read_checkpoint(file)["epoch"]
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on."""
+"""The progress bar of a training."""
 
 import sys
 import time
@@ -26,7 +26,7 @@ class StageProgress(TQDMProgressBar):
         return not self.is_disabled and super()._should_update(current, total)
 
     def on_train_epoch_start(self, trainer: Trainer, *arguments: Any) -> None:
-        trainer.progress_bar_metrics.clear()  # Lightning would go on showing the losses of an earlier stage
+        trainer.progress_bar_metrics.clear()  # Lightning would keep showing the losses of an earlier stage
         self._epoch_start = time.monotonic()
         super().on_train_epoch_start(trainer, *arguments)
 

@@ -5,16 +5,16 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cli.schema import PREFIXES, complete
-from core.errors import Mistakes, UserError, is_user_error
+from core.errors import ErrorCollector, UserError, is_user_error
 from core.nodes import build_node
 
 
 def build(node: DictConfig, /, **objects: Any) -> Any:
     """The object that `node` describes. `objects` are keywords that cannot be written in YAML, such as callbacks."""
     key = node._get_full_key(None)  # OmegaConf has no public name for it
-    mistakes = Mistakes()
-    completed = complete(OmegaConf.to_container(node), key, mistakes, injected=tuple(objects))
-    mistakes.raise_any()
+    errors = ErrorCollector()
+    completed = complete(OmegaConf.to_container(node), key, errors, injected=tuple(objects))
+    errors.raise_any()
     try:
         return build_node(completed, PREFIXES, **objects)
     except Exception as error:

@@ -1,6 +1,6 @@
 """From the arguments of evaluate.py and a checkpoint to a module and a configuration.
 
-Imports neither torch nor lightning, so that mistakes are answered at once.
+Imports neither torch nor lightning, so that user errors are reported at once.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cli.loader import load_config, read_config
 from cli.schema import complete
-from core.errors import Mistakes, UserError, nearest_hint
+from core.errors import ErrorCollector, UserError, nearest_hint
 from core.nodes import find_class
 from core.types import PathStr
 
@@ -30,30 +30,30 @@ TRAINER = {
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """Checkpoints, and the arguments that make the configuration; UserError for mistakes that show before a file is read."""
-    checkpoints = [word for word in arguments if not word.startswith("-") and not word.endswith((".yaml", ".yml"))]
-    checkpoints = [word for word in checkpoints if "=" not in word or (word.endswith(".ckpt") and Path(word).is_file())]
-    settings, paths = [word for word in arguments if word not in checkpoints], [Path(word).expanduser() for word in checkpoints]
-    mistakes = Mistakes()
-    config = read_config(settings, {"run_name": "unknown"}, EXTRA_KEYS, mistakes)
-    texts = dict(word.split("=", 1) for word in settings if "=" in word)
+    """Checkpoints, and the arguments that make the configuration; UserError for what is wrong before any file is read."""
+    checkpoints = [arg for arg in arguments if not arg.startswith("-") and not arg.endswith((".yaml", ".yml"))]
+    checkpoints = [arg for arg in checkpoints if "=" not in arg or (arg.endswith(".ckpt") and Path(arg).is_file())]
+    settings, paths = [arg for arg in arguments if arg not in checkpoints], [Path(arg).expanduser() for arg in checkpoints]
+    errors = ErrorCollector()
+    config = read_config(settings, {"run_name": "unknown"}, EXTRA_KEYS, errors)
+    texts = dict(arg.split("=", 1) for arg in settings if "=" in arg)
     groups = {"run_name", "callbacks", "trainer", *(key.split(".")[0] for key in texts)}
     for key in [*texts, *(key for key in config if key not in groups)]:
         if not any(f"{key}.".startswith(f"{name}.") for name in CHANGEABLE):
             hint = nearest_hint(key, CHANGEABLE)
-            mistakes.add(key, f"{key}: fixed by the checkpoint.{hint} Here: {', '.join(CHANGEABLE)}.")
+            errors.add(key, f"{key}: fixed by the checkpoint.{hint} Here: {', '.join(CHANGEABLE)}.")
     if "logger" in config and not _is_report(config):
-        mistakes.add("logger", "logger: only a report goes to loggers, such as configs/tasks/compare.yaml.")
+        errors.add("logger", "logger: only a report goes to loggers, such as configs/tasks/compare.yaml.")
     if not paths:
-        mistakes.add("checkpoint", "no checkpoint given, such as runs/fewgan/checkpoints/last.ckpt; --help explains.")
+        errors.add("checkpoint", "no checkpoint given, such as runs/fewgan/checkpoints/last.ckpt; --help explains.")
     for path in paths if not _is_report(config) else ():  # some reports are of folders: they look for themselves
         if not path.is_file():
-            mistakes.add(str(path), _missing(path))
+            errors.add(str(path), _missing(path))
     if "class_path" in config.get("task", {}):
-        complete(OmegaConf.to_container(config.task), "task", mistakes, texts=texts)
+        complete(OmegaConf.to_container(config.task), "task", errors, texts=texts)
     elif "task" in config:
-        mistakes.add("task", "task.*: give the task's file too, such as configs/tasks/generate.yaml.")
-    mistakes.raise_any()
+        errors.add("task", "task.*: give the task's file too, such as configs/tasks/generate.yaml.")
+    errors.raise_any()
     return paths, settings
 
 
@@ -67,7 +67,7 @@ def report_config(arguments: list[str]) -> DictConfig | None:
 def task_config(arguments: list[str]) -> DictConfig:
     """The task that `arguments` name, else the metrics, before a checkpoint is known."""
     files = [argument for argument in arguments if not argument.endswith(".ckpt")]
-    config = read_config(files, {"run_name": "unknown"}, EXTRA_KEYS, Mistakes())
+    config = read_config(files, {"run_name": "unknown"}, EXTRA_KEYS, ErrorCollector())
     return OmegaConf.create({"task": config.task} if "task" in config else {"callbacks": {"metrics": METRICS}})
 
 
@@ -115,10 +115,10 @@ def rebuild(path: Path, checkpoint: Mapping[str, Any]) -> Any:
     if not class_path.startswith("modules."):
         raise UserError(f"{path} was not written by a method of this project: its class_path is {class_path}.")
     if not isinstance(stored, Mapping):
-        raise UserError(f"{path}: refused, its hyper_parameters are not keys with values.")
-    mistakes = Mistakes()
-    complete({**stored, "class_path": class_path}, str(path), mistakes)
-    mistakes.raise_any()
+        raise UserError(f"{path}: its hyper_parameters are not a mapping of keys to values.")
+    errors = ErrorCollector()
+    complete({**stored, "class_path": class_path}, str(path), errors)
+    errors.raise_any()
     try:
         return find_class(class_path, ["modules."]).from_checkpoint(checkpoint)
     except (RuntimeError, AttributeError, KeyError, TypeError) as error:

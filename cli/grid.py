@@ -28,15 +28,15 @@ class Trial(NamedTuple):
 
 
 def trials(arguments: Sequence[str]) -> list[Trial]:
-    """Every combination of the values in `key=a,b,c`, the last such key changing fastest; UserError for any mistake.
+    """Every combination of the values in `key=a,b,c`, the last such key changing fastest; UserError if any of them is invalid.
 
     A trial's run is called run_name_key-value…, and its folder is run_dir with the same ending, however the grid grows.
     """
-    swept = {word: values for word in arguments if len(values := _values(word)) > 1}
+    swept = {arg: values for arg in arguments if len(values := _values(arg)) > 1}
     if not swept:
         raise UserError("nothing to sweep. Give a key several values: module.lr_g=1e-3,5e-4 seed=0,1,2")
-    fixed = [word for word in arguments if word not in swept]
-    keys = [word.split("=", 1)[0] for word in swept]
+    fixed = [arg for arg in arguments if arg not in swept]
+    keys = [arg.split("=", 1)[0] for arg in swept]
     for key in keys:
         if key in ("run_name", "run_dir", "resume"):
             raise UserError(f"{key}: cannot be swept, every training has its own.")
@@ -78,14 +78,14 @@ def _plain(text: str) -> str:
     return name if re.fullmatch(r"[A-Za-z0-9.-]+", text) else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:4]}"
 
 
-def _values(word: str) -> list[str]:
-    """The alternatives of `key=a,b`, cut at the commas of a YAML list; for another word at most one."""
-    text = "" if word.startswith("-") else word.partition("=")[2]
+def _values(argument: str) -> list[str]:
+    """The alternatives of `key=a,b`, cut at the commas of a YAML list; for another argument at most one."""
+    text = "" if argument.startswith("-") else argument.partition("=")[2]
     plain = re.sub(r"\$\{[^{}]*\}", lambda match: "x" * len(match[0]), text)
     try:
         values = [text[node.start_mark.index - 1 : node.end_mark.index - 1] for node in yaml.compose(f"[{plain}]").value]
     except yaml.YAMLError:
         values = [text]
     if len(values) == 1 and re.search(r"^\s*,|,\s*,|,\s*$", text):
-        raise UserError(f"{word}: an empty value; write the values as a,b,c, and a list as [1,2].")
+        raise UserError(f"{argument}: an empty value; write the values as a,b,c, and a list as [1,2].")
     return values

@@ -1,6 +1,6 @@
 """From a command line to one configuration: base.yaml, then YAML files, then key=value; checked, and complete.
 
-Imports neither torch nor lightning, so that help and mistakes are answered at once.
+Imports neither torch nor lightning, so that help and user errors are printed at once.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
 from cli.schema import complete, convert, describe, members, quoting_advice
-from core.errors import Mistakes, UserError, nearest_hint
+from core.errors import ErrorCollector, UserError, nearest_hint
 from core.types import PathStr, Seed
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -70,12 +70,12 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, "-+0123456789.")
 def load_config(
     arguments: Iterable[str], start: Mapping[str, Any] | None = None, extra_keys: Mapping[str, Any] | None = None
 ) -> DictConfig:
-    """`read_config`, with every object checked and with all keywords of its class; one UserError for all mistakes."""
-    arguments, mistakes = list(arguments), Mistakes()
-    config = OmegaConf.to_container(read_config(arguments, start, extra_keys, mistakes))
+    """`read_config`, every object checked and with all keywords of its class; one UserError for all messages."""
+    arguments, errors = list(arguments), ErrorCollector()
+    config = OmegaConf.to_container(read_config(arguments, start, extra_keys, errors))
     texts = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if start is None and "module" not in config:
-        mistakes.add("module", "module: nothing given. Name a YAML file with its class_path, such as configs/fewgan.yaml.")
+        errors.add("module", "module: missing. Pass a YAML file that sets module.class_path, such as configs/fewgan.yaml.")
         config.pop("datamodule")
     for key, node in list(nodes(config)):
         group, _, name = key.rpartition(".")
@@ -83,14 +83,14 @@ def load_config(
         if isinstance(node, Mapping) and "class_path" not in node:
             others = [f"{group}.{other}" for other in siblings if group and other != name]
             known = nearest_hint(key, others) or (f" There are: {', '.join(others)}." if others else "")
-            mistakes.add(key, f"{key}: no {key}.class_path is given.{known}")
+            errors.add(key, f"{key}: no {key}.class_path is given.{known}")
         else:
-            siblings[name] = complete(node, key, mistakes, texts=texts)
+            siblings[name] = complete(node, key, errors, texts=texts)
     trainer = config.get("trainer") or {}
     for name, (allowed, reason) in TRAINER_LIMITS.items() if isinstance(trainer, Mapping) else ():
         if trainer.get(name) not in allowed:
-            mistakes.add(f"trainer.{name}", f"trainer.{name}: {trainer[name]!r} is not supported; {reason}.")
-    mistakes.raise_any()
+            errors.add(f"trainer.{name}", f"trainer.{name}: {trainer[name]!r} is not supported; {reason}.")
+    errors.raise_any()
     return OmegaConf.create(json.loads(json.dumps(config)))  # with lists for tuples, as YAML and checkpoints hold it
 
 
@@ -98,16 +98,16 @@ def read_config(
     arguments: Iterable[str],
     start: Mapping[str, Any] | None = None,
     extra_keys: Mapping[str, Any] | None = None,
-    mistakes: Mistakes | None = None,
+    errors: ErrorCollector | None = None,
 ) -> DictConfig:
     """The resolved configuration of a command line, its objects as they are written.
 
-    `start` replaces base.yaml; `extra_keys` are types of further top-level keys. `mistakes` gets a message by key or argument;
+    `start` replaces base.yaml; `extra_keys` are types of further top-level keys. `errors` gets a message by key or argument;
     without it, and for a file that cannot be read, UserError is raised.
     """
     keys = {**TOP_LEVEL, **(extra_keys or {})}
-    found = Mistakes() if mistakes is None else mistakes
-    unread = Mistakes()
+    found = ErrorCollector() if errors is None else errors
+    unread = ErrorCollector()
     layers = [("start", OmegaConf.create(dict(start)) if start else _read(FOLDER / "base.yaml"))]
     for argument in sorted(arguments, key=lambda argument: "=" in argument):  # files first, each group in its order
         is_override = "=" in argument and not argument.startswith("-")
@@ -133,7 +133,7 @@ def read_config(
             config[key] = convert(value, keys[key])
         except ValueError:
             found.add(key, f"{key}: expected {describe(keys[key])}, got {value!r}.")
-    if mistakes is None:
+    if errors is None:
         found.raise_any()
     return config
 
@@ -206,20 +206,20 @@ def parse_value(text: str) -> Any:
     return yaml.load(text, Loader) if is_whole and (isinstance(node, yaml.ScalarNode) or node.flow_style) else text
 
 
-def _resolve(config: DictConfig, mistakes: Mistakes) -> None:
+def _resolve(config: DictConfig, errors: ErrorCollector) -> None:
     """Replaces interpolations by their values, those that have none by null; `~` in the top level's paths comes first."""
     for key, text in _texts(OmegaConf.to_container(config), ""):
         if text == "???":
-            mistakes.add(key, f"{key}: needs a value, for example {key}=… on the command line.")
+            errors.add(key, f"{key}: needs a value, for example {key}=… on the command line.")
         elif "${" in text:
-            mistakes.copies[key] = text.removeprefix("${").removesuffix("}")
+            errors.copies[key] = text.removeprefix("${").removesuffix("}")
             unknown = [name for name in re.findall(r"\$\{\s*([\w.]+)\s*:", text) if name != "oc.env"]
             try:
                 if unknown:
                     raise OmegaConfBaseException(f"{text!r} uses {unknown[0]!r}; the only resolver allowed is oc.env")
                 OmegaConf.select(config, key)
             except (OmegaConfBaseException, RecursionError) as error:
-                mistakes.add(key, f"{key}: {str(error).splitlines()[0]}.")
+                errors.add(key, f"{key}: {str(error).splitlines()[0]}.")
                 OmegaConf.update(config, key, None)
     for key in config:
         if not OmegaConf.is_missing(config, key) and isinstance(config[key], str):

@@ -1,6 +1,6 @@
 """The constructor of a class as the schema of its configuration: read from source, values checked, defaults completed.
 
-Neither the project's classes nor Lightning's are imported for that, so that a mistake is answered before torch is there.
+Neither the project's classes nor Lightning's are imported for that, so that a user error is reported before torch is imported.
 """
 
 import ast
@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origi
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.errors import PydanticUndefinedAnnotation
 
-from core.errors import Mistakes, UserError, nearest_hint
+from core.errors import ErrorCollector, UserError, nearest_hint
 from core.nodes import is_node
 
 ROOT = Path(__file__).parent.parent
@@ -102,7 +102,7 @@ class Source(dict):
 
 
 def complete(
-    node: Any, key: str, mistakes: Mistakes, injected: Collection[str] = (), texts: Mapping[str, str] | None = None
+    node: Any, key: str, errors: ErrorCollector, injected: Collection[str] = (), texts: Mapping[str, str] | None = None
 ) -> Any:
     """`node`, whose dotted key is `key`, with every keyword of its class, each converted to its type; also nodes within.
 
@@ -110,13 +110,13 @@ def complete(
     `injected` are keywords that the program adds and a configuration must not have, `texts` what the command line gave.
     """
     if not isinstance(node, Mapping):
-        mistakes.add(key, f"{key}: expected a mapping with class_path, got {node!r}.")
+        errors.add(key, f"{key}: expected a mapping with class_path, got {node!r}.")
         return node
     class_path = node.get("class_path")
     try:
         parameters = signature_of(class_path)
     except UserError as error:
-        mistakes.add(key, f"{key}.class_path: {error}")
+        errors.add(key, f"{key}.class_path: {error}")
         return node
     class_name = class_path.rpartition(".")[2]
     named = {name: p for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
@@ -126,24 +126,24 @@ def complete(
         if name in injected or close or len(named) == len(parameters):
             option = f" An option of the method is set by {key}.options.{name}=…" if "options" in named else ""
             hint = close or f"{option} It has: {', '.join(named)}."
-            mistakes.add(f"{key}.{name}", f"{key}.{name}: {class_name} has no such key.{hint}")
+            errors.add(f"{key}.{name}", f"{key}.{name}: {class_name} has no such key.{hint}")
     completed = {"class_path": class_path}
     for name, parameter in named.items():
         if name in injected:
             continue
         if name in node:
-            completed[name] = _checked(node[name], parameter, f"{key}.{name}", mistakes, texts or {})
+            completed[name] = _checked(node[name], parameter, f"{key}.{name}", errors, texts or {})
         elif parameter.default is parameter.empty:
-            mistakes.add(f"{key}.{name}", f"{key}.{name}: missing; {class_name} needs it.")
+            errors.add(f"{key}.{name}", f"{key}.{name}: missing; {class_name} needs it.")
         elif class_path.startswith(OWN):
             completed[name] = parameter.default
     return completed | values
 
 
-def _checked(value: Any, parameter: inspect.Parameter, key: str, mistakes: Mistakes, texts: Mapping[str, str]) -> Any:
+def _checked(value: Any, parameter: inspect.Parameter, key: str, errors: ErrorCollector, texts: Mapping[str, str]) -> Any:
     def nested(value: Any, key: str) -> Any:
         if is_node(value):
-            return complete(value, key, mistakes, texts=texts)
+            return complete(value, key, errors, texts=texts)
         if isinstance(value, Mapping):
             return {name: nested(child, f"{key}.{name}") for name, child in value.items()}
         return [nested(child, f"{key}.{i}") for i, child in enumerate(value)] if isinstance(value, list | tuple) else value
@@ -158,7 +158,7 @@ def _checked(value: Any, parameter: inspect.Parameter, key: str, mistakes: Mista
             close = nearest_hint(str(value), (kind for kind in kinds if isinstance(kind, str)))
             unquoted = str in kinds and not isinstance(value, str)
             advice = close or (quoting_advice(key, texts.get(key, value)) if unquoted else "")
-            mistakes.add(key, f"{key}: expected {describe(hint)}, got {value!r}.{advice}")
+            errors.add(key, f"{key}: expected {describe(hint)}, got {value!r}.{advice}")
         return value
 
 

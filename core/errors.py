@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """Mistakes in a command, a configuration or a file, a message each."""
+    """Something wrong in a command, a configuration or a file; one message for each."""
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.args))
@@ -39,12 +39,12 @@ class report_user_errors:
         return True
 
 
-class Mistakes(dict[str, str]):
+class ErrorCollector(dict[str, str]):
     """Messages by dotted key or argument, to be shown together; the first one about a key stays."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.copies: dict[str, str] = {}  # key → the key from which it takes its value, and whose mistake is not repeated
+        self.copies: dict[str, str] = {}  # key → the key from which it takes its value, and whose error is not repeated
 
     def add(self, key: str, message: str) -> None:
         self.setdefault(key, message)

@@ -38,7 +38,7 @@ STEPS = {
 
 
 class PerceptualHash(NamedTuple):
-    """Of an image and its mirror image."""
+    """Perceptual hash of an image and of its mirror image."""
 
     bits: np.ndarray  # ±1 [2, 64]
     colors: np.ndarray  # centered, of length 1 [2, 768]

@@ -62,7 +62,7 @@ class ImageFolder(Dataset):
     def __getitem__(self, index: int) -> Tensor:
         """Entry `index` as float32 [3, H, W] in [-1, 1]."""
         if not 0 <= index < len(self):
-            raise IndexError(f"entry {index} of a set of {len(self)}")
+            raise IndexError(f"index {index} is out of range for {len(self)} images")
         pixels = self.bytes_of(index % len(self.files))
         return from_uint8(pixels.flip(-1) if index >= len(self.files) else pixels)
 

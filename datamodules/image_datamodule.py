@@ -155,11 +155,11 @@ class ImageDataModule(LightningDataModule):
             rank_zero_warn(line)
 
     def fingerprints(self) -> dict[str, str]:
-        prints = {key: images.fingerprint for key, images in self.sets().items()}
+        digests = {key: images.fingerprint for key, images in self.sets().items()}
         classes = self.sets()["image"].labels
         if classes is not None:
-            prints["labels"] = sha256("\n".join(self.label_names[index] for index in classes).encode())
-        return prints
+            digests["labels"] = sha256("\n".join(self.label_names[index] for index in classes).encode())
+        return digests
 
     def roots(self) -> dict[str, str]:
         roots = {key: getattr(self, key) for key in ("root", "side_root", "source_root", "heldout_root")}

@@ -24,7 +24,7 @@ def read_labels(labels: str, folder: Path, files: Sequence[str]) -> tuple[list[i
     """
     if labels == "folder":
         if outside := [name for name in files if "/" not in name]:
-            raise UserError(f"labels=folder: in no class folder of {folder}: {shorten(outside)}")
+            raise UserError(f"labels=folder: {folder} contains images outside of class folders: {shorten(outside)}")
         values = [name.split("/")[0] for name in files]
     else:
         file, _, column = labels.rpartition(":")
@@ -60,7 +60,7 @@ def read_attributes(
         "rows without an image": sorted(counts.keys() - names) if complete else [],
         "images with several rows": [name for name in names if counts[name] > 1],
     }
-    if errors := [f"{problem}: {shorten(culprits)}" for problem, culprits in problems.items() if culprits]:
+    if errors := [f"{problem}: {shorten(images)}" for problem, images in problems.items() if images]:
         raise UserError(f"{setting}: {file} does not fit the images in {folder}; {'; '.join(errors)}")
     by_name = dict(rows)
     return {column: [by_name[name][column] or "" for name in names] for column in columns if column != key}

@@ -32,7 +32,7 @@ class JoinedSampler(DistributedSampler):
 
     def __init__(self, sizes: Mapping[str, int], samples: int, seed: int, ranks: int = 1, rank: int = 0) -> None:
         if samples % ranks:
-            raise UserError(f"{samples} samples are not divisible by {ranks} ranks")
+            raise UserError(f"samples per epoch are {samples}; expected a multiple of {ranks}, the number of ranks")
         super().__init__(range(samples), num_replicas=ranks, rank=rank, shuffle=False, seed=seed)
         self.sizes = sizes
 

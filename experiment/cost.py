@@ -95,7 +95,7 @@ class StageTimer(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: StagedModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.times.append(self._now() - self.since)
         if sum(self.times) > STAGE_SECONDS:
-            trainer.should_stop = True  # ends the epoch; the fit goes on, as the next method takes it back
+            trainer.should_stop = True  # ends the epoch; the fit continues, as the next method takes it back
 
     def on_train_epoch_end(self, trainer: Trainer, module: StagedModule) -> None:
         self.seconds.append(min(self.times))

@@ -16,7 +16,7 @@ from core.types import PathStr
 class MetricsCSV(Logger):
     """Writes `metrics.csv`: a row for each logging call; columns step (batches since the start), epoch and metrics.
 
-    A resumed run goes on in the same file, which Lightning's CSVLogger deletes: its first row replaces all from its step on.
+    A resumed run appends to the same file, which Lightning's CSVLogger deletes: its first row replaces all from its step on.
 
     Args:
         run_dir: folder of the file.

@@ -35,8 +35,8 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     """Commit of the folder's repository, and whether its Python or YAML files differ from it; None without git."""
     try:
         commit, changed = (
-            subprocess.check_output(["git", "-C", folder, *words], text=True, timeout=60, stderr=DEVNULL, stdin=DEVNULL).strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "*.py", "*.yaml"])
+            subprocess.check_output(["git", "-C", folder, *args], text=True, timeout=60, stderr=DEVNULL, stdin=DEVNULL).strip()
+            for args in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "*.py", "*.yaml"])
         )
     except (OSError, subprocess.SubprocessError):
         return None

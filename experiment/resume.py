@@ -11,18 +11,18 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from core.errors import Mistakes, UserError
+from core.errors import ErrorCollector, UserError
 from experiment.checkpoint import StoredCheckpoint, load_stored
 from experiment.manifest import read_manifest
 
-FREE_GROUPS = ("run_name", "run_dir", "trainer", "logger", "callbacks")
-FREE_KEYS = ("datamodule.num_workers", "datamodule.max_memory_gib")
+MUTABLE_GROUPS = ("run_name", "run_dir", "trainer", "logger", "callbacks")
+MUTABLE_KEYS = ("datamodule.num_workers", "datamodule.max_memory_gib")
 EPOCH_KEYS = ("trainer.limit_train_batches", "trainer.overfit_batches", "trainer.fast_dev_run")  # decide how long an epoch is
 RESULTS = ("metrics.csv", "metrics.json", "best.json", "images", "tasks")  # what a run leaves beside its checkpoints
 
 
 class Finished(SystemExit):
-    """Nothing is left to train, which is no error; whoever raises it prints the message."""
+    """Nothing is left to train, which is no error. The code that raises it prints the message."""
 
 
 def resume_point(
@@ -34,8 +34,8 @@ def resume_point(
     if stored is None:
         return None
     path, checkpoint, _ = stored
-    prints = checkpoint.get(type(datamodule).__qualname__, {}).get("fingerprints")
-    images = None if prints is None else changed_images(prints, datamodule.fingerprints())
+    digests = checkpoint.get(type(datamodule).__qualname__, {}).get("fingerprints")
+    images = None if digests is None else changed_images(digests, datamodule.fingerprints())
     free = [f"module.{name}" for name in module.duration_settings]
     if images == []:  # the same files, wherever they are now
         free += [f"datamodule.{key}" for key in config.datamodule if key.endswith("root")]
@@ -48,12 +48,12 @@ def resume_point(
     for line in allowed:
         log_rank_zero(f"changed since {path}: {line}")
     reason = finish_reason(checkpoint, config, module)
-    cut_off = read_manifest(config.run_dir).get("status", "finished") != "finished"  # maybe before its last picture
-    if reason is not None and not cut_off and not dry_run:
+    interrupted = read_manifest(config.run_dir).get("status", "finished") != "finished"  # maybe before its last image grid
+    if reason is not None and not interrupted and not dry_run:
         more = f" To extend it: a larger {' or '.join(reason)}." if reason else ""
         rank_zero_only(print)(f"{path}: training already finished after {epochs_done(checkpoint)} epochs.{more}")
         raise Finished(0)
-    for _, node, state in _early_stopping(checkpoint, config):  # else Lightning goes on with the patience of the checkpoint
+    for _, node, state in _early_stopping(checkpoint, config):  # else Lightning continues with the patience of the checkpoint
         state["patience"] = node.get("patience", 3)
         if reason is None:
             state["stopping_reason"] = EarlyStoppingReason.NOT_STOPPED.value
@@ -68,10 +68,11 @@ def find_resume(resume: str | None, run_dir: str | Path) -> StoredCheckpoint | N
     if resume != "auto":
         return _load_resumable(resume)
     files = [file for file in Path(run_dir).glob("checkpoints/*.ckpt") if file.is_file()]
-    # last.ckpt is another name of the newest file, unless a kill came between the two. Files that are newer than last.ckpt
-    # only because the folder was copied hold fewer epochs. A copy without last.ckpt says nothing about the order.
+    # last.ckpt is a second name of the newest file, unless the process was killed before it got it. Files that are newer
+    # than last.ckpt only because the folder was copied hold fewer epochs. The times in a copy without last.ckpt do not show
+    # the order.
     files.sort(key=lambda file: (file.stat().st_mtime_ns, file.name == "last.ckpt"), reverse=True)
-    newest, damaged, inodes, after_last = None, Mistakes(), set(), False
+    newest, damaged, inodes, after_last = None, ErrorCollector(), set(), False
     for file in files:
         if (inode := (file.stat().st_dev, file.stat().st_ino)) not in inodes:
             inodes.add(inode)
@@ -109,8 +110,8 @@ def changed_images(stored: Mapping[str, str], now: Mapping[str, str]) -> list[st
 
 
 def changes(stored: Mapping[str, Any], config: DictConfig, free: Collection[str] = ()) -> tuple[list[str], list[str]]:
-    """Lines `key: old → new`: first those that make it another training, then those that do not; `free` are further keys that
-    may change. Paths that differ because the run folder does are not listed."""
+    """Lines `key: old → new`: first of keys that have to stay equal, then of keys that may change, to which `free` are added.
+    Paths that differ because the run folder does are not listed."""
     now = OmegaConf.to_container(config)
     before, after = _comparable(stored, now), _comparable(now, stored)
     moved = [(str(stored.get(key)), str(now.get(key))) for key in ("run_dir", "run_name")]
@@ -120,9 +121,9 @@ def changes(stored: Mapping[str, Any], config: DictConfig, free: Collection[str]
         if old == new or key == "resume":
             continue
         line = f"{key}: {'null' if old is None else old} → {'null' if new is None else new}"
-        if key in FREE_KEYS or key in free:
+        if key in MUTABLE_KEYS or key in free:
             allowed.append(line)
-        elif key.split(".")[0] not in FREE_GROUPS or key in EPOCH_KEYS:
+        elif key.split(".")[0] not in MUTABLE_GROUPS or key in EPOCH_KEYS:
             refused.append(line)
         elif key in ("run_dir", "run_name") or new not in [str(old).replace(*pair) for pair in moved]:
             allowed.append(line)
@@ -173,12 +174,12 @@ def finish_reason(checkpoint: Mapping[str, Any], config: DictConfig, module: Lig
 
 def has_finished(trainer: Trainer, module: LightningModule) -> bool:
     """True if nothing is left to train, by the reasons of `finish_reason`."""
-    whole = trainer.is_last_batch and not trainer.sanity_checking
+    epoch_ended = trainer.is_last_batch and not trainer.sanity_checking
     stopped = [c.stopping_reason for c in trainer.callbacks if isinstance(c, EarlyStopping)]
     return (
         module.finished(trainer.current_epoch)
         or 0 <= (trainer.max_epochs or -1) <= trainer.current_epoch
-        or (whole and 0 <= trainer.max_steps <= trainer.global_step)
+        or (epoch_ended and 0 <= trainer.max_steps <= trainer.global_step)
         or any(reason is not EarlyStoppingReason.NOT_STOPPED for reason in stopped)
     )
 
@@ -220,5 +221,5 @@ def _load_resumable(path: str | Path) -> StoredCheckpoint:
         raise UserError(f"{path}: contains only weights; cannot resume.")
     progress = stored.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
     if progress["ready"] != progress["processed"]:
-        raise UserError(f"{path}: was written within an epoch; a training can be resumed exactly from the end of one only.")
+        raise UserError(f"{path}: was saved in the middle of an epoch; only one of the end of an epoch can be resumed.")
     return stored

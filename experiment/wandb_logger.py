@@ -21,7 +21,7 @@ class WandbRun(WandbLogger):
     Args:
         save_dir: the run folder; W&B writes to its subfolder wandb/.
         id: an id given here takes precedence over that in run.json.
-        resume: what `wandb.init` does with an id that the server knows; "allow" goes on with it.
+        resume: what `wandb.init` does with an id that the server knows; "allow" continues it.
         finish_timeout: seconds to wait for uploads when the training ends, 0 for no limit.
         settings: further fields of `wandb.Settings`.
         more: further keywords of `WandbLogger` and `wandb.init`, such as entity, group, mode, tags, notes.
@@ -73,7 +73,7 @@ class WandbRun(WandbLogger):
             self._id = self._wandb_init["id"] = id
 
     def log_table(self, key: str, columns: list[str] | None = None, data: list[list[Any]] | None = None, **more: Any) -> None:
-        """As Lightning's; arrays [H, W, 3] of bytes among the `data` become images."""
+        """As Lightning's; uint8 arrays [H, W, 3] among the `data` become images."""
         from wandb import Image  # takes a second
 
         rows = [[Image(cell) if isinstance(cell, np.ndarray) else cell for cell in row] for row in data or []]

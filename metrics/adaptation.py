@@ -1,4 +1,4 @@
-"""How an adaptation goes on: realism, diversity and novelty of the samples of fixed latents."""
+"""Realism, diversity and novelty of the samples of fixed latents in the course of an adaptation."""
 
 import hashlib
 from collections.abc import Sequence
@@ -37,11 +37,11 @@ class AdaptationValues(NamedTuple):
 
 def mean_pair_distance(rows: EmbeddingCache) -> float:
     """Mean squared distance of all pairs of rows, from their sums: Σ_{i<j} |x_i - x_j|² = n Σ |x_i|² - |Σ x_i|²."""
-    number, squares, total = len(rows), 0.0, 0.0
-    for part in torch.arange(number).split(rows.max_rows):
+    n, squares, total = len(rows), 0.0, 0.0
+    for part in torch.arange(n).split(rows.max_rows):
         block = rows[part].double()
         squares, total = squares + float(block.square().sum()), total + block.sum(0)
-    return (number * squares - float(total.square().sum())) / (number * (number - 1) / 2) if number > 1 else torch.nan
+    return (n * squares - float(total.square().sum())) / (n * (n - 1) / 2) if n > 1 else torch.nan
 
 
 def nearest(rows: EmbeddingCache, targets: EmbeddingCache) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ def nearest(rows: EmbeddingCache, targets: EmbeddingCache) -> tuple[Tensor, Tens
 
 
 class AdaptationMeasure:
-    """Measures sets of samples against training images and, where given, held-out images of the target: bytes [N, 3, H, W].
+    """Measures sets of samples against training images and, where given, held-out images of the target: uint8 [N, 3, H, W].
 
     Each image passes the networks once.
 
@@ -110,8 +110,8 @@ class AdaptationMeasure:
 
 
 def at_realism(rows: Sequence[tuple[float, float]], level: float) -> float:
-    """Of rows (realism, value) in the order of a training the value where realism first reaches `level`, interpolated
-    between the rows around it; NaN where it never does."""
+    """The value at which realism first reaches `level`, of rows (realism, value) in the order of a training: interpolated
+    between the rows around it; NaN if it never does."""
     previous = None
     for realism, value in rows:
         if realism >= level:

@@ -57,7 +57,7 @@ def largest_region(labels: Tensor) -> Tensor:
 
 
 def shrink(images: Tensor, side: int = 32) -> Tensor:
-    """Bytes [N, 3, H, W] -> floats in 0…1, area-averaged so that the shorter side has at most `side` pixels."""
+    """uint8 [N, 3, H, W] -> floats in 0…1, area-averaged so that the shorter side has at most `side` pixels."""
     factor = side / min(images.shape[-2:])
     if factor >= 1:
         return images.float() / 255

@@ -63,8 +63,8 @@ class SampleSetMetric(Metric):
             needed, found = f"{needed} and {cls.min_reference} of the reference", f"{found} and {reference}"
         return f"needs at least {needed}, got {found}" if samples < cls.min_samples or reference < cls.min_reference else ""
 
-    def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
-        """95 % intervals of `values`, those of the last `compute`, for another draw of as many samples (`number`)."""
+    def intervals(self, values: Mapping[str, float], num_samples: int) -> Intervals:
+        """95 % intervals of `values`, those of the last `compute`, for another draw of as many samples (`num_samples`)."""
         return {}
 
 
@@ -83,8 +83,8 @@ class FeatureDistance(FeatureMetric):
         reals = self.reals.cpu()
         return lambda picks: self.value(reals, self.rows[picks])
 
-    def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
+    def intervals(self, values: Mapping[str, float], num_samples: int) -> Intervals:
         if max(len(self.reals), len(self.rows)) > MAX_ROWS:
             return {self.key: f"above {MAX_ROWS} rows use sampling_seeds"}
-        distance, rows = self.of_subsets(), torch.arange(len(self.rows)).view(number, -1)
-        return {self.key: subsample_interval(lambda picks: distance(rows[picks].flatten()), number, values[self.key])}
+        distance, rows = self.of_subsets(), torch.arange(len(self.rows)).view(num_samples, -1)
+        return {self.key: subsample_interval(lambda picks: distance(rows[picks].flatten()), num_samples, values[self.key])}

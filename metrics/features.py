@@ -18,7 +18,7 @@ MIN_ROWS = 2  # of either side
 
 class ImageSet(NamedTuple):
     """N images in order, the same on every rank: `whole` [N, d] are features of all; of M of them, at the positions
-    `indices` [M], there are bytes [M, 3, H, W] and the features of c crops each, [M, c, d]; c may be 0."""
+    `indices` [M], there are uint8 [M, 3, H, W] and the features of c crops each, [M, c, d]; c may be 0."""
 
     whole: Tensor
     images: Tensor
@@ -70,7 +70,7 @@ def random_crops(images: Tensor, indices: Sequence[int], count: int, seed: int) 
 
 
 def crop_features(backbone: Backbone, images: Tensor, indices: Sequence[int], count: int, seed: int) -> Tensor:
-    """Features [N, count, d] of crops of bytes [N, 3, H, W], which enter the network at the scale of the whole image."""
+    """Features [N, count, d] of crops of uint8 [N, 3, H, W], which enter the network at the scale of the whole image."""
     crops = random_crops(images, indices, count, seed)
     return backbone(crops.flatten(0, 1), size=backbone.input_size // 2).unflatten(0, tuple(crops.shape[:2]))
 

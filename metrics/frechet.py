@@ -16,7 +16,7 @@ def frechet_distance(reals: Tensor, fakes: Tensor) -> Tensor:
     constant on the diagonal. Biased upwards by about c / N: compare only at equal m and n.
     """
     if min(len(reals), len(fakes)) < 2:
-        raise UserError(f"the Fréchet distance needs two rows of either side, got {len(reals)} and {len(fakes)}")
+        raise UserError(f"the Fréchet distance needs 2 real and 2 generated samples, got {len(reals)} and {len(fakes)}")
     reals, fakes = reals.double(), fakes.double()
     shift = reals.mean(0) - fakes.mean(0)
     reals, fakes = _scaled(reals), _scaled(fakes)

@@ -22,7 +22,7 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> Tensor:
 
 
 class InceptionScore(FeatureMetric):
-    """By the classifier `weights` [classes, d], without its bias as in the code of published numbers."""
+    """Inception Score by the classifier `weights` [classes, d], without its bias as in the code of published numbers."""
 
     higher_is_better = True
     min_samples, min_reference = 5000, 0  # the score of fewer is biased low

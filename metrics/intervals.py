@@ -13,26 +13,26 @@ SUBSETS = 200
 MIN_SAMPLES = 10  # with fewer the spread is not known well enough
 
 
-def subsample_interval(statistic: Callable[[Tensor], float], number: int, value: float, seed: int = 0) -> list[float]:
+def subsample_interval(statistic: Callable[[Tensor], float], num_samples: int, value: float, seed: int = 0) -> list[float]:
     """95 % interval [low, high] around `value` = `statistic` of all samples, for another draw of as many samples.
 
     `statistic` takes the indices [n] of some samples: 200 random halves, since samples that are drawn twice bias distances.
     For n out of N samples the variance over subsets times n / (N - n) is that of the whole (Politis and Romano, "Large sample
     confidence regions based on subsamples under minimal assumptions", 1994; delete-d jackknife).
     """
-    if number < MIN_SAMPLES:
-        raise UserError(f"an interval needs {MIN_SAMPLES} samples, got {number}")
-    generator, half = torch.Generator().manual_seed(seed), number // 2
-    picks = (torch.randperm(number, generator=generator)[:half] for _ in range(SUBSETS))
+    if num_samples < MIN_SAMPLES:
+        raise UserError(f"an interval needs {MIN_SAMPLES} samples, got {num_samples}")
+    generator, half = torch.Generator().manual_seed(seed), num_samples // 2
+    picks = (torch.randperm(num_samples, generator=generator)[:half] for _ in range(SUBSETS))
     values = torch.tensor([float(statistic(pick)) for pick in picks], dtype=torch.float64)
-    return student_interval(float(value), values.std().item() * math.sqrt(half / (number - half)), number - 1)
+    return student_interval(float(value), values.std().item() * math.sqrt(half / (num_samples - half)), num_samples - 1)
 
 
 def mean_interval(values: Tensor) -> list[float]:
     """Student's 95 % interval [low, high] of the mean of independent values [n]."""
     values = torch.as_tensor(values, dtype=torch.float64).flatten()
     if len(values) < 2:
-        raise UserError(f"the interval of a mean needs two values, got {len(values)}")
+        raise UserError(f"the interval of a mean needs at least 2 values, got {len(values)}")
     return student_interval(values.mean().item(), values.std().item() / math.sqrt(len(values)), len(values) - 1)
 
 
@@ -42,9 +42,9 @@ def student_interval(value: float, error: float, freedom: float) -> list[float]:
     return [value - half_width, value + half_width]
 
 
-def share_bounds(hits: int, number: int, alpha: float = 0.05) -> tuple[float, float]:
-    """One-sided bounds of a probability from `hits` out of `number`, each wrong with probability `alpha` at most
+def share_bounds(hits: int, num_samples: int, alpha: float = 0.05) -> tuple[float, float]:
+    """One-sided bounds of a probability from `hits` out of `num_samples`, each wrong with probability `alpha` at most
     (Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial", 1934)."""
-    low = float(betaincinv(hits, number - hits + 1, alpha)) if hits else 0.0
-    high = float(betaincinv(hits + 1, number - hits, 1 - alpha)) if hits < number else 1.0
+    low = float(betaincinv(hits, num_samples - hits + 1, alpha)) if hits else 0.0
+    high = float(betaincinv(hits + 1, num_samples - hits, 1 - alpha)) if hits < num_samples else 1.0
     return low, high

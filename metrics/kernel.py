@@ -17,7 +17,7 @@ def kernel_distance(reals: Tensor, fakes: Tensor, at_once: int = MAX_KERNELS) ->
     """Unbiased squared MMD of rows [m, d] and [n, d] under k(a, b) = (a.b / d + 1)^3: float64 scalar, may be negative."""
     m, n = len(reals), len(fakes)
     if min(m, n) < 2:
-        raise UserError(f"the kernel distance needs two rows of either side, got {m} and {n}")
+        raise UserError(f"the kernel distance needs at least 2 real and 2 generated samples, got {m} and {n}")
     reals, fakes = reals.double(), fakes.double()
     within = sum(_mean_within(x, at_once) for x in (reals, fakes))
     return within - 2 * _kernel_sum(reals, fakes, at_once) / (m * n)

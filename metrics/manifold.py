@@ -22,7 +22,7 @@ def manifold_scores(reals: Tensor, fakes: Tensor, neighbors: int = NEIGHBORS) ->
     and k: two sets of one distribution do not reach 1.
     """
     if min(len(reals), len(fakes)) <= neighbors:
-        raise UserError(f"{neighbors} neighbors need more rows of either side, got {len(reals)} and {len(fakes)}")
+        raise UserError(f"{neighbors} neighbors need more real and generated samples, got {len(reals)} and {len(fakes)}")
     reals, fakes = reals.double(), fakes.double()
     across = exact_distances(reals, fakes)
     real_radii, fake_radii = (_radii(rows, neighbors) for rows in (reals, fakes))
@@ -38,12 +38,12 @@ def manifold_scores(reals: Tensor, fakes: Tensor, neighbors: int = NEIGHBORS) ->
 def balanced_scores(reals: Tensor, fakes: Tensor, neighbors: int = NEIGHBORS, repeats: int = 20) -> dict[str, Tensor]:
     """`manifold_scores` at equal numbers, since against many more samples coverage is trivially 1: the mean over 20 random
     choices from the larger side, the same on every call; of 1000 and more one choice does."""
-    number = min(len(reals), len(fakes), MAX_ROWS)
-    if len(reals) == len(fakes) == number:
+    num_samples = min(len(reals), len(fakes), MAX_ROWS)
+    if len(reals) == len(fakes) == num_samples:
         return manifold_scores(reals, fakes, neighbors)
     generator, draws = torch.Generator().manual_seed(0), []
-    for _ in range(repeats if number < 1000 else 1):
-        chosen = (rows[torch.randperm(len(rows), generator=generator)[:number].to(rows.device)] for rows in (reals, fakes))
+    for _ in range(repeats if num_samples < 1000 else 1):
+        chosen = (rows[torch.randperm(len(rows), generator=generator)[:num_samples].to(rows.device)] for rows in (reals, fakes))
         draws.append(manifold_scores(*chosen, neighbors))
     return {name: torch.stack([scores[name] for scores in draws]).mean() for name in draws[0]}
 

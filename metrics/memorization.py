@@ -54,10 +54,10 @@ def intrinsic_dimension(distances: Tensor) -> float:
     Levina and Bickel, "Maximum Likelihood Estimation of Intrinsic Dimension", 2004, eq. 8, averaged as logarithms (MacKay and
     Ghahramani, 2005). Over the nearest fifth of all samples: biased downwards for rich images, unmoved by noise in the pixels.
     """
-    number = len(distances)
-    if number < MIN_SAMPLES:
+    num_samples = len(distances)
+    if num_samples < MIN_SAMPLES:
         return 1.0
-    near = distances.double().clone().fill_diagonal_(torch.inf).topk(max(number // 5, 2), largest=False).values
+    near = distances.double().clone().fill_diagonal_(torch.inf).topk(max(num_samples // 5, 2), largest=False).values
     near = near[near[:, 0] > 0]  # repeated samples carry no information
     spread = (near[:, -1:] / near[:, :-1]).log().mean().item() if len(near) else 0.0
     return max(1.0, 1 / spread) if spread > 0 else 1.0
@@ -74,12 +74,12 @@ def is_copying(ratios: Tensor, baseline: Tensor, num_training: int, intrinsic_di
     usual distance. Nearer ones become rarer at least like the distance to the power of two thirds of `intrinsic_dim`, and at
     least in proportion to it. In simulations (`test_memorization.py`) at most 5 % of independent samplers were flagged.
     """
-    number = len(baseline) or max(num_training, 2)  # one image and itself upside down are two
+    num_samples = len(baseline) or max(num_training, 2)  # one image and itself upside down are two
     alpha = 0.015 if len(baseline) else 0.05  # that the bound of chance is wrong
-    chance = share_bounds(int((baseline < LEVELS[0]).sum()), number, alpha)[1]
+    chance = share_bounds(int((baseline < LEVELS[0]).sum()), num_samples, alpha)[1]
     power = max(1.0, CAUTION * intrinsic_dim)
-    for level in LEVELS if power > 1 else LEVELS[:3]:  # bytes of images that one number describes are equal by chance
-        observed = share_bounds(int((baseline < level).sum()), number, alpha)[1]
+    for level in LEVELS if power > 1 else LEVELS[:3]:  # uint8 images that one number describes are equal by chance
+        observed = share_bounds(int((baseline < level).sum()), num_samples, alpha)[1]
         low = share_bounds(int((ratios < level).sum()), len(ratios), 0.01)[0]
         if low > min(observed, chance * (level / LEVELS[0]) ** power):
             return True
@@ -87,7 +87,7 @@ def is_copying(ratios: Tensor, baseline: Tensor, num_training: int, intrinsic_di
 
 
 def pixel_distances(samples: Tensor, training: Tensor) -> DistanceSet:
-    """Distances between bytes [n, 3, H, W] and [m, 3, H, W] averaged down to 32 pixels; mirrored images count as equal."""
+    """Distances between uint8 [n, 3, H, W] and [m, 3, H, W] averaged down to 32 pixels; mirrored images count as equal."""
     small = [shrink(images) for images in (samples, training, training.flip(-1), training.flip(-2))]
     return feature_distances(*(images.flatten(1) for images in small))
 
@@ -187,12 +187,12 @@ def verdict_line(verdict: Mapping[str, Any], reference_name: str = "training ima
 
 def reconstruction_test(training: Tensor, heldout: Tensor, permutations: int = 2000) -> dict[str, float]:
     """Means of the errors [a] and [b], and the one-sided p-value of a permutation test that the former are smaller."""
-    errors, number = torch.cat([training, heldout]).double().cpu(), len(training)
+    errors, n = torch.cat([training, heldout]).double().cpu(), len(training)
     generator = torch.Generator().manual_seed(0)
-    picks = [torch.arange(number), *(torch.randperm(len(errors), generator=generator)[:number] for _ in range(permutations))]
+    picks = [torch.arange(n), *(torch.randperm(len(errors), generator=generator)[:n] for _ in range(permutations))]
     means = torch.stack([errors[pick].mean() for pick in picks])  # scipy's test refuses a single image
     as_small = int((means <= means[0] + 1e-12).sum())  # the observed one is counted in
-    values = {"training": float(means[0]), "heldout": float(errors[number:].mean()), "num_heldout": len(heldout)}
+    values = {"training": float(means[0]), "heldout": float(errors[n:].mean()), "num_heldout": len(heldout)}
     return values | {"p": as_small / len(picks)}
 
 

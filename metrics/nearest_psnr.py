@@ -14,12 +14,12 @@ MAX_PSNR = 100.0  # dB, stands for equal images: one level in one value of a 256
 
 
 def nearest_psnr(fakes: Tensor, reals: Tensor, flip: bool = True, chunk: int = 64) -> Tensor:
-    """PSNR in dB [n] of each sample to the training image nearest to it, float64, 100 for equal ones. Bytes [n, 3, H, W] and
+    """PSNR in dB [n] of each sample to the training image nearest to it, float64, 100 for equal ones. uint8 [n, 3, H, W] and
     [m, 3, H, W], of which floats of `chunk` are in memory; with `flip` mirrored training images count too."""
     check_bytes(fakes)
     check_bytes(reals)
     if fakes.shape[1:] != reals.shape[1:]:
-        raise UserError(f"samples are {tuple(fakes.shape[1:])} and training images {tuple(reals.shape[1:])}")
+        raise UserError(f"shapes differ: samples {tuple(fakes.shape[1:])}, training images {tuple(reals.shape[1:])}")
     smallest = []
     for part in fakes.split(chunk):
         rows = _unit_rows(part)
@@ -49,5 +49,5 @@ class NearestPSNR(SampleSetMetric):
     def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
         return {"nearest_psnr_max": fakes.double().max(), "nearest_psnr_mean": fakes.double().mean()}
 
-    def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
+    def intervals(self, values: Mapping[str, float], num_samples: int) -> Intervals:
         return {"nearest_psnr_mean": mean_interval(self.rows)}

@@ -20,7 +20,7 @@ def paired_permutation(differences: Tensor) -> float:
     """
     values = differences.double().cpu().numpy()
     if len(values) == 0:
-        raise UserError("a paired test needs a pair")
+        raise UserError("a paired test needs at least one pair of values, got none")
     if len(values) == 1:
         return 1.0  # scipy needs two
     scale = abs(values).max() or 1.0

@@ -16,7 +16,7 @@ TRUNKS = {"vgg": "features.28.weight", "alex": "features.10.weight"}  # the last
 
 
 class PerceptualDistance(nn.Module):
-    """Bytes [N, 3, H, W] -> rows [N, D] whose squared distances are sum over layers of mean over positions of the weighted
+    """uint8 [N, 3, H, W] -> rows [N, D] whose squared distances are sum over layers of mean over positions of the weighted
     squared difference of unit-length features (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a
     Perceptual Metric", 2018, equation 1). Here with the weight 1 / channels on the stages of a backbone."""
 

@@ -76,28 +76,28 @@ class Pairs(NamedTuple):
         for name in self.group.unique():
             mine = self.group == name
             members, ends = torch.stack([self.left[mine], self.right[mine]]).unique(return_inverse=True)
-            distances, number = self.distances[mine], len(members)
-            sums = torch.zeros(number, dtype=torch.float64).index_add_(0, ends.flatten(), distances.repeat(2))
-            without = 2 * (distances.sum() - sums) / ((number - 1) * (number - 2))
-            variances.append((number - 1) * without.var(correction=0).item())
-            freedom.append(number - 1)
+            distances, num_images = self.distances[mine], len(members)
+            sums = torch.zeros(num_images, dtype=torch.float64).index_add_(0, ends.flatten(), distances.repeat(2))
+            without = 2 * (distances.sum() - sums) / ((num_images - 1) * (num_images - 2))
+            variances.append((num_images - 1) * without.var(correction=0).item())
+            freedom.append(num_images - 1)
         total = sum(variances)
         welch = total**2 / sum(v**2 / f for v, f in zip(variances, freedom, strict=True)) if total else 1
         return student_interval(self.mean().item(), math.sqrt(total) / len(variances), welch)
 
 
-def random_pairs(number: int, count: int = PAIRS, seed: int = 0) -> Tensor:
-    """`count` distinct pairs [P, 2] of `number` images, left < right; all pairs where there are no more."""
-    pairs = torch.tril_indices(number, number, -1).flip(0).T
+def random_pairs(num_images: int, count: int = PAIRS, seed: int = 0) -> Tensor:
+    """`count` distinct pairs [P, 2] of `num_images` images, left < right; all pairs where there are no more."""
+    pairs = torch.tril_indices(num_images, num_images, -1).flip(0).T
     generator = torch.Generator().manual_seed(seed)
     return pairs if len(pairs) <= count else pairs[torch.randperm(len(pairs), generator=generator)[:count]]
 
 
-def walk(pairs: Tensor, number: int) -> Tensor:
-    """All images [number], depth first along the pairs: most of the two of a pair follow closely."""
-    graph = csr_array((torch.ones(len(pairs)), tuple(pairs.T)), shape=(number, number))
+def walk(pairs: Tensor, num_images: int) -> Tensor:
+    """A depth-first order of all images along the pairs, in which the two of most pairs are close."""
+    graph = csr_array((torch.ones(len(pairs)), tuple(pairs.T)), shape=(num_images, num_images))
     order: dict[int, None] = {}
-    for start in range(number):
+    for start in range(num_images):
         if start not in order:
             order |= dict.fromkeys(depth_first_order(graph, start, directed=False, return_predecessors=False).tolist())
     return torch.tensor(list(order))
@@ -159,7 +159,7 @@ def _among(samples: EmbeddingCache, members: Tensor) -> Tensor:
 
 
 class PerceptualDiversity(SampleSetMetric):
-    """Diversity of the samples by the perceptual distance, beside that of the training images, bytes [m, 3, H, W].
+    """Diversity of the samples by the perceptual distance, beside that of the training images, uint8 [m, 3, H, W].
 
     With K the key of the distance: `K_pairs` the mean distance of 700 random pairs of samples; `K_ratio` that over the same
     of the training images, undefined for equal ones (LatentPatch); and of `intra_distances` around several training images
@@ -179,30 +179,30 @@ class PerceptualDiversity(SampleSetMetric):
     def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
         """Keeps `nearest`, the target of each sample, `intra`, the pairs behind K_intra, and of up to 256 samples `table`, all
         distances [N, N]."""
-        key, number = self.distance.key, len(reals)
+        key, num_images = self.distance.key, len(reals)
         samples = EmbeddingCache(fakes.to(self.reals.device), self.distance, self.max_values)
         pairs, self.nearest = sweep(samples, random_pairs(len(samples), self.num_pairs), self.targets)
         fits = len(samples) <= MAX_IN_TABLE and samples.cached is not None
         self.table = _among(samples, torch.arange(len(samples))) if fits else None
         values = {f"{key}_pairs": pairs.mean()}
-        if number == 1:
+        if num_images == 1:
             return values
-        among = sweep(self.targets, random_pairs(number, self.num_pairs))[0].mean()
+        among = sweep(self.targets, random_pairs(num_images, self.num_pairs))[0].mean()
         if among > 0:
             values[f"{key}_ratio"] = values[f"{key}_pairs"] / among
         self.intra = intra_distances(samples, self.nearest)
         valid, mean = self.intra.group.unique().numel(), self.intra.mean()
-        values |= {f"{key}_intra": mean, f"{key}_intra_all": mean.nan_to_num(0) * valid / number}
-        sizes = self.nearest.bincount(minlength=number).double() if number <= MAX_NAMED else ()
+        values |= {f"{key}_intra": mean, f"{key}_intra_all": mean.nan_to_num(0) * valid / num_images}
+        sizes = self.nearest.bincount(minlength=num_images).double() if num_images <= MAX_NAMED else ()
         return values | {f"{key}_clusters": torch.tensor(float(valid))} | {f"{key}_cluster_{i}": n for i, n in enumerate(sizes)}
 
     def pairs_of(self, picks: Tensor) -> float:
-        """As `mean` of random pairs among these samples, from the table."""
+        """The mean over random pairs among these samples, from the table."""
         pairs = random_pairs(len(picks), self.num_pairs, seed=int(picks[0]))
         left, right = picks[pairs].sort(1).values.T
         return float(self.table[left, right].mean())
 
-    def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
+    def intervals(self, values: Mapping[str, float], num_samples: int) -> Intervals:
         key = self.distance.key
         names = [name for name in (f"{key}_pairs", f"{key}_ratio") if name in values]
         if self.table is None:

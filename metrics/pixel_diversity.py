@@ -13,7 +13,7 @@ LEVELS = 3 * 255  # gray is the integer sum of the channels, so that sums are ex
 
 
 def pixel_diversity(fakes: Tensor, reals: Tensor) -> dict[str, Tensor]:
-    """Spread of the samples, bytes [n, 3, H, W], beside that of the training images, bytes [m, 3, H, W].
+    """Spread of the samples, uint8 [n, 3, H, W], beside that of the training images, uint8 [m, 3, H, W].
 
     `pixel_diversity_raw` is the standard deviation of each pixel's gray value (mean of channels, 0 to 1) over the
     samples, averaged over pixels. Over the mean of the training images' own standard deviations it is
@@ -54,7 +54,7 @@ class PixelDiversity(SampleSetMetric):
             "pixel_diversity_raw": raw,
         }
 
-    def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
+    def intervals(self, values: Mapping[str, float], num_samples: int) -> Intervals:
         gray, raw = self.rows.flatten(1).float() / LEVELS, values["pixel_diversity_raw"]
-        low, high = subsample_interval(lambda picks: gray[picks].std(0, correction=0).mean(), number, raw)
+        low, high = subsample_interval(lambda picks: gray[picks].std(0, correction=0).mean(), num_samples, raw)
         return {key: [value * low / raw, value * high / raw] if raw else [0.0, 0.0] for key, value in values.items()}

@@ -24,7 +24,7 @@ MIN_ACCURACY, MAX_SOURCE = 0.95, 0.15  # on images that were not trained on; of 
 
 
 class RealismClassifier(nn.Module):
-    """Bytes [N, 3, H, W] -> probability [N] of the target domain.
+    """uint8 [N, 3, H, W] -> probability [N] of the target domain.
 
     Paper (Zhao et al. 2022, arXiv 2203.04121): a convolutional network that is not described; here: four strided convolutions
     on images of at most 64 pixels.
@@ -54,13 +54,13 @@ class RealismClassifier(nn.Module):
 
 
 def unrealistic(source: Tensor, target: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """What belongs to neither domain, bytes [N, 3, H, W] by name. A classifier that has seen the two domains only calls some
+    """What belongs to neither domain, uint8 [N, 3, H, W] by name. A classifier that has seen the two domains only calls some
     of these realistic: images of one color, noise, and images blurred to a quarter of their resolution."""
-    number, size = len(target), target.shape[-2:]
-    colors = torch.randint(256, (number, 3, 1, 1), generator=generator, dtype=torch.uint8)
+    num_samples, size = len(target), target.shape[-2:]
+    colors = torch.randint(256, (num_samples, 3, 1, 1), generator=generator, dtype=torch.uint8)
     colors[::2] = colors[::2, :1]  # gray
     colors[1::4] = target[1::4].float().mean((2, 3), keepdim=True).round().to(torch.uint8)
-    noise = torch.randint(256, (number, 3, *size), generator=generator, dtype=torch.uint8)
+    noise = torch.randint(256, (num_samples, 3, *size), generator=generator, dtype=torch.uint8)
     shuffled = target.flatten(2)[:, :, torch.randperm(size.numel(), generator=generator)].view_as(target)
     small = tuple(max(1, side // 4) for side in size)
     blurred = [to_uint8(resize(resize(from_uint8(images), small), tuple(size))) for images in (source, target)]
@@ -69,7 +69,7 @@ def unrealistic(source: Tensor, target: Tensor, generator: torch.Generator) -> d
 
 
 def train_realism(source: Tensor, target: Tensor, steps: int = 600, seed: int = 0) -> RealismClassifier:
-    """A classifier of bytes [N, 3, H, W] of the source domain against [M, 3, H, W] of the target, none of which may be images
+    """A classifier of uint8 [N, 3, H, W] of the source domain against [M, 3, H, W] of the target, none of which may be images
     that a model adapts to. `facts` are its accuracy, and its mean probability on each kind of images, all held out.
 
     UserError for fewer than 50 images of a domain, and where the two are not told apart.
@@ -133,7 +133,7 @@ def load_realism(path: str) -> RealismClassifier:
 
 
 class Realism(SampleSetMetric):
-    """Mean probability p_t of the samples, bytes, by a classifier; near 0 for source images, near 1 for real targets."""
+    """Mean probability p_t of the samples, uint8, by a classifier; near 0 for source images, near 1 for real targets."""
 
     higher_is_better = True
     value_names = ("realism",)
@@ -148,5 +148,5 @@ class Realism(SampleSetMetric):
     def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
         return {"realism": fakes.double().mean()}
 
-    def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
+    def intervals(self, values: Mapping[str, float], num_samples: int) -> Intervals:
         return {"realism": mean_interval(self.rows)}

@@ -14,7 +14,7 @@ def reference_points(
     image_set: Callable[[Tensor, Tensor | None], ImageSet],
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Distances to the reference by name and key: of one half of it to the other, of `num_images` copies of it, and of the
-    `baselines`, bytes [N, 3, H, W]. `image_set` extracts features as for samples."""
+    `baselines`, uint8 [N, 3, H, W]. `image_set` extracts features as for samples."""
 
     def measure(reals: ImageSet, fakes: ImageSet) -> dict[str, float]:
         return {metric_key(name, suite.backbone): value for name, value in distances(reals, fakes, [*suite.metrics]).items()}

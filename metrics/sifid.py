@@ -24,7 +24,7 @@ def single_image_frechet(real_maps: Tensor, fake_maps: Tensor) -> Tensor:
 
 
 class SingleImageFrechet(SampleSetMetric):
-    """`single_image_frechet` to the training image, bytes [1, 3, H, W], for every layer of `maps`, a `Backbone.maps`: the
+    """`single_image_frechet` to the training image, uint8 [1, 3, H, W], for every layer of `maps`, a `Backbone.maps`: the
     mean over the samples, and the median, since one blurred sample can move the mean."""
 
     higher_is_better = False
@@ -36,7 +36,7 @@ class SingleImageFrechet(SampleSetMetric):
         self.maps, self.real_maps = maps, dict(maps(reals))
 
     def measure(self, samples: Tensor) -> Tensor:
-        """Bytes [N, 3, H, W] -> float32 [N, layers]."""
+        """uint8 [N, 3, H, W] -> float32 [N, layers]."""
         table = torch.zeros(len(samples), len(self.real_maps))
         for row, image in zip(table, samples.split(1), strict=False):  # one at a time: the maps of a large image are large
             maps = self.maps(image)
@@ -52,7 +52,7 @@ class SingleImageFrechet(SampleSetMetric):
         values = dict(zip(self.real_maps, table.mean(0), strict=True))
         return values | {f"{key}_median": column.quantile(0.5) for key, column in zip(values, table.T, strict=True)}
 
-    def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
+    def intervals(self, values: Mapping[str, float], num_samples: int) -> Intervals:
         return {key: mean_interval(column) for key, column in zip(self.real_maps, self.rows.T, strict=True)}
 
     def remarks(self, keys: Sequence[str]) -> list[str]:

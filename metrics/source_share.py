@@ -19,7 +19,7 @@ MAX_NAMED = 16  # with more training images only the smallest share is reported
 
 def source_counts(fakes: Tensor, reals: Tensor, patch: int = 7, stride: int = 7) -> Tensor:
     """How many patches of each sample, cut every `stride` pixels, have their nearest training patch in each training image, by
-    squared distance: int64 [n, m], of bytes [n, 3, H, W] and [m, 3, H', W']."""
+    squared distance: int64 [n, m], of uint8 [n, 3, H, W] and [m, 3, H', W']."""
     check_bytes(fakes)
     check_bytes(reals)
     if min(*fakes.shape[-2:], *reals.shape[-2:]) < patch:
@@ -48,6 +48,6 @@ class SourceShare(SampleSetMetric):
         named = {f"source_share_{i}": share for i, share in enumerate(shares)} if len(shares) <= MAX_NAMED else {}
         return {"source_share_min": shares.min()} | named
 
-    def intervals(self, values: Mapping[str, float], number: int) -> Intervals:
+    def intervals(self, values: Mapping[str, float], num_samples: int) -> Intervals:
         keys = [key for key in values if key != "source_share_min"]
         return {key: mean_interval(column) for key, column in zip(keys, self.shares.T, strict=False)}

@@ -60,7 +60,7 @@ def possible_keys(name: str, backbone: Backbone | None, perceptual: PerceptualDi
 
 
 def select_metrics(names: Sequence[str], reference: ImageSet, backbone: Backbone | None) -> list[str]:
-    """Those of `names` that are meaningful for this reference, with any number of samples."""
+    """The metrics among `names` that are meaningful for this reference, with any number of samples."""
     if backbone is None or backbone.class_weights is None:
         names = [name for name in names if name != "inception_score"]
     kinds = {name: METRICS[name] for name in names}
@@ -116,15 +116,15 @@ class Suite:
             self.values[name] = finite(computed, self.notes)
         return {key: value for values in self.values.values() for key, value in values.items()}
 
-    def intervals(self, number: int) -> dict[str, list[float]]:
+    def intervals(self, num_samples: int) -> dict[str, list[float]]:
         """95 % intervals [low, high] by key of the values of the last `compute`, for another draw of as many samples."""
-        if number < MIN_SAMPLES:
-            self.notes.append(f"no intervals: they need {MIN_SAMPLES} samples, got {number}")
+        if num_samples < MIN_SAMPLES:
+            self.notes.append(f"no intervals: they need {MIN_SAMPLES} samples, got {num_samples}")
             return {}
         intervals: dict[str, list[float]] = {}
         for name, metric in self.metrics.items():
             known = {key: value for key, value in self.values[name].items() if value is not None}
-            for key, interval in (metric.intervals(known, number) if known else {}).items():
+            for key, interval in (metric.intervals(known, num_samples) if known else {}).items():
                 if isinstance(interval, str):
                     self.notes.append(f"no interval of {key}: {interval}")
                 elif key in known and None not in finite(dict(zip(("low", "high"), interval, strict=True)), []).values():

@@ -24,7 +24,7 @@ class BankModule(GenerativeModule):
     cost_setting: tuple[str, int] | None  # what a sample's time depends on linearly, and a small value; None: it takes a moment
 
     def bank_rows(self, images: Tensor) -> Tensor:
-        """What is stored of images [n, 3, H, W]: one row each. By default their bytes."""
+        """The rows that are stored for images [n, 3, H, W], one each; by default uint8 pixels."""
         return to_uint8(images)
 
     def store(self, images: Tensor) -> None:

@@ -18,8 +18,8 @@ PUBLISHED = {
 
 
 class BigGAN(SNGAN):
-    """SNGAN with spectral norm in both networks, wide discriminator blocks, reals and fakes judged as one batch, a slow
-    average of the generator, and orthogonal regularization.
+    """SNGAN with spectral norm in both networks, wide discriminator blocks, reals and fakes in one batch of the
+    discriminator, a slow average of the generator, and orthogonal regularization.
 
     Paper: attention, parts of z in every block, one embedding of the classes for all batch norms; here, as at the scale of
     CIFAR: none of them.

@@ -15,7 +15,7 @@ HEADS = 4
 
 
 class CDC(TGAN):
-    """TGAN that keeps the source's similarities between samples, and judges whole images only around a few anchors.
+    """TGAN that keeps the source's similarities between samples, and classifies whole images only around a few anchors.
 
     Every `subspace_freq`-th iteration latents lie near one of the anchors, and the discriminator sees whole images; in all
     others latents are free, and it sees patches: one of four taps of its trunk with a head of its own.
@@ -61,13 +61,13 @@ class CDC(TGAN):
 
     @property
     def whole_images(self) -> bool:
-        """True in iterations in which the discriminator judges whole images, near the anchors."""
+        """True in iterations in which the discriminator classifies whole images, near the anchors."""
         return self.iteration % self.hparams.subspace_freq == 0
 
-    def latents(self, number: int) -> Tensor:
+    def latents(self, num_images: int) -> Tensor:
         if not self.whole_images:
-            return super().latents(number)
-        picks = torch.randint(len(self.anchors), (number,))
+            return super().latents(num_images)
+        picks = torch.randint(len(self.anchors), (num_images,))
         z = self.anchors[picks.to(self.device)]
         z = z + self.hparams.subspace_std * torch.randn_like(z)
         return self.generator.broadcast(self.generator.mapping(z))
@@ -84,15 +84,15 @@ class CDC(TGAN):
         hp = self.hparams
         if hp.weight_cdc == 0:
             return {}
-        number, stream = hp.relational_samples, self.random_stream("layers", shared=True)
-        layers = torch.randint(1, self.generator.num_convs, (number,), generator=stream).tolist()
-        source, target = self.features(self.relational_latents(number), set(layers))
+        num_images, stream = hp.relational_samples, self.random_stream("layers", shared=True)
+        layers = torch.randint(1, self.generator.num_convs, (num_images,), generator=stream).tolist()
+        source, target = self.features(self.relational_latents(num_images), set(layers))
         pairs = ([features[layer] for layer in layers] for features in (source, target))
         return {"cdc": hp.weight_cdc * distance_consistency(*pairs)}
 
-    def relational_latents(self, number: int) -> Tensor:
+    def relational_latents(self, num_images: int) -> Tensor:
         """z [N, z_dim] from a stream of their own, different on every rank."""
-        return torch.randn(number, self.generator.z_dim, generator=self.random_stream("relations")).to(self.device)
+        return torch.randn(num_images, self.generator.z_dim, generator=self.random_stream("relations")).to(self.device)
 
     def features(self, z: Tensor, layers: set[int]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Activations of the source generator, without gradient, and of the adapted one, with the same noise inputs."""

@@ -61,7 +61,7 @@ class Condition(nn.Module):
         """Vectors [N, dim] of a training batch."""
         raise NotImplementedError
 
-    def of_fakes(self, number: int, generator: torch.Generator) -> Tensor:
+    def of_fakes(self, num_images: int, generator: torch.Generator) -> Tensor:
         """Vectors [N, dim] of fakes in training, on the CPU or this module's device."""
         raise NotImplementedError
 
@@ -107,8 +107,8 @@ class Labels(Condition):
         """One-hot vectors [N, num_classes] of class indices [N]."""
         return F.one_hot(labels, self.dim).float()
 
-    def of_fakes(self, number: int, generator: torch.Generator) -> Tensor:
-        return self.of_labels(torch.randint(0, self.dim, (number,), generator=generator))
+    def of_fakes(self, num_images: int, generator: torch.Generator) -> Tensor:
+        return self.of_labels(torch.randint(0, self.dim, (num_images,), generator=generator))
 
     def draw(self, num_images: int, device: torch.device | None = None) -> Tensor:
         return self.of_labels(noise.randint(0, self.dim, (num_images,), device))
@@ -149,7 +149,7 @@ class Clusters(Condition):
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
         images = len(sets["image"])
         if images > len(self.labels):
-            raise UserError(f"module.condition.max_images is {len(self.labels)} and there are {images} images; raise it")
+            raise UserError(f"module.condition.max_images is {len(self.labels)}; set it to {images}, the number of images")
         if self.dim > min(images, self.max_clustered):
             raise UserError(f"module.condition.num_clusters is {self.dim}, but there are {images} images to be clustered")
 
@@ -186,8 +186,8 @@ class Clusters(Condition):
     def of_batch(self, batch: Mapping[str, Tensor]) -> Tensor:
         return self.of_labels(self.labels[batch["index"]])
 
-    def of_fakes(self, number: int, generator: torch.Generator) -> Tensor:
-        picks = torch.randint(0, max(1, int(self.count)), (number,), generator=generator)
+    def of_fakes(self, num_images: int, generator: torch.Generator) -> Tensor:
+        picks = torch.randint(0, max(1, int(self.count)), (num_images,), generator=generator)
         return self.of_labels(self.labels[picks.to(self.labels.device)])
 
     def draw(self, num_images: int, device: torch.device | None = None) -> Tensor:
@@ -246,9 +246,9 @@ class DataInstancePrior(Condition):
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
         images = len(sets["image"])
         if images > self.bank.capacity:
-            raise UserError(f"module.condition.max_images is {self.bank.capacity} and there are {images} images; raise it")
+            raise UserError(f"module.condition.max_images is {self.bank.capacity}; set it to {images}, the number of images")
         if images < 2:
-            raise UserError("module.condition: priors of one image say nothing; at least two images are needed")
+            raise UserError(f"module.condition: DataInstancePrior needs at least 2 training images, got {images}")
         if self.mixture is not None and len(self.mixture.weights) > images:
             raise UserError(f"module.condition.components is {len(self.mixture.weights)}, but there are {images} images")
         self._network()
@@ -293,16 +293,16 @@ class DataInstancePrior(Condition):
     def of_batch(self, batch: Mapping[str, Tensor]) -> Tensor:
         return self.bank.rows[batch["index"]]
 
-    def of_fakes(self, number: int, generator: torch.Generator) -> Tensor:
-        return self.bank.rows[torch.randint(0, len(self.bank), (number,), generator=generator).to(self.bank.values.device)]
+    def of_fakes(self, num_images: int, generator: torch.Generator) -> Tensor:
+        return self.bank.rows[torch.randint(0, len(self.bank), (num_images,), generator=generator).to(self.bank.values.device)]
 
     def draw(self, num_images: int, device: torch.device | None = None) -> Tensor:
         """Vectors of training images, for `mixup` mixtures of two; those of the other laws are codes only."""
-        rows, number = self.bank.rows, len(self.bank)
-        first = noise.randint(0, number, (num_images,), rows.device)
-        if self.law != "mixup" or number < 2:
+        rows, num_rows = self.bank.rows, len(self.bank)
+        first = noise.randint(0, num_rows, (num_images,), rows.device)
+        if self.law != "mixup" or num_rows < 2:
             return rows[first]
-        second = (first + noise.randint(1, number, (num_images,), rows.device)) % number
+        second = (first + noise.randint(1, num_rows, (num_images,), rows.device)) % num_rows
         share = noise.rand(num_images, device=rows.device)
         share = share if self.mixup_alpha == 1 else beta_quantiles(share, self.mixup_alpha)
         return rows[second].lerp(rows[first], share[:, None])

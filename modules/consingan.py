@@ -29,7 +29,7 @@ LR_DROP, LR_DROP_AT = 0.1, 0.8  # both rates, after this share of a stage
 class ConSinGAN(PyramidModule):
     """A pyramid in feature space: stage n upsamples the features of stage n - 1, adds noise and a residual.
 
-    The last `train_depth` stages train together; one critic goes on through all stages. Defaults: released code, which takes
+    The last `train_depth` stages train together; one critic is trained through all stages. Defaults: released code, which takes
     2000 iterations a stage.
 
     Args:
@@ -175,7 +175,7 @@ class ConSinGAN(PyramidModule):
     def finetuned(self, images: Tensor, iterations: int) -> "ConSinGAN":
         """A copy after `iterations` more of the last stage with composites as inputs of stage 0 (released code)."""
         if self.hparams.mode not in INPUT_AUGMENTATIONS:
-            raise UserError(f"finetune: for mode {' or '.join(INPUT_AUGMENTATIONS)}; this model's mode is {self.hparams.mode}")
+            raise UserError(f"finetune: module.mode is {self.hparams.mode}; expected {' or '.join(INPUT_AUGMENTATIONS)}")
         with torch.inference_mode(False), torch.enable_grad():  # callers run without gradients
             tuned = type(self)(**self.hparams).to(self.device)
             tuned.load_state_dict(self.state_dict())

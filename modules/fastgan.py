@@ -13,10 +13,10 @@ from modules.augment.diffaugment import DiffAugment
 from modules.losses.adversarial import soft_hinge_d, wasserstein_g
 from modules.losses.reconstruction import gradient_l1, outputs_of, perceptual
 from modules.networks.skip_excitation import (
+    DiscriminatorOutput,
     FastGANDiscriminator,
     FastGANGenerator,
     Noise,
-    Verdict,
     crop_quadrant,
     resize_nearest,
     small_side,
@@ -112,11 +112,11 @@ class FastGAN(StagedModule):
                 self._distances.append(perceptual(lambda images: layers(((images + 1) / 2 - network.mean) / network.std)))
         return self._distances[0]
 
-    def reconstruction_loss(self, verdict: Verdict, reals: Tensor, quadrant: int) -> Tensor:
-        """Of augmented reals [N, 3, s, s], the third target a quarter of them."""
+    def reconstruction_loss(self, output: DiscriminatorOutput, reals: Tensor, quadrant: int) -> Tensor:
+        """Distance of the three decoders' outputs to augmented reals [N, 3, s, s]; the third target is a quadrant of them."""
         whole = resize_nearest(reals, self.small)
         targets = (whole, whole, resize_nearest(crop_quadrant(reals, quadrant), self.small))
-        pairs = zip(verdict.reconstructions, targets, strict=True)
+        pairs = zip(output.reconstructions, targets, strict=True)
         return sum(self.distance()(images, target) for images, target in pairs)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:

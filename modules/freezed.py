@@ -23,9 +23,9 @@ class FreezeD(TGAN):
         super().__init__(image_size, **settings)
 
     def frozen(self) -> list[nn.Module]:
-        net, number = self.discriminator, self.hparams.freeze_blocks
-        number = len(net.blocks) - 2 if number is None else number
-        return [net.from_rgb, *net.blocks[:number]] if number else []
+        net, num_blocks = self.discriminator, self.hparams.freeze_blocks
+        num_blocks = len(net.blocks) - 2 if num_blocks is None else num_blocks
+        return [net.from_rgb, *net.blocks[:num_blocks]] if num_blocks else []
 
     def trained_d(self) -> list[nn.Parameter]:
         fixed = {id(parameter) for module in self.frozen() for parameter in module.parameters()}

@@ -59,7 +59,7 @@ class FSGAN(TGAN):
             parametrize.register_parametrization(layer, "weight", SingularValues(layer.weight), unsafe=True)
 
     def parametrizations(self, net: nn.Module) -> list[SingularValues]:
-        """Those of a network, in order."""
+        """The parametrizations of a network, in order."""
         return [module for module in net.modules() if isinstance(module, SingularValues)]
 
     def enter_stage(self, stage: int) -> None:

@@ -85,8 +85,8 @@ class GPNN(PatchBankModule):
     def inpaint(
         self, image: Tensor, mask: Tensor, num_images: int, guided: bool = False, noise: NonNegativeFloat = 0.2
     ) -> Tensor:
-        """From the image (number 0 in `provenance`) and the training images that differ from it; the whole image is
-        synthesized. The hole begins with colors around it and `noise`, or what is painted there if `guided`, where it is no
+        """Composes the whole image of patches of the image itself (number 0 in `provenance`) and of the training images that
+        differ from it. The hole begins with colors around it and `noise`, or what is painted there if `guided`, where it is no
         larger than a patch."""
         size = tuple(image.shape[-2:])
         self.check_output(size)

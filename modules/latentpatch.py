@@ -30,7 +30,7 @@ from modules.patches.latent_patches import (
 from modules.patches.mosaic import source_picture, surroundings
 from modules.tokenizer import OnCodes
 
-IMAGES_AT_ONCE = 64  # whose codes are composed together
+COMPOSE_BATCH_SIZE = 64  # whose codes are composed together
 SCALES = 5  # of the paper, through which a reference can enter
 MEASURED = 16  # samples of the diagnostics
 ALMOST_ALL = 0.9  # share of a sample's cells from one source above which it counts as its copy
@@ -109,7 +109,7 @@ class LatentPatch(OnCodes, BankModule):
     # --- settings -----------------------------------------------------------------------------------------------------
 
     def settings(self, preset: Preset | None = None, **values: int | None) -> Settings:
-        """Those of a preset, by default the module's with its own values, with `values` that are not None in their place."""
+        """The settings of a preset, by default the module's with its own values, overridden by `values` that are not None."""
         own = {key: self.hparams[key] for key in Settings._fields if key in self.hparams and preset is None}
         given = {key: value for part in (own, values) for key, value in part.items() if value is not None}
         chosen = PRESETS[preset or self.hparams.preset]._replace(**given)
@@ -189,7 +189,7 @@ class LatentPatch(OnCodes, BankModule):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """What the autoencoder gives back of images [N, 3, H, W]."""
+        """Images [N, 3, H, W] as the autoencoder reconstructs them."""
         return resize(self.tokenizer.decode(self._encode(images)), tuple(images.shape[-2:]))
 
     autoencode = reconstruct
@@ -251,7 +251,7 @@ class LatentPatch(OnCodes, BankModule):
         sizes, masked = self._sizes(settings, start), guess is None if masked is None else masked
         plans = [plan_windows(size, settings.patch, settings.stride, known, masked and not i) for i, size in enumerate(sizes)]
         draws = [rand(num_images, len(plan), 2, device=self.device) for plan in plans]
-        pieces, origins = torch.arange(num_images, device=self.device).split(IMAGES_AT_ONCE), []
+        pieces, origins = torch.arange(num_images, device=self.device).split(COMPOSE_BATCH_SIZE), []
         total = len(pieces) * sum(map(len, plans))
         with Tqdm(total=total, desc="LatentPatch", unit="window", leave=False, delay=3, disable=None) as bar:
             for piece in pieces:
@@ -398,7 +398,7 @@ class LatentPatch(OnCodes, BankModule):
 
     @torch.no_grad()
     def provenance_statistics(self, codes: Tensor) -> dict[str, float]:
-        """Of the last images, with their codes [N, h, w]: mean number of sources, mean share of the largest, and the largest
+        """Of the last images, whose codes are [N, h, w]: mean number of sources, mean share of the largest, and the largest
         share of cells equal to one source's at the same place (verbatim): median, maximum, share of images above 0.9."""
         images = self._last_origin() // self._last_origin().shape[1]
         counts = [row.unique(return_counts=True)[1] for row in images]
@@ -420,7 +420,7 @@ class LatentPatch(OnCodes, BankModule):
 
     @torch.no_grad()
     def baselines(self, num_images: int) -> dict[str, Tensor]:
-        """What the autoencoder gives back of random sources, the best that codes can reach; random cells and blocks."""
+        """Reconstructions of random sources, the best that codes can reach; random cells and blocks."""
         codes = self.bank.rows[torch.randint(0, len(self.bank), (num_images,)).to(self.device)].long()
         random = {name: self.sample(num_images, preset=name) for name in ("random_1x1", "random_4x4")}
         return {"reconstructions": self.tokenizer.decode(codes), **random}

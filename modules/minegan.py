@@ -72,7 +72,7 @@ class MineGAN(TGAN):
         return [generator, discriminator]
 
     def enter_stage(self, stage: int) -> None:
-        """The second stage's optimizers go on with what the first one's know of miner and discriminator."""
+        """The second stage's optimizers take over the first one's moments of miner and discriminator."""
         super().enter_stage(stage)
         if stage == 1:
             optimizers = self.trainer.optimizers

@@ -11,7 +11,7 @@ from core.errors import UserError
 from core.types import Betas, ImageSize, Node, PositiveFloat, PositiveInt
 from modules.conditions import Clusters
 from modules.losses.adversarial import nonsaturating_d, nonsaturating_g
-from modules.networks.resnet import Judgment, check_widths
+from modules.networks.resnet import DiscriminatorOutput, check_widths
 from modules.sngan import SNGAN
 
 PUBLISHED = {32: ([512, 256, 128, 64], [64, 128, 256, 512], 3)}
@@ -64,15 +64,15 @@ class MaskedDiscriminator(nn.Module):
             images = block(images)
         return images.flatten(1)
 
-    def forward(self, images: Tensor, vectors: Tensor) -> Judgment:
+    def forward(self, images: Tensor, vectors: Tensor) -> DiscriminatorOutput:
         features = self.features(images)
         logits = (self.linear(features) * vectors).sum(1)
-        return Judgment(logits, logits, torch.zeros_like(logits), features)
+        return DiscriminatorOutput(logits, logits, torch.zeros_like(logits), features)
 
 
 class SelfCondGAN(SNGAN):
     """Plain convolutional networks with logistic loss, conditioned on clusters of the discriminator's features, which are found
-    anew as training goes on. Both steps of an iteration have the same fakes, of the clusters of its reals.
+    anew during training. Both steps of an iteration have the same fakes, of the clusters of its reals.
 
     Args:
         condition: `modules.conditions.Clusters` with its settings.
@@ -88,13 +88,14 @@ class SelfCondGAN(SNGAN):
         **settings: Any,
     ) -> None:  # fmt: skip
         if n_dis != 1:
-            raise UserError(f"n_dis is {n_dis}; both steps have the same fakes, so that it has to be 1")
+            raise UserError(f"n_dis is {n_dis}; it has to be 1, since both steps use the same fakes")
         super().__init__(image_size, condition=condition, lr_g=lr_g, lr_d=lr_d, betas=betas, n_dis=1, **settings)
 
     def networks(self, side: int) -> tuple[nn.Module, nn.Module]:
         hp = self.hparams
         if self.condition is None or not self.condition.one_hot:
-            raise UserError("condition: this method needs classes, such as modules.conditions.Clusters")
+            name = hp.condition and hp.condition["class_path"]
+            raise UserError(f"module.condition is {name}; expected a condition of classes, such as modules.conditions.Clusters")
         g_channels, d_channels, _ = self.widths(side, PUBLISHED)
         check_widths("g_channels", g_channels, side.bit_length() - 2, f"at 4×4 and at each size up to {side}")
         generator = TransposedGenerator(hp.z_dim, g_channels, self.condition.dim, hp.class_embedding)
@@ -108,13 +109,13 @@ class SelfCondGAN(SNGAN):
         fakes = self.fakes(len(reals), vectors)
 
         with self.toggled_optimizer(d_opt):
-            real, fake = self.judge(reals, vectors).logits, self.judge(fakes.detach(), vectors).logits
+            real, fake = self.discriminate(reals, vectors).logits, self.discriminate(fakes.detach(), vectors).logits
             self.optimize(d_opt, d_loss := nonsaturating_d(real, fake))
         if self.hparams.augment == "ada":
             self.augment.update(real, self.mean_over_ranks, self.trainer.world_size)
 
         with self.toggled_optimizer(g_opt):
-            self.optimize(g_opt, g_loss := nonsaturating_g(self.judge(fakes, vectors).logits))
+            self.optimize(g_opt, g_loss := nonsaturating_g(self.discriminate(fakes, vectors).logits))
         values = {"g_loss": g_loss, "d_loss": d_loss, "real_logits": real.mean(), "fake_logits": fake.mean()}
         if isinstance(self.condition, Clusters):
             values["cluster_agreement"] = self.condition.agreement

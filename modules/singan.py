@@ -155,7 +155,7 @@ class SinGAN(PyramidModule):
 
     @torch.no_grad()
     def super_resolve(self, images: Tensor, factor: float) -> Tensor:
-        """By the finest generator in steps of about 2^(1/3), made for models of the small image with that `scale_factor`."""
+        """Applies the finest generator in steps of about 2^(1/3); for models of the small image with that `scale_factor`."""
         (height, width), scale = images.shape[-2:], self._trained - 1
         steps = max(1, round(3 * math.log2(factor)))
         for step in range(1, steps + 1):
@@ -207,7 +207,7 @@ class SinGAN(PyramidModule):
         return self.pyramid.scale_input(self.stage, chain, (total, *self._real.shape[1:])).split(batch_size)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Of the batch only its length counts, as the number of noise maps."""
+        """The batch gives only the number of noise maps, by its length."""
         n, hp, batch_size = self.stage, self.hparams, len(batch["image"])
         g_opt, d_opt = self.current_optimizers()
         critic = self.discriminators[n]

@@ -16,7 +16,7 @@ from modules.augment.diffaugment import DiffAugment
 from modules.base import sampling_mode
 from modules.conditions import Clusters, Condition, DataInstancePrior
 from modules.losses.adversarial import hinge_d, nonsaturating_d, nonsaturating_g, wasserstein_g
-from modules.networks.resnet import Judgment, ResNetDiscriminator, ResNetGenerator, check_widths
+from modules.networks.resnet import DiscriminatorOutput, ResNetDiscriminator, ResNetGenerator, check_widths
 from modules.ops import noise
 from modules.ops.images import resize
 from modules.ops.standing import standing_statistics
@@ -156,10 +156,10 @@ class SNGAN(StagedModule):
     def stage_optimizers(self, stage: int) -> list[torch.optim.Optimizer]:
         hp, betas = self.hparams, tuple(map(float, self.hparams.betas))
         fixed = {id(parameter) for block in self.frozen() for parameter in block.parameters()}
-        trained_d = [p for part in self.judging_parts() for p in part.parameters() if id(p) not in fixed]
+        trained_d = [p for part in self.discriminator_parts() for p in part.parameters() if id(p) not in fixed]
         return [Adam(self.generator.parameters(), hp.lr_g, betas), Adam(trained_d, hp.lr_d, betas)]
 
-    def judging_parts(self) -> list[nn.Module]:
+    def discriminator_parts(self) -> list[nn.Module]:
         """What the discriminator's optimizer trains."""
         return [self.discriminator]
 
@@ -168,16 +168,16 @@ class SNGAN(StagedModule):
 
     # --- the iteration ------------------------------------------------------------------------------------------------
 
-    def fakes(self, number: int, vectors: Vectors) -> Tensor:
+    def fakes(self, num_images: int, vectors: Vectors) -> Tensor:
         """Images in training, of vectors [N, dim] or without."""
-        z = torch.randn(number, self.hparams.z_dim, device=self.device)
+        z = torch.randn(num_images, self.hparams.z_dim, device=self.device)
         return self.generator(z, None if vectors is None else self.generator.embedding(vectors))
 
-    def fake_vectors(self, number: int) -> Vectors:
+    def fake_vectors(self, num_images: int) -> Vectors:
         """Vectors of fakes from a stream of their own, so that all other draws are those without a condition."""
-        return self.condition and self.condition.of_fakes(number, self.random_stream("condition")).to(self.device)
+        return self.condition and self.condition.of_fakes(num_images, self.random_stream("condition")).to(self.device)
 
-    def judge(self, images: Tensor, vectors: Vectors) -> Judgment:
+    def discriminate(self, images: Tensor, vectors: Vectors) -> DiscriminatorOutput:
         """The discriminator's judgment after augmentation."""
         return self.discriminator(self.augment(images), vectors)
 
@@ -200,19 +200,19 @@ class SNGAN(StagedModule):
         if self.condition is not None:
             self.condition.before_iteration(self)
         g_opt, d_opt = optimizers
-        number = len(batch["image"]) // self.reals_per_iteration
+        num_images = len(batch["image"]) // self.reals_per_iteration
 
         with self.toggled_optimizer(d_opt):
             for reals in self.split_reals(batch):
                 values = self._discriminator_step(d_opt, reals)
 
         with self.toggled_optimizer(g_opt):
-            vectors = self.fake_vectors(number * self.hparams.g_batch)
-            fakes = self.fakes(number * self.hparams.g_batch, vectors)
-            adversarial = LOSSES[self.hparams.loss][1](self.judge(fakes, vectors).logits)
+            vectors = self.fake_vectors(num_images * self.hparams.g_batch)
+            fakes = self.fakes(num_images * self.hparams.g_batch, vectors)
+            adversarial = LOSSES[self.hparams.loss][1](self.discriminate(fakes, vectors).logits)
             terms = {"adversarial": adversarial, **self.generator_terms(fakes)}
             self.optimize(g_opt, g_loss := sum(terms.values()))
-        self.log_training({"g_loss": g_loss, **values, **terms, "kimg": self.images_seen / 1000}, number)
+        self.log_training({"g_loss": g_loss, **values, **terms, "kimg": self.images_seen / 1000}, num_images)
 
     def _discriminator_step(self, optimizer: torch.optim.Optimizer, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One step, and what of it is logged."""
@@ -224,10 +224,10 @@ class SNGAN(StagedModule):
             fakes = self.fakes(len(reals), fake_vectors)
         if self.joined_batches:
             joined = None if real_vectors is None else torch.cat([fake_vectors, real_vectors])
-            both = self.judge(torch.cat([fakes, reals]), joined)
-            fake, real = (Judgment(*rows) for rows in zip(*(values.chunk(2) for values in both), strict=True))
+            both = self.discriminate(torch.cat([fakes, reals]), joined)
+            fake, real = (DiscriminatorOutput(*rows) for rows in zip(*(values.chunk(2) for values in both), strict=True))
         else:
-            real, fake = self.judge(reals, real_vectors), self.judge(fakes, fake_vectors)
+            real, fake = self.discriminate(reals, real_vectors), self.discriminate(fakes, fake_vectors)
         terms = self.discriminator_terms(reals, fakes)
         loss = LOSSES[self.hparams.loss][0](real.logits, fake.logits) + sum(terms.values())
         self.optimize(optimizer, loss)
@@ -277,7 +277,7 @@ class SNGAN(StagedModule):
 
     # --- capabilities -------------------------------------------------------------------------------------------------
 
-    def _codes(self, number: int, labels: Sequence[int] | None = None) -> Vectors:
+    def _codes(self, num_images: int, labels: Sequence[int] | None = None) -> Vectors:
         """Codes to sample with, of random `labels` where they are given."""
         net, condition = self.generator_ema, self.condition
         if labels is not None:
@@ -285,10 +285,10 @@ class SNGAN(StagedModule):
                 raise UserError(f"labels: this {type(self).__name__} was not trained with classes (module.condition)")
             if wrong := [label for label in labels if not 0 <= label < condition.dim]:
                 raise UserError(f"labels: class {wrong[0]} is unknown; allowed are 0 to {condition.dim - 1}")
-            picks = noise.randint(0, len(labels), (number,)).tolist()
+            picks = noise.randint(0, len(labels), (num_images,)).tolist()
             rows = torch.eye(condition.dim, device=self.device)[[labels[pick] for pick in picks]]
             return net.embedding(rows)
-        return None if condition is None else condition.draw_codes(number, net.embedding, self.device)
+        return None if condition is None else condition.draw_codes(num_images, net.embedding, self.device)
 
     @torch.no_grad()
     def sample_latents(self, num_images: int, size: Sequence[int] | None = None) -> Tensor:
@@ -338,19 +338,19 @@ class SNGAN(StagedModule):
         prior = self.condition
         if not isinstance(prior, DataInstancePrior) or not len(prior.bank):
             return {}
-        number = min(len(prior.bank), len(sets["image"]), MAX_MATCHED)
-        images = torch.stack([sets["image"][i] for i in range(number)]).to(self.device)
+        num_images = min(len(prior.bank), len(sets["image"]), MAX_MATCHED)
+        images = torch.stack([sets["image"][i] for i in range(num_images)]).to(self.device)
         with sampling_mode(self, 0):
-            rows = prior.bank.rows[:number]
+            rows = prior.bank.rows[:num_images]
             judgment = self.discriminator(images, rows)
             matches = (judgment.features @ self.discriminator.embedding(rows).T).argmax(1)
-            z = torch.randn(number, self.hparams.z_dim, device=self.device)
+            z = torch.randn(num_images, self.hparams.z_dim, device=self.device)
             codes = self.generator_ema.embedding(rows)
-            by_prior = self.generator_ema(z[:1].expand(number, -1), codes).std(0).mean()
-            by_z = torch.stack([self.generator_ema(z, code.expand(number, -1)).std(0).mean() for code in codes[:4]]).mean()
+            by_prior = self.generator_ema(z[:1].expand(num_images, -1), codes).std(0).mean()
+            by_z = torch.stack([self.generator_ema(z, code.expand(num_images, -1)).std(0).mean() for code in codes[:4]]).mean()
         values = {
-            "prior_match": (matches == torch.arange(number, device=self.device)).float().mean(),
-            "prior_match_by_chance": 1 / number,
+            "prior_match": (matches == torch.arange(num_images, device=self.device)).float().mean(),
+            "prior_match_by_chance": 1 / num_images,
             "logit_linear_rms": judgment.linear.square().mean().sqrt(),
             "logit_projection_rms": judgment.projection.square().mean().sqrt(),
             "pixel_spread_over_priors": by_prior,
@@ -389,5 +389,5 @@ def _loaded(key: str, source: Mapping[str, Tensor]) -> Tensor | None:
 
 
 def _of_condition(key: str) -> bool:
-    """Whether a tensor belongs to the layers of a condition."""
+    """True for a tensor that belongs to the layers of a condition."""
     return any(part in key.split(".") for part in ("embedding", "gain", "shift"))

@@ -31,8 +31,8 @@ class SSGAN(SNGAN):
         super()._build()
         self.rotation_head = LayerFactory().linear(self.discriminator.linear.in_features, 4)
 
-    def judging_parts(self) -> list[nn.Module]:
-        return [*super().judging_parts(), self.rotation_head]
+    def discriminator_parts(self) -> list[nn.Module]:
+        return [*super().discriminator_parts(), self.rotation_head]
 
     def rotation_loss(self, images: Tensor) -> Tensor:
         """Cross entropy of the angles of a quarter of the images."""

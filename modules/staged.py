@@ -73,7 +73,7 @@ class StagedModule(GenerativeModule):
         return self.image_size
 
     def stage_images(self, images: Tensor) -> Tensor:
-        """A few images by the stages so far, by which one that has just ended is judged."""
+        """A few images of the stages so far, for the check of contrast at the end of a stage."""
         return self.sample(2) if self.samples_ready else self.reconstruct(images)
 
     # --- stages and epochs --------------------------------------------------------------------------------------------

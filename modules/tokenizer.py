@@ -54,8 +54,8 @@ class OnCodes(GenerativeModule):
     def check_tokenizer(self) -> None:
         """UserError if the method cannot work on the codes of this autoencoder."""
         if self.image_size != self.tokenizer.image_size:
-            ours, theirs = list(self.image_size), list(self.tokenizer.image_size)
-            raise UserError(f"module.image_size is {ours}, the autoencoder's {theirs}")
+            value, expected = list(self.image_size), list(self.tokenizer.image_size)
+            raise UserError(f"module.image_size is {value}; expected {expected}, the autoencoder's")
 
     def start_from_source(self) -> tuple[str, Any, str]:
         path = self.hparams.tokenizer_checkpoint

@@ -42,7 +42,7 @@ from modules.ops.images import resize
 from modules.ops.kmeans import kmeans
 from modules.staged import StagedModule
 
-PIXELS_AT_ONCE = 2**18  # that are encoded or decoded together, whatever the size of an image
+MAX_BATCH_PIXELS = 2**18  # that are encoded or decoded together, whatever the size of an image
 REVIVAL_SHARE = 0.03  # of the mean usage, below which a code counts as dead
 MAX_MEASURED = 500  # images of the diagnostics
 
@@ -140,7 +140,7 @@ class VQGAN(StagedModule):
 
     @property
     def _at_once(self) -> int:
-        return max(1, PIXELS_AT_ONCE // math.prod(self.image_size))
+        return max(1, MAX_BATCH_PIXELS // math.prod(self.image_size))
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -345,7 +345,7 @@ class VQGAN(StagedModule):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Mapping[str, Any]) -> Self:
-        """Also of a file without discriminator, such as one that `export` made."""
+        """Also accepts a file without discriminator, such as one that `export` made."""
         if any(key.startswith("discriminator.") for key in checkpoint["state_dict"]):
             return super().from_checkpoint(checkpoint)
         module = cls(**checkpoint["hyper_parameters"])

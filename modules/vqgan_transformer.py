@@ -101,10 +101,10 @@ class VQGANTransformer(OnCodes, StagedModule):
 
     def check_tokenizer(self) -> None:
         super().check_tokenizer()
-        theirs = {"num_codes": self.tokenizer.quantize.num_codes, "downsampling": self.tokenizer.downsampling}
-        for key, value in theirs.items():
+        expected = {"num_codes": self.tokenizer.quantize.num_codes, "downsampling": self.tokenizer.downsampling}
+        for key, value in expected.items():
             if self.hparams[key] != value:
-                raise UserError(f"module.{key} is {self.hparams[key]}, the autoencoder's {value}")
+                raise UserError(f"module.{key} is {self.hparams[key]}; expected {value}, the autoencoder's")
 
     def start_from_source(self) -> tuple[str, Any, str]:
         lineage, path = super().start_from_source(), self.hparams.source_checkpoint
@@ -173,7 +173,7 @@ class VQGANTransformer(OnCodes, StagedModule):
         return images[..., : (size or self.image_size)[0], : (size or self.image_size)[1]]
 
     def sample_codes(
-        self, number: int, grid: tuple[int, int], labels: Tensor | None = None, temperature: float | None = None,
+        self, num_images: int, grid: tuple[int, int], labels: Tensor | None = None, temperature: float | None = None,
         top_k: int | None = None, top_p: float | None = None, **known: Tensor,
     ) -> Tensor:  # fmt: skip
         """Codes [N, h, w]; see `CodeTransformer.sample`."""
@@ -182,15 +182,15 @@ class VQGANTransformer(OnCodes, StagedModule):
         if settings[1] is not None and settings[1] > hp.num_codes:
             raise UserError(f"top_k is {settings[1]}; allowed are 1 to {hp.num_codes} (the number of codes) and null")
         with Tqdm(total=math.prod(grid), desc="codes", unit="code", leave=False, delay=3, disable=None) as bar:
-            return self.transformer.sample(number, grid, labels, *settings, **known, progress=bar.update)
+            return self.transformer.sample(num_images, grid, labels, *settings, **known, progress=bar.update)
 
-    def _labels(self, number: int, label: int | None) -> Tensor | None:
+    def _labels(self, num_images: int, label: int | None) -> Tensor | None:
         classes = self.hparams.num_classes
         if label is not None and label >= (classes or 0):
             raise UserError(f"label is {label}; the model has {classes or 'no'} classes")
         if classes is None:
             return None
-        return noise.randint(0, classes, (number,)) if label is None else torch.full((number,), label)
+        return noise.randint(0, classes, (num_images,)) if label is None else torch.full((num_images,), label)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         return self.tokenizer.reconstruct(images)

@@ -42,7 +42,7 @@ class CheckpointEntry:
     number: int = 0
     series: int = 0  # number of the run
     by_seed: dict[str, list[float]] = field(default_factory=dict)
-    images: dict[str, np.ndarray] = field(default_factory=dict)  # bytes [H, W, 3] by kind
+    images: dict[str, np.ndarray] = field(default_factory=dict)  # uint8 [H, W, 3] by kind
     nearest: list[tuple[float, np.ndarray]] = field(default_factory=list)  # dB; a sample beside its reference image
     image_size: tuple[int, int] = (1, 1)
     sha256: str = ""  # of the file
@@ -113,7 +113,7 @@ def collect_samples(entry: CheckpointEntry, module: GenerativeModule, metrics: S
 
 
 def values_by_seed(chunks: Sequence[Tensor], reference: Tensor, metrics: Any) -> dict[str, list[float]]:
-    """Metrics of each complete chunk of samples, bytes [n, 3, H, W], that are finite everywhere."""
+    """Metrics of each complete chunk of samples, uint8 [n, 3, H, W], that are finite everywhere."""
     chunks = [chunk for chunk in chunks if len(chunk) == metrics.chunk]
     values = {"nearest_psnr_mean": [float(nearest_psnr(chunk, reference).mean()) for chunk in chunks]}
     if metrics.chunk > 1:
@@ -143,7 +143,7 @@ def nearest_pairs(samples: Tensor, reference: Tensor, count: int) -> list[tuple[
 
 
 def _provenance(module: ExplainsSources, metrics: Any, reference: Tensor, total: int) -> dict[str, np.ndarray]:
-    """Of the first chunk, drawn again: a module knows this of its last samples only."""
+    """Provenance of the first chunk, drawn again, as a module knows only that of its last samples."""
     count = min(metrics.chunk, metrics.num_images)
     with sampling_mode(module, metrics.seed, range(count)):
         samples = to_uint8(module.sample(count)).cpu()
@@ -155,7 +155,7 @@ def _provenance(module: ExplainsSources, metrics: Any, reference: Tensor, total:
 
 
 def color_key(reference: Tensor, total: int) -> Tensor:
-    """The color of each pixel of the first n of `total` reference images in provenance images: bytes [n, 3, H, W]."""
+    """The color of each pixel of the first n of `total` reference images in provenance images: uint8 [n, 3, H, W]."""
     count, _, height, width = reference.shape
     sources = torch.stack(torch.meshgrid(*map(torch.arange, (count, height, width)), indexing="ij"), 1)
     return to_uint8(torch.stack([source_picture(source, [(height, width)] * total) for source in sources]))
@@ -166,10 +166,10 @@ def _device(backbone: nn.Module) -> torch.device:
 
 
 def to_grid(images: Tensor, columns: int) -> np.ndarray:
-    """Bytes [N, 3, H, W] as bytes [H', W', 3]."""
+    """uint8 [N, 3, H, W] as uint8 [H', W', 3]."""
     return to_array(image_grid(from_uint8(images), columns))
 
 
 def to_array(image: Tensor) -> np.ndarray:
-    """An image [3, H, W] in [-1, 1] as bytes [H, W, 3]."""
+    """An image [3, H, W] in [-1, 1] as uint8 [H, W, 3]."""
     return to_uint8(image).permute(1, 2, 0).cpu().numpy()

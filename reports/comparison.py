@@ -57,7 +57,7 @@ class Comparison(NamedTuple):
 
     @property
     def realistic(self) -> list[CheckpointEntry]:
-        """By the realism rule: of each run whose realism was measured the first checkpoint that is realistic enough."""
+        """The first checkpoint that is realistic enough, of each run whose realism was measured."""
         found = []
         for series in sorted({entry.series for entry in self.entries}):
             run = [entry for entry in self.entries if entry.series == series]
@@ -108,7 +108,7 @@ def protocol_differences(protocols: Sequence[Mapping[str, Any]]) -> dict[str, li
 
 
 def differences(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Those of `side_by_side` whose values are not all equal."""
+    """The rows of `side_by_side` whose values are not all equal."""
     return {key: row for key, row in side_by_side(mappings).items() if len(set(map(repr, row))) > 1}
 
 
@@ -140,7 +140,7 @@ def config_differences(entries: Sequence[CheckpointEntry]) -> dict[str, list[Any
 
 
 def paired_tests(entries: Sequence[CheckpointEntry]) -> list[PairedTest]:
-    """Of every pair of checkpoints, in every metric that both have by seed."""
+    """Tests of every pair of checkpoints in every metric that both have by seed."""
     tests = []
     for key in sorted({key for entry in entries for key in entry.by_seed}):
         rows = [(e.number, torch.tensor(e.by_seed[key], dtype=torch.float64)) for e in entries if key in e.by_seed]

@@ -123,7 +123,7 @@ def last_logged(file: Path) -> dict[str, float]:
 
 
 def newest_grid(folder: Path, side: int, unreadable: list[str]) -> tuple[str, np.ndarray] | None:
-    """File name and bytes [H, W, 3] of the newest readable grid, samples before other kinds, no side longer than `side`."""
+    """File name and uint8 [H, W, 3] of the newest readable grid, samples before other kinds, no side longer than `side`."""
     numbers = {file.name: re.findall(r"([0-9]{1,18})\.png$", file.name) for file in folder.glob("*.png") if file.is_file()}
     names = sorted(numbers, key=lambda name: (int((numbers[name] or [-1])[0]), name))  # five digits follow four
     kinds = [[name for name in names if name.startswith(f"{kind}_")] for kind in GRID_KINDS]
@@ -134,7 +134,7 @@ def newest_grid(folder: Path, side: int, unreadable: list[str]) -> tuple[str, np
 
 
 def read_thumbnail(file: Path, side: int, unreadable: list[str]) -> np.ndarray | None:
-    """Bytes [H, W, 3] of a PNG file, no side longer than `side`; None if it is added to `unreadable`."""
+    """uint8 [H, W, 3] of a PNG file, no side longer than `side`; None if it is added to `unreadable`."""
     try:
         with Image.open(file, formats=["PNG"]) as opened:
             if opened.width * opened.height > MAX_PIXELS:

@@ -27,7 +27,7 @@ class Realism:
     No model may have been trained on these images.
 
     Args:
-        image_size: [height, width] of the samples that it will judge.
+        image_size: [height, width] of the samples to be classified.
         steps: of its training.
     """
 
@@ -47,9 +47,9 @@ class Realism:
             raise UserError(f"{paths[0]} and {paths[1]} share images; source and target have to differ")
         source, target = (to_uint8(images.stack()) for images in sets)
         classifier = train_realism(source, target, self.steps, self.seed)
-        prints = {f"{name}_fingerprint": images.fingerprint for name, images in zip(roots, sets, strict=True)}
+        digests = {f"{name}_fingerprint": images.fingerprint for name, images in zip(roots, sets, strict=True)}
         stream, path = io.BytesIO(), folder / "realism.pt"
-        torch.save(realism_file(classifier, prints), stream)
+        torch.save(realism_file(classifier, digests), stream)
         with atomic_write(path) as file:
             file.write(stream.getvalue())
         classifier = load_realism(str(path))

@@ -32,7 +32,7 @@ class Paint(ImageTask):
 
     def __post_init__(self) -> None:
         if (self.colors is None) != (self.reference is None):
-            raise UserError("task.colors and task.reference belong together: a number, and the file of a training image")
+            raise UserError("task.colors and task.reference: set both (number of colors, file of a training image) or neither")
 
     def render(self, module: GenerativeModule, inject: Function) -> Images:
         drawing = quantized = read_prepared(self.image, module, self.size)

@@ -36,14 +36,14 @@ class Machine:
     def __init__(self, killed: int = 0) -> None:
         self.killed, self.calls = killed, []
 
-    def __call__(self, program: str, *words: str) -> float:
-        self.calls.append((program, words))
-        folders = {key: Path(word.removeprefix(key)) for key in ("run_dir=", "out=") for word in words if word.startswith(key)}
-        if "configs/tasks/realism.yaml" in words:
+    def __call__(self, program: str, *arguments: str) -> float:
+        self.calls.append((program, arguments))
+        folders = {key: Path(a.removeprefix(key)) for key in ("run_dir=", "out=") for a in arguments if a.startswith(key)}
+        if "configs/tasks/realism.yaml" in arguments:
             folders["out="].mkdir(parents=True)
             (folders["out="] / "realism.pt").touch()
         elif program == "evaluate.py":
-            Path(words[0]).parents[1].joinpath("metrics.json").write_text(json.dumps({"verdict": {"copies": True}}))
+            Path(arguments[0]).parents[1].joinpath("metrics.json").write_text(json.dumps({"verdict": {"copies": True}}))
         else:
             run = folders["run_dir="]
             run.mkdir(parents=True, exist_ok=True)
@@ -62,9 +62,9 @@ def test_a_finished_training_is_not_repeated(tmp_path):
     machine, trial = Machine(), Trial("sketch", "cdc_0", 1)
     first = measured(trial, tmp_path, tmp_path, None, ["module.lr=1e-3"], machine)
     assert [program for program, _ in machine.calls] == ["evaluate.py", "train.py", "evaluate.py"]  # first the classifier
-    words = set(machine.calls[1][1])
-    assert {"seed=1", "resume=auto", "module.weight_cdc=0", "module.lr=1e-3", "callbacks.curve.seed=0"} <= words
-    assert f"datamodule.root={tmp_path / 'sketch-10shot'}" in words
+    arguments = set(machine.calls[1][1])
+    assert {"seed=1", "resume=auto", "module.weight_cdc=0", "module.lr=1e-3", "callbacks.curve.seed=0"} <= arguments
+    assert f"datamodule.root={tmp_path / 'sketch-10shot'}" in arguments
     assert first["commit"] == "abc" and first["cpu_minutes"] == 0.5 and len(first["curve"]) == 3
     assert measured(trial, tmp_path, tmp_path, None, ["module.lr=1e-3"], machine) == first and len(machine.calls) == 3
 
@@ -74,7 +74,7 @@ def test_a_killed_training_goes_on_in_its_folder(tmp_path):
     with pytest.raises(RuntimeError):
         measured(trial, tmp_path, tmp_path, None, [], machine)
     assert measured(trial, tmp_path, tmp_path, None, [], machine)["cpu_minutes"] is None
-    first, second = (words for program, words in machine.calls if program == "train.py")
+    first, second = (arguments for program, arguments in machine.calls if program == "train.py")
     assert first == second
 
 
@@ -112,4 +112,4 @@ def test_the_table_interpolates_at_equal_realism_and_shows_the_end(tmp_path):
 
 def test_every_method_has_a_configuration():
     root = Path(__file__).parents[1]
-    assert all((root / words[0]).is_file() for _, words in METHODS.values())
+    assert all((root / arguments[0]).is_file() for _, arguments in METHODS.values())

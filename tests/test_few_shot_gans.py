@@ -9,7 +9,7 @@ from PIL import Image
 from cli.build import build
 from cli.loader import load_config
 from tests.benchmarks import few_shot_gans
-from tests.benchmarks.few_shot_gans import SETTINGS, Trial, emoji, measured, table, trials, words_of
+from tests.benchmarks.few_shot_gans import SETTINGS, Trial, emoji, measured, overrides_of, table, trials
 
 
 def test_whole_rounds_of_all_settings():
@@ -23,7 +23,7 @@ def test_whole_rounds_of_all_settings():
 @pytest.mark.parametrize("trial", [*list(trials("few_shot", 1))[:10], *list(trials("limited", 1))[:4]], ids=lambda t: t.label)
 def test_each_training_is_a_valid_configuration(trial, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
-    config = load_config(words_of(trial, tmp_path, tmp_path / "run"))
+    config = load_config(overrides_of(trial, tmp_path, tmp_path / "run"))
     assert (config.module.condition is not None) == trial.prior and config.datamodule.labels is None
     assert ("sngan_faces32" in str(config.module.source_checkpoint)) == (trial.setting in ("TransferGAN", "FreezeD"))
     assert config.module.augment == {"DiffAugment": "diffaugment", "ADA": "ada"}.get(trial.setting, "none")

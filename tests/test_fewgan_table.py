@@ -12,7 +12,7 @@ import pytest
 
 from metrics.protocol import CODE_VERSION
 from tests.benchmarks import fewgan_table
-from tests.benchmarks.fewgan_table import STARTER, Trial, call, measured, summary, table, trials, words_of
+from tests.benchmarks.fewgan_table import STARTER, Trial, call, measured, overrides_of, summary, table, trials
 
 KEYS = ["kd_mobilenet_v2", "kd_mobilenet_v2_crops", "fd_mobilenet_v2", "pixel_diversity", "pd_mobilenet_v2_pairs"]
 
@@ -73,9 +73,9 @@ def test_a_killed_training_goes_on_in_its_folder(tmp_path):
 
 
 def test_a_row_of_photographs_is_as_long_as_the_set(tmp_path):
-    arguments = words_of(Trial(STARTER / "landscapes", "concat_singan", 0), tmp_path, tmp_path / "x")
+    arguments = overrides_of(Trial(STARTER / "landscapes", "concat_singan", 0), tmp_path, tmp_path / "x")
     assert "module.tiles=[1,5]" in arguments and "run_name=x" in arguments
-    arguments = words_of(Trial(STARTER / "landscapes", "fewgan", 0), tmp_path, tmp_path / "x")
+    arguments = overrides_of(Trial(STARTER / "landscapes", "fewgan", 0), tmp_path, tmp_path / "x")
     assert f"datamodule.side_root={STARTER / 'side'}" in arguments  # the default run
 
 

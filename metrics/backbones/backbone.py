@@ -18,7 +18,7 @@ BATCH, CPU_BATCH = 64, 4
 
 
 class Backbone(nn.Module):
-    """Bytes [N, 3, H, W] of any size -> features [N, num_features], float32.
+    """uint8 [N, 3, H, W] of any size -> features [N, num_features], float32.
 
     Always in eval mode, without gradient, in full precision. `lowpass` averages images down to that size first: on flat
     drawings invisible noise otherwise moves features half as far as another domain does.
@@ -74,7 +74,7 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def maps(self, images: Tensor) -> dict[str, Tensor]:
-        """Bytes [N, 3, H, W], N at least 1, at their original size -> feature maps [N, C, h, w] by key, image by image so
+        """uint8 [N, 3, H, W], N at least 1, at their original size -> feature maps [N, C, h, w] by key, image by image so
         that their last bits depend on the image alone. A layer with fewer than two positions is left out."""
         check_bytes(images)
         with full_precision(images.device):
@@ -160,6 +160,6 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def check_bytes(images: Tensor) -> None:
-    """TypeError unless they are bytes [N, 3, H, W]: floats would silently be measured on another scale."""
+    """TypeError unless they are uint8 [N, 3, H, W]: floats would silently be measured on another scale."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        raise TypeError(f"images have to be bytes [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
+        raise TypeError(f"images have to be uint8 [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")

@@ -42,7 +42,7 @@ class Inception(Backbone):
         return f"{self.key('sifd')}_pool1", f"{self.key('sifd')}_pool2"
 
     def layers(self, images: Tensor) -> list[Tensor]:
-        """Before the first pooling (64 channels), from 7 pixels on, and before the second (192), from 19 pixels on."""
+        """Maps before the first pooling (64 channels; from 7 pixels on) and before the second (192; from 19 pixels on)."""
         maps = []
         for part in STEM:
             if min(images.shape[-2:]) < MIN_STEM_SIZE:
@@ -58,7 +58,7 @@ class Inception(Backbone):
 
 
 class ImageNetInception(Inception):
-    """Of published SIFID."""
+    """The Inception-v3 of published SIFID."""
 
     name = "inception_v3"
 
@@ -75,7 +75,7 @@ class ImageNetInception(Inception):
 
 
 class FIDInception(Inception):
-    """Of published FID and KID, with the input of the graph of 2015."""
+    """The Inception-v3 of published FID and KID, with the input of the graph of 2015."""
 
     name = "inception_v3_fid"
     resize_filter = "bilinear as TensorFlow 1"

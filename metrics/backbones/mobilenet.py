@@ -1,4 +1,4 @@
-"""MobileNetV2, whose weights an optional package brings."""
+"""MobileNetV2; its weights come from an optional package or a file."""
 
 from collections.abc import Mapping
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _matrices(number: int, size: int, device: torch.device) -> Tensor:
-    return torch.eye(size, device=device).repeat(number, 1, 1)
+def _matrices(batch_size: int, size: int, device: torch.device) -> Tensor:
+    return torch.eye(size, device=device).repeat(batch_size, 1, 1)
 
 
 def _rotation(angles: Tensor) -> Tensor:
@@ -80,21 +80,21 @@ class ADA(nn.Module):
 
     def _geometry(self, images: Tensor, p: float) -> Tensor:
         """Inverse maps [N, 3, 3] in normalized coordinates (for square images)."""
-        number, device, (height, width) = len(images), images.device, images.shape[-2:]
+        batch_size, device, (height, width) = len(images), images.device, images.shape[-2:]
 
         def chosen(values: Tensor, neutral: float, chance: float = p) -> Tensor:
-            return torch.where(torch.rand(number, device=device) < chance, values, torch.full_like(values, neutral))
+            return torch.where(torch.rand(batch_size, device=device) < chance, values, torch.full_like(values, neutral))
 
         def uniform(low: float, high: float) -> Tensor:
-            return low + (high - low) * torch.rand(number, device=device)
+            return low + (high - low) * torch.rand(batch_size, device=device)
 
         def normal(deviation: float) -> Tensor:
-            return deviation * torch.randn(number, device=device)
+            return deviation * torch.randn(batch_size, device=device)
 
-        one, rotations = torch.ones(number, device=device), 1 - math.sqrt(1 - min(p, 1))
-        flip = chosen(1 - 2 * torch.randint(0, 2, (number,), device=device).float(), 1.0)
+        one, rotations = torch.ones(batch_size, device=device), 1 - math.sqrt(1 - min(p, 1))
+        flip = chosen(1 - 2 * torch.randint(0, 2, (batch_size,), device=device).float(), 1.0)
         matrix = _scale(flip, one)
-        matrix = matrix @ _rotation(chosen(math.pi / 2 * torch.randint(0, 4, (number,), device=device).float(), 0.0))
+        matrix = matrix @ _rotation(chosen(math.pi / 2 * torch.randint(0, 4, (batch_size,), device=device).float(), 0.0))
         shift_x, shift_y = ((uniform(-0.125, 0.125) * side).round() / side * 2 for side in (width, height))
         matrix = matrix @ _shift(chosen(shift_x, 0.0), chosen(shift_y, 0.0))
         scale = chosen(2 ** normal(0.2), 1.0)
@@ -107,29 +107,29 @@ class ADA(nn.Module):
 
     def _color(self, images: Tensor, p: float) -> Tensor:
         """Maps [N, 4, 4] of homogeneous colors."""
-        number, device = len(images), images.device
+        batch_size, device = len(images), images.device
         axis = torch.full((3,), 1 / math.sqrt(3), device=device)
         outer, identity = torch.outer(axis, axis), torch.eye(3, device=device)
 
         def chosen(values: Tensor, neutral: float) -> Tensor:
-            return torch.where(torch.rand(number, device=device) < p, values, torch.full_like(values, neutral))
+            return torch.where(torch.rand(batch_size, device=device) < p, values, torch.full_like(values, neutral))
 
         def embed(matrices: Tensor) -> Tensor:
-            result = _matrices(number, 4, device)
+            result = _matrices(batch_size, 4, device)
             result[:, :3, :3] = matrices
             return result
 
-        brightness = chosen(0.2 * torch.randn(number, device=device), 0.0)
-        color = _matrices(number, 4, device)
+        brightness = chosen(0.2 * torch.randn(batch_size, device=device), 0.0)
+        color = _matrices(batch_size, 4, device)
         color[:, :3, 3] = brightness[:, None]
-        contrast = chosen(2 ** (0.5 * torch.randn(number, device=device)), 1.0)
+        contrast = chosen(2 ** (0.5 * torch.randn(batch_size, device=device)), 1.0)
         color = embed(contrast[:, None, None] * identity) @ color
-        flip = chosen(torch.randint(0, 2, (number,), device=device).float(), 0.0)
+        flip = chosen(torch.randint(0, 2, (batch_size,), device=device).float(), 0.0)
         color = embed(identity - 2 * flip[:, None, None] * outer) @ color
-        angle = chosen(math.pi * (2 * torch.rand(number, device=device) - 1), 0.0)[:, None, None]
+        angle = chosen(math.pi * (2 * torch.rand(batch_size, device=device) - 1), 0.0)[:, None, None]
         cross = torch.zeros(3, 3, device=device)
         cross[0, 1], cross[0, 2], cross[1, 2] = -axis[2], axis[1], -axis[0]
         cross = cross - cross.T
         color = embed(angle.cos() * identity + angle.sin() * cross + (1 - angle.cos()) * outer) @ color
-        saturation = chosen(2 ** torch.randn(number, device=device), 1.0)[:, None, None]
+        saturation = chosen(2 ** torch.randn(batch_size, device=device), 1.0)[:, None, None]
         return embed(outer + saturation * (identity - outer)) @ color

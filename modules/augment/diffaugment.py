@@ -19,25 +19,25 @@ def color(images: Tensor) -> Tensor:
 
 def translation(images: Tensor, share: float = 0.125) -> Tensor:
     """Shifts by whole pixels, up to a share of the side, zeros moved in."""
-    number, _, height, width = images.shape
+    batch_size, _, height, width = images.shape
     reach = [round(side * share) for side in (height, width)]
     rows, columns = (
-        torch.arange(side, device=images.device) + torch.randint(-most, most + 1, (number, 1), device=images.device)
+        torch.arange(side, device=images.device) + torch.randint(-most, most + 1, (batch_size, 1), device=images.device)
         for side, most in zip((height, width), reach, strict=True)
     )
     padded = F.pad(images, (1, 1, 1, 1))
     rows, columns = (rows + 1).clamp(0, height + 1), (columns + 1).clamp(0, width + 1)
-    index = torch.arange(number, device=images.device)[:, None, None]
+    index = torch.arange(batch_size, device=images.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
 def cutout(images: Tensor, share: float = 0.5) -> Tensor:
     """A square of zeros with half the side, its center anywhere."""
-    number, _, height, width = images.shape
+    batch_size, _, height, width = images.shape
     inside = []
     for side in (height, width):
         size = int(side * share + 0.5)
-        center = torch.randint(0, side + (1 - size % 2), (number, 1), device=images.device)
+        center = torch.randint(0, side + (1 - size % 2), (batch_size, 1), device=images.device)
         distance = torch.arange(side, device=images.device) - center + size // 2
         inside.append((distance >= 0) & (distance < size))
     hole = inside[0][:, :, None] & inside[1][:, None]

@@ -21,12 +21,12 @@ def distance_consistency(source: Sequence[Tensor], target: Sequence[Tensor]) -> 
     Args:
         source, target: for each of the N anchors the features [N, ...] of all samples at that anchor's layer.
     """
-    number = len(target)
-    others = ~torch.eye(number, dtype=torch.bool, device=target[0].device)
+    batch_size = len(target)
+    others = ~torch.eye(batch_size, dtype=torch.bool, device=target[0].device)
     logs = []
     for features in (source, target):
         rows = torch.stack([cosine_table(layer[i : i + 1], layer)[0] for i, layer in enumerate(features)])
-        logs.append(F.log_softmax(rows[others].view(number, number - 1), dim=1))
+        logs.append(F.log_softmax(rows[others].view(batch_size, batch_size - 1), dim=1))
     return (logs[0].exp() * (logs[0] - logs[1])).mean()
 
 

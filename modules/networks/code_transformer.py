@@ -18,12 +18,12 @@ from modules.ops.noise import rand
 class Cache:
     """Keys and values of all layers for the positions so far, allocated once."""
 
-    def __init__(self, layers: int, number: int, heads: int, length: int, width: int, like: Tensor) -> None:
-        self.values = like.new_zeros(layers, 2, number, heads, length, width)
+    def __init__(self, layers: int, batch_size: int, heads: int, length: int, width: int, like: Tensor) -> None:
+        self.values = like.new_zeros(layers, 2, batch_size, heads, length, width)
         self.length = 0
 
     def extended(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of a layer with the new ones [N, heads, l, width] at the end."""
+        """Keys and values of a layer, the new ones [N, heads, l, width] appended."""
         end = self.length + keys.shape[2]
         stored = self.values[layer]
         stored[0, :, :, self.length : end], stored[1, :, :, self.length : end] = keys, values
@@ -81,9 +81,9 @@ class CodeTransformer(nn.Module):
         super().__init__()
         cells = math.prod(grid)
         if width % heads:
-            raise UserError(f"width is {width}, which {heads} heads do not divide")
+            raise UserError(f"width is {width}; expected a multiple of heads={heads}")
         if positions is not None and positions < cells:
-            raise UserError(f"positions is {positions}; a map of codes has {cells}")
+            raise UserError(f"positions is {positions}; expected at least {cells}, the codes of a map")
         self.num_codes, self.grid, self.num_tokens = num_codes, grid, num_tokens
         self.tok_emb = nn.Embedding(num_codes + num_tokens, width)
         self.pos_emb = nn.Parameter(torch.zeros(1, positions or cells, width))
@@ -105,10 +105,10 @@ class CodeTransformer(nn.Module):
         rest = [parameter for parameter in self.parameters() if id(parameter) not in linear]
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
-    def first_tokens(self, number: int, labels: Tensor | None, device: torch.device) -> Tensor:
+    def first_tokens(self, batch_size: int, labels: Tensor | None, device: torch.device) -> Tensor:
         """First tokens [N]: the start token, or those of classes [N]."""
         start = self.num_codes if self.num_tokens else 0
-        return torch.full((number,), start, device=device) if labels is None else start + labels.to(device)
+        return torch.full((batch_size,), start, device=device) if labels is None else start + labels.to(device)
 
     def forward(self, codes: Tensor, labels: Tensor | None = None, inputs: Tensor | None = None) -> Tensor:
         """Logits [N, V, h, w] of each code given those before it; `codes` [N, h, w] of the grid of training.
@@ -140,14 +140,14 @@ class CodeTransformer(nn.Module):
         """Log-likelihood [N, h, w] of each code, in nats."""
         return -F.cross_entropy(self(codes, labels), codes, reduction="none")
 
-    def empty_cache(self, number: int) -> Cache:
+    def empty_cache(self, batch_size: int) -> Cache:
         attention = self.blocks[0].attn
         width = self.tok_emb.weight.shape[1] // attention.heads
-        return Cache(len(self.blocks), number, attention.heads, math.prod(self.grid), width, self.tok_emb.weight)
+        return Cache(len(self.blocks), batch_size, attention.heads, math.prod(self.grid), width, self.tok_emb.weight)
 
     @torch.no_grad()
     def sample(
-        self, number: int, size: tuple[int, int] | None = None, labels: Tensor | None = None, temperature: float = 1.0,
+        self, batch_size: int, size: tuple[int, int] | None = None, labels: Tensor | None = None, temperature: float = 1.0,
         top_k: int | None = None, top_p: float = 1.0, known: Tensor | None = None, mask: Tensor | None = None,
         progress: Callable[[], object] | None = None, sliding: bool = False,
     ) -> Tensor:  # fmt: skip
@@ -161,12 +161,12 @@ class CodeTransformer(nn.Module):
         if size[0] < self.grid[0] or size[1] < self.grid[1]:
             raise UserError(f"a map of {size[0]}×{size[1]} codes is smaller than that of training, {self.grid}")
         if known is None:
-            codes, drawn, end = torch.zeros(number, *size, dtype=torch.long, device=device), None, size[0]
+            codes, drawn, end = torch.zeros(batch_size, *size, dtype=torch.long, device=device), None, size[0]
         else:  # below the last hole nothing is left to draw
             codes, drawn, end = known.clone(), mask, max(mask.any(2).any(0).nonzero().flatten().tolist(), default=-1) + 1
-        uniform = rand(number, *size).to(device)
-        first = self.first_tokens(number, labels, device)
-        logits_of = self._window_logits if sliding or tuple(size) != self.grid else self._cached_logits(number)
+        uniform = rand(batch_size, *size).to(device)
+        first = self.first_tokens(batch_size, labels, device)
+        logits_of = self._window_logits if sliding or tuple(size) != self.grid else self._cached_logits(batch_size)
         for t in range(math.prod(size)):
             i, j = divmod(t, size[1])
             if i < end:
@@ -177,9 +177,9 @@ class CodeTransformer(nn.Module):
                 progress()
         return codes
 
-    def _cached_logits(self, number: int) -> Callable[[Tensor, Tensor, int, int], Tensor]:
+    def _cached_logits(self, batch_size: int) -> Callable[[Tensor, Tensor, int, int], Tensor]:
         """A function of codes, first tokens, row and column for the positions one after the other."""
-        cache = self.empty_cache(number)
+        cache = self.empty_cache(batch_size)
 
         def logits_of(codes: Tensor, first: Tensor, i: int, j: int) -> Tensor:
             sequence, t = codes.flatten(1), i * self.grid[1] + j

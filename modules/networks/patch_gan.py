@@ -52,7 +52,7 @@ class ResidualGenerator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if min(images.shape[-2:]) < 2:
-            raise UserError(f"an image of {images.shape[-2]}x{images.shape[-1]} pixels is too small; 2 a side are needed")
+            raise UserError(f"an image of {images.shape[-2]}x{images.shape[-1]} pixels is too small; the minimum is 2x2")
         return images + torch.tanh(self.body(images))
 
 

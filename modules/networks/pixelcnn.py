@@ -164,7 +164,7 @@ class GatedPixelCNN(nn.Module):
 
     def _scan(self, codes: Tensor, ends: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
         """Row, column and logits [B, K] of the first `ends[row]` cells of each row, in raster order; the caller writes what it
-        draws into `codes` before it goes on. Every feature is computed once."""
+        draws into `codes` before it continues. Every feature is computed once."""
         num, height, width = codes.shape
         weight, layers = self.embedding.weight, self.layers
         coordinates = coordinate_map(height, width, weight)

@@ -161,7 +161,7 @@ class Block(nn.Module):
         return F.avg_pool2d(main + skip, 2) if self.down else main + skip
 
 
-class Judgment(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """Logits [N] = linear + projection, and summed features [N, C] of the last layer."""
 
     logits: Tensor
@@ -198,13 +198,13 @@ class ResNetDiscriminator(nn.Module):
             images = block(images)
         return images.relu().sum((2, 3))
 
-    def forward(self, images: Tensor, vectors: Tensor | None = None) -> Judgment:
+    def forward(self, images: Tensor, vectors: Tensor | None = None) -> DiscriminatorOutput:
         features = self.features(images)
         linear = self.linear(features).squeeze(1)
         if self.embedding is None:
-            return Judgment(linear, linear, torch.zeros_like(linear), features)
+            return DiscriminatorOutput(linear, linear, torch.zeros_like(linear), features)
         projection = (self.embedding(vectors) * features).sum(1)
-        return Judgment(linear + projection, linear, projection, features)
+        return DiscriminatorOutput(linear + projection, linear, projection, features)
 
 
 def check_widths(key: str, widths: Sequence[int], number: int, meaning: str) -> None:

@@ -136,7 +136,7 @@ def decoder(inputs: int, width: int, side: int) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(8), *blocks, conv(widths[-1], 3, 3, 1, 1), nn.Tanh())
 
 
-class Verdict(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """Logits [N, 50] of patches of the big and the small image; reconstructions of reals: from the last map of the big
     image, from that of the small one, and of a quadrant from a map of 16×16."""
 
@@ -184,7 +184,7 @@ class FastGANDiscriminator(nn.Module):
         sizes = (wide(8), narrow[8], wide(16))
         self.decoders = nn.ModuleList(decoder(inputs, width, self.small) for inputs in sizes)
 
-    def forward(self, big: Tensor, small: Tensor, quadrant: int | None = None) -> Verdict:
+    def forward(self, big: Tensor, small: Tensor, quadrant: int | None = None) -> DiscriminatorOutput:
         """`quadrant` 0 to 3, row by row, is the one to reconstruct; None: no reconstructions."""
         maps = {self.sides[0]: self.stem(big)}
         for key, block in self.blocks.items():
@@ -195,9 +195,10 @@ class FastGANDiscriminator(nn.Module):
         features = self.small_path(small)
         logits = torch.cat([self.big_head(maps[8]).flatten(1), self.small_head(features).flatten(1)], 1)
         if quadrant is None:
-            return Verdict(logits, None)
+            return DiscriminatorOutput(logits, None)
         part = crop_quadrant(maps[16], quadrant)
-        return Verdict(logits, tuple(net(x) for net, x in zip(self.decoders, (maps[8], features, part), strict=True)))
+        inputs = maps[8], features, part
+        return DiscriminatorOutput(logits, tuple(net(x) for net, x in zip(self.decoders, inputs, strict=True)))
 
 
 def crop_quadrant(maps: Tensor, quadrant: int) -> Tensor:

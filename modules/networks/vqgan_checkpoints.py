@@ -166,7 +166,7 @@ def read_autoencoder(path: str) -> tuple[dict[str, Any], str]:
         try:
             weights = _materialized(found, archive, folder)
         except (zipfile.BadZipFile, RuntimeError, KeyError, ValueError):
-            raise UserError(f"{path}: damaged") from None
+            raise UserError(f"{path}: damaged, its tensors cannot be read") from None
     number = sum(tensor.numel() for tensor in weights.values())
     f, (k, dim) = settings["unshuffle"] * 2 ** (len(settings["ch_mult"]) - 1), (settings["num_codes"], settings["embed_dim"])
     kind = "the autoencoder in a second stage's file" if second else "an autoencoder"
@@ -212,7 +212,7 @@ def read_transformer(path: str) -> dict[str, Tensor]:
         try:
             return _materialized(found, archive, folder)
         except (zipfile.BadZipFile, RuntimeError, KeyError, ValueError, AttributeError, TypeError):
-            raise UserError(f"{path}: damaged") from None
+            raise UserError(f"{path}: damaged, its tensors cannot be read") from None
 
 
 def _with_averages(state: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:

@@ -1,4 +1,4 @@
-"""Ranges, bytes, resizing and grids of images. Inside the project an image is float32 NCHW in [-1, 1]."""
+"""Ranges, conversion to uint8, resizing and grids of images. Inside the project an image is float32 NCHW in [-1, 1]."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Bytes of images in [-1, 1], clamped and rounded; the only way from float to bytes (P 10.4)."""
+    """Images in [-1, 1] as uint8, clamped and rounded; the only conversion from float to uint8 (P 10.4)."""
     return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -31,7 +31,7 @@ def patchmatch(queries: Tensor, keys: Tensor, grid: PatchGrid, matches: Tensor, 
 
 
 def _from_neighbor(grid: PatchGrid, matches: Tensor, shift: tuple[int, int]) -> Tensor:
-    """What a patch would match if the match of the patch at `shift` before it went on (at a border: of one across)."""
+    """The match of each patch that continues the match of its neighbor at `shift` (circularly at borders)."""
     coordinates = grid.locate(matches).roll(shift, (1, 2))
     coordinates[1] += shift[0]
     coordinates[2] += shift[1]

@@ -5,9 +5,9 @@ source model to several targets of ten images, some seeds each.
         [--seeds 3] [--perceptual FILE] [--runs runs/adaptation] [--out docs] [key=value …]
 
 DATA is a folder with `<target>-10shot` and `<target>-heldout`. Each training is a run folder of its own and goes on where it
-was stopped; a row of `adaptation_table.json` with the same words is not made again, also where its run folder is gone: the
-same line does what is missing. Further words go to train.py. FILE is that of a perceptual distance (ST-LPIPS, LPIPS); without
-it the distance is on MobileNetV2.
+was stopped; a row of `adaptation_table.json` with the same overrides is not made again, also where its run folder is gone: the
+same line does what is missing. Further overrides go to train.py. FILE is that of a perceptual distance (ST-LPIPS, LPIPS);
+without it the distance is on MobileNetV2.
 
 Methods have to be compared at equal realism: a model that has hardly begun to adapt is diverse, too. Writes
 `adaptation_table.json`, whose rows hold the whole course of each training, and `adaptation_table.md`.
@@ -47,7 +47,7 @@ SIZE = [32, 32]
 SAMPLES = 200  # of a measurement
 LEVEL, LOWER = 0.9, 0.7  # of realism, at which methods are compared; not all reach the first
 TARGETS = ("faces-sketch", "toonhead", "pixelart")
-METHODS = {  # words of train.py
+METHODS = {  # arguments of train.py
     "tgan": ("TGAN", ["configs/tgan.yaml"]),
     "cdc": ("CDC", ["configs/cdc.yaml"]),
     "dcl": ("DCL", ["configs/dcl.yaml"]),
@@ -82,30 +82,30 @@ def trials(targets: Sequence[str], methods: Sequence[str], seeds: int) -> Iterat
     yield from (Trial(target, method, seed) for seed in range(seeds) for target in targets for method in methods)
 
 
-def words_of(trial: Trial, data: Path, run: Path, classifier: Path, perceptual: Path | None) -> list[str]:
-    """The words of train.py."""
-    words = [*METHODS[trial.method][1], "configs/callbacks/adaptation_curve.yaml", f"run_name={run.name}", f"run_dir={run}"]
-    words += [f"seed={trial.seed}", "callbacks.curve.seed=0", "resume=auto", "logger.wandb=null", "callbacks.metrics=null"]
-    words += [f"datamodule.root={data / trial.target}-10shot", f"datamodule.heldout_root={data / trial.target}-heldout"]
-    words += [f"callbacks.curve.realism={classifier}", f"callbacks.curve.num_images={SAMPLES}"]
-    return words + ([f"callbacks.curve.perceptual_weights={perceptual}"] if perceptual else [])
+def overrides_of(trial: Trial, data: Path, run: Path, classifier: Path, perceptual: Path | None) -> list[str]:
+    """The arguments of train.py."""
+    overrides = [*METHODS[trial.method][1], "configs/callbacks/adaptation_curve.yaml", f"run_name={run.name}", f"run_dir={run}"]
+    overrides += [f"seed={trial.seed}", "callbacks.curve.seed=0", "resume=auto", "logger.wandb=null", "callbacks.metrics=null"]
+    overrides += [f"datamodule.root={data / trial.target}-10shot", f"datamodule.heldout_root={data / trial.target}-heldout"]
+    overrides += [f"callbacks.curve.realism={classifier}", f"callbacks.curve.num_images={SAMPLES}"]
+    return overrides + ([f"callbacks.curve.perceptual_weights={perceptual}"] if perceptual else [])
 
 
 def measured(
     trial: Trial, data: Path, runs: Path, perceptual: Path | None, extra: Sequence[str], call: Callable[..., float] = call
 ) -> dict[str, Any]:
-    """The row of one training, which is trained if it has not been. Its CPU time, which includes the measurements, is told if
+    """The row of one training, which is trained if it has not been. Its CPU time, which includes the measurements, is given if
     nothing cut it off."""
     run, classifier = runs / trial.label, realism_of(trial.target, data, runs, call)
-    clock, card = run / "cpu_seconds.json", run / "metrics.json"
+    clock, results = run / "cpu_seconds.json", run / "metrics.json"
     begins = not run.exists()
     if read_manifest(run).get("status") != "finished":
-        seconds = call("train.py", *words_of(trial, data, run, classifier, perceptual), *extra)
+        seconds = call("train.py", *overrides_of(trial, data, run, classifier, perceptual), *extra)
         if begins:
             clock.write_text(json.dumps(seconds))
-    if not card.is_file():
+    if not results.is_file():
         call("evaluate.py", str(run / "checkpoints/last.ckpt"), "callbacks.metrics.full=[kd]", "callbacks.metrics.seed=0")
-    facts = json.loads(card.read_text(encoding="utf-8"))
+    facts = json.loads(results.read_text(encoding="utf-8"))
     head = {**trial._asdict(), "words": list(extra), "commit": (read_manifest(run).get("git") or {}).get("commit")}
     minutes = json.loads(clock.read_text()) / 60 if clock.is_file() else None
     return {**head, "cpu_minutes": minutes, "verdict": facts["verdict"], "curve": read_curve(run / "curve.csv")}

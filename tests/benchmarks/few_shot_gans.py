@@ -10,9 +10,9 @@ DISP, DiffAugment and both.
 
 Judges are files of ST-LPIPS (pooled last three layers) or of EfficientNet-Lite0, each layer scaled to unit root mean square on
 the held-out images; without files a random network, which proves little. The network of the prior judges nothing. Each
-training is a run folder of its own and goes on where it was stopped; a finished row is not made again, another judge only
+training is a run folder of its own and continues where it was stopped; a finished row is not made again, another judge only
 measures: the same line does what is missing, each training in a process with one thread. `--limit` makes so many rows at
-most. Further words go to train.py. Writes `TABLE_gans.json` and `TABLE_gans.md`.
+most. Further overrides go to train.py. Writes `TABLE_gans.json` and `TABLE_gans.md`.
 """
 
 import argparse
@@ -108,17 +108,18 @@ def emoji(sheets: Path, out: Path, share: int) -> tuple[Path, Path]:
     return train, test
 
 
-def words_of(trial: Trial, root: Path, run: Path) -> list[str]:
-    """The words of train.py."""
+def overrides_of(trial: Trial, root: Path, run: Path) -> list[str]:
+    """The arguments of train.py."""
     name = "biggan" if trial.images.startswith("emoji") else "sngan"
-    words = [f"configs/{'disp_' if trial.prior else ''}{name}.yaml"]
-    words += [f"configs/few_shot/{file}.yaml"] if (file := SETTINGS[trial.setting]) else []
-    words += [f"datamodule.root={root}", "datamodule.heldout_root=null", *BUDGETS[name]]
+    overrides = [f"configs/{'disp_' if trial.prior else ''}{name}.yaml"]
+    overrides += [f"configs/few_shot/{file}.yaml"] if (file := SETTINGS[trial.setting]) else []
+    overrides += [f"datamodule.root={root}", "datamodule.heldout_root=null", *BUDGETS[name]]
     if name == "biggan":
-        words += ["datamodule.labels=null", "datamodule.flip=false"]
-        words += [f"module.condition.max_images={len(list_images(str(root))[1])}"] if trial.prior else ["module.condition=null"]
-    words += [f"run_name={run.name}", f"run_dir={run}", f"seed={trial.seed}", "resume=auto", "logger.wandb=null"]
-    return [*words, "callbacks.metrics=null", "callbacks.images=null", "callbacks.progress=null", "trainer.accelerator=cpu"]
+        overrides += ["datamodule.labels=null", "datamodule.flip=false"]
+        capacity = f"module.condition.max_images={len(list_images(str(root))[1])}"
+        overrides += [capacity] if trial.prior else ["module.condition=null"]
+    overrides += [f"run_name={run.name}", f"run_dir={run}", f"seed={trial.seed}", "resume=auto", "logger.wandb=null"]
+    return [*overrides, "callbacks.metrics=null", "callbacks.images=null", "callbacks.progress=null", "trainer.accelerator=cpu"]
 
 
 # --- judges -------------------------------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ def words_of(trial: Trial, root: Path, run: Path) -> list[str]:
 
 @cache
 def layers_of(judge: str) -> Callable[[Tensor], list[Tensor]]:
-    """Pooled layers [N, C] of bytes [N, 3, H, W], without the scale."""
+    """Pooled layers [N, C] of uint8 [N, 3, H, W], without the scale."""
     if judge == "rand_cnn":
         network = RandomCNN()
         return lambda images: [network(images)]
@@ -180,9 +181,9 @@ def measured(trial: Trial, data: Path, runs: Path, judges: Sequence[str], extra:
     file, names = run / "row.json", [Path(judge).stem for judge in judges]
     row = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if not row:
-        begins, seconds = not run.exists(), call("train.py", *words_of(trial, root, run), *extra)
-        words = [*BUDGETS["biggan" if trial.images.startswith("emoji") else "sngan"], *extra]
-        row = {"trial": trial._asdict(), "words": words, "cpu_minutes": seconds / 60 if begins else None, "judges": {}}
+        begins, seconds = not run.exists(), call("train.py", *overrides_of(trial, root, run), *extra)
+        settings = [*BUDGETS["biggan" if trial.images.startswith("emoji") else "sngan"], *extra]
+        row = {"trial": trial._asdict(), "words": settings, "cpu_minutes": seconds / 60 if begins else None, "judges": {}}
     if missing := [judge for judge, name in zip(judges, names, strict=True) if name not in row["judges"]]:
         with MEASURING:  # the random state is that of the process
             facts = measurement(run / "checkpoints/last.ckpt", root, heldout, missing)

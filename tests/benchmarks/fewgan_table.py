@@ -5,8 +5,8 @@
 
 SETS is a folder of folders of photographs; the starter set is added, with its own side images as `make train` has them. Each
 training is a run folder of its own and goes on where it was stopped; a row of `fewgan_table.json` that this version's metrics
-measured is not made again, also where its run folder is gone: the same line does what is missing. Further words go to
-train.py. Writes `fewgan_table.json`, every number with its protocol's hash, the commit and the words of its training, and
+measured is not made again, also where its run folder is gone: the same line does what is missing. Further overrides go to
+train.py. Writes `fewgan_table.json`, every number with its protocol's hash, the commit and the overrides of its training, and
 `fewgan_table.md`: means over seeds with their 95 % intervals, and whose mean is best.
 """
 
@@ -65,20 +65,20 @@ def trials(sets: Sequence[Path], seeds: int) -> Iterator[Trial]:
     yield from (Trial(photos, method, seed) for seed in range(seeds) for photos in sets for method in METHODS)
 
 
-def words_of(trial: Trial, side: Path, run: Path) -> list[str]:
-    """The words of train.py."""
-    words = [f"configs/{trial.method}.yaml", f"datamodule.root={trial.photos}", f"run_name={run.name}", f"run_dir={run}"]
-    words += [f"seed={trial.seed}", "resume=auto", "logger.wandb=null", "callbacks.metrics.every_n_epochs=1000"]
+def overrides_of(trial: Trial, side: Path, run: Path) -> list[str]:
+    """The arguments of train.py."""
+    overrides = [f"configs/{trial.method}.yaml", f"datamodule.root={trial.photos}", f"run_name={run.name}", f"run_dir={run}"]
+    overrides += [f"seed={trial.seed}", "resume=auto", "logger.wandb=null", "callbacks.metrics.every_n_epochs=1000"]
     if trial.method == "fewgan":
-        words += [f"datamodule.side_root={STARTER / 'side' if trial.photos.parent == STARTER else side}"]
+        overrides += [f"datamodule.side_root={STARTER / 'side' if trial.photos.parent == STARTER else side}"]
     if trial.method == "concat_singan":  # a row of all photographs
-        words += [f"module.tiles=[1,{len(list_images(str(trial.photos))[1])}]"]
-    return words
+        overrides += [f"module.tiles=[1,{len(list_images(str(trial.photos))[1])}]"]
+    return overrides
 
 
-def call(program: str, *words: str, threads: int = 1) -> float:
+def call(program: str, *arguments: str, threads: int = 1) -> float:
     """Runs a program of the project; its CPU seconds. CalledProcessError if it fails."""
-    command = [sys.executable, str(ROOT / program), *words]
+    command = [sys.executable, str(ROOT / program), *arguments]
     log = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
     _, status, usage = os.wait4(log.pid, 0)
     log.returncode = os.waitstatus_to_exitcode(status)
@@ -93,7 +93,7 @@ def measured(trial: Trial, side: Path, runs: Path, extra: Sequence[str], call: C
     results, clock = run / "metrics.json", run / "cpu_seconds.json"
     if not results.is_file() or not _is_current(json.loads(results.read_text(encoding="utf-8"))):
         begins = not run.exists()
-        seconds = call("train.py", *words_of(trial, side, run), *extra)
+        seconds = call("train.py", *overrides_of(trial, side, run), *extra)
         if begins:
             clock.write_text(json.dumps(seconds))
         call("evaluate.py", str(run / "checkpoints/last.ckpt"), SAMPLES)

@@ -53,7 +53,7 @@ Values = dict[str, float]
 
 
 def faces(name: str) -> Tensor:
-    """Bytes [N, 3, 64, 64] of a starter set."""
+    """uint8 [N, 3, 64, 64] of a starter set."""
     folder, files = list_images(str(ROOT / f"datamodules/starter/{name}.zip"))
     return ImageFolder(folder, files, (64, 64)).pixels
 
@@ -79,7 +79,7 @@ class Judge:
         return torch.cdist(*small).amin(1)
 
     def __call__(self, images: Tensor, sources: Tensor, reals: Tensor | None = None) -> Values:
-        """Of bytes [N, 3, 64, 64]; `sources` are those that were used, `reals` rows of the reference, by default all."""
+        """Of uint8 [N, 3, 64, 64]; `sources` are those that were used, `reals` rows of the reference, by default all."""
         features, reals = self.backbone(images), self.reals if reals is None else reals
         near, usual = (float(self.nearest(x, sources).median()) for x in (images, self.heldout))
         center = luma(images[:, :, 24:48, 20:44].float()).mean((1, 2, 3))

@@ -4,8 +4,8 @@
 
 The fit is that of train.py with configs/singan.yaml, but for pictures, metrics and W&B. Its iterations and those of the
 loop take turns, both from the same weights and random numbers; medians count, and how far the weights of the two are
-apart in the end is printed: 0 means that it is the same arithmetic to the bit. Shares are of the loop's iteration: the frozen
-chain that makes the inputs, the penalty (what an iteration without it saves), Adam; and what the fit costs on top.
+apart in the end is printed (`max diff`): 0 means equal bits. Shares are of the loop's iteration: the frozen generators
+that make the inputs, the penalty (what an iteration without it saves), Adam; `overhead`: what the fit costs on top.
 """
 
 import argparse
@@ -165,9 +165,9 @@ def measure(size: int, options: argparse.Namespace) -> str:
             module._stage_ends = [0] * (module.num_scales - 1) + [1]  # straight to the last stage
         trainer.callbacks.insert(0, turns)
         trainer.fit(module, data)
-    middle = {name: statistics.median(times) for name, times in turns.times.items()}
-    loop, fit = middle["loop"], middle["fit"]
-    shares = [middle["chain"], loop - middle["no penalty"], middle["Adam"], fit - loop]
+    medians = {name: statistics.median(times) for name, times in turns.times.items()}
+    loop, fit = medians["loop"], medians["fit"]
+    shares = [medians["chain"], loop - medians["no penalty"], medians["Adam"], fit - loop]
     cells = [f"{size:4d}", f"{1e3 * fit:8.1f}", f"{1e3 * loop:8.1f}", f"{fit / loop:6.3f}"]
     cells += [f"{share / loop:9.1%}" for share in shares]
     return "  ".join([*cells, f"{len(turns.times['fit']):6d}", f"{turns.apart:.0e}"])
@@ -183,7 +183,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rows = [measure(size, options) for size in options.sizes]
     print(f"{options.threads} thread(s), milliseconds an iteration")
-    print("size       fit      loop   ratio      chain    penalty       Adam        fit  rounds  apart")
+    print("size       fit      loop   ratio     inputs    penalty       Adam   overhead   turns  max diff")
     print("\n".join(rows))
 
 

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from cli.build import build
 from cli.schema import complete
-from core.errors import Mistakes, UserError
+from core.errors import ErrorCollector, UserError
 
 CHECKPOINT = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"}
 
@@ -65,7 +65,7 @@ def test_a_node_that_does_not_fit_its_class_is_refused_with_the_full_key(node, p
 
 
 def test_a_class_with_open_keywords_takes_more_than_it_names():
-    node, mistakes = {"class_path": "lightning.pytorch.loggers.WandbLogger", "entity": "team", "project": "x"}, Mistakes()
+    node, mistakes = {"class_path": "lightning.pytorch.loggers.WandbLogger", "entity": "team", "project": "x"}, ErrorCollector()
     assert complete(node, "logger.own", mistakes) == node and not mistakes
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cli.schema import complete, describe, signature_of
-from core.errors import Mistakes
+from core.errors import ErrorCollector
 
 # Class, values that are refused, and what the message says is allowed.
 CASES: list[tuple[str, dict[str, Any], str]] = [
@@ -57,7 +57,7 @@ def required(class_path: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("class_path", "values", "allowed"), CASES)
 def test_values_out_of_range_are_refused_by_name(class_path: str, values: dict[str, Any], allowed: str) -> None:
     for name, value in values.items():
-        mistakes = Mistakes()
+        mistakes = ErrorCollector()
         complete({"class_path": class_path, **required(class_path), name: value}, "node", mistakes)
         assert list(mistakes) == [f"node.{name}"]
         message = mistakes[f"node.{name}"]

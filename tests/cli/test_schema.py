@@ -14,7 +14,7 @@ from pydantic import Field
 
 from cli.loader import parse_value
 from cli.schema import OWN, complete, convert, describe, quoting_advice, signature_of
-from core.errors import Mistakes, UserError
+from core.errors import ErrorCollector, UserError
 from core.types import Betas, ImageSize, Node, OpenFraction, PathStr, PositiveFloat, PositiveInt, Probability, Seed
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +133,7 @@ def completed(**node: Any) -> tuple[Any, list[str]]:
 
 
 def complete_node(method: str, /, **node: Any) -> tuple[Any, list[str]]:
-    mistakes = Mistakes()
+    mistakes = ErrorCollector()
     return complete({"class_path": method, **node}, "module", mistakes), list(mistakes.values())
 
 
@@ -242,13 +242,13 @@ def test_the_quoting_advice_works_when_pasted_into_a_shell(text: str) -> None:
 
 
 def test_the_choices_of_a_literal_are_suggested() -> None:
-    mistakes = Mistakes()
+    mistakes = ErrorCollector()
     complete({"class_path": "lightning.Trainer", "precision": "bf16-mxed"}, "trainer", mistakes)
     assert "Did you mean bf16-mixed" in mistakes["trainer.precision"]
 
 
 def test_nested_nodes_of_a_checkpoint_are_not_imported_from_elsewhere() -> None:
-    mistakes = Mistakes()
+    mistakes = ErrorCollector()
     complete({"class_path": "modules.singan.SinGAN", "width": {"class_path": "os.system", "x": 1}}, "module", mistakes)
     assert "module.width.class_path" in " ".join(mistakes)  or "os.system" in str(mistakes)
 

@@ -14,7 +14,7 @@ from PIL import Image
 import evaluate
 import train
 from cli.loader import load_config
-from core.errors import Mistakes, UserError, is_user_error, report_user_errors
+from core.errors import ErrorCollector, UserError, is_user_error, report_user_errors
 from modules.fewgan import FewGAN
 from modules.ops.scales import proportional_size, scale_sizes
 
@@ -28,7 +28,7 @@ SMALL = ["datamodule.image_size=[48,64]", "module.width=8", "module.epochs_per_s
 # Of the first table nothing needs more than the arguments, the YAML files and the source: neither torch nor lightning.
 AT_ONCE: dict[str, tuple[str, list[str], list[str]]] = {
     # arguments
-    "no method": ("train", [], ["module: nothing given", "configs/fewgan.yaml"]),
+    "no method": ("train", [], ["module: missing", "configs/fewgan.yaml"]),
     "unknown option": ("train", [FEWGAN, "--dryrun"], ["--dryrun: no such option", "Did you mean --dry-run?"]),
     "value after a blank": ("train", [FEWGAN, "seed", "3"], ["seed: no value", "seed=…"]),
     "dotted key without a value": ("train", [FEWGAN, "module.lr_g", "3"], ["module.lr_g: no value", "module.lr_g=…"]),
@@ -340,7 +340,7 @@ def test_every_message_of_a_user_error_is_a_line(capsys: pytest.CaptureFixture) 
     with report_user_errors() as errors:
         raise UserError("first", "second")
     assert errors.exit_code == 2 and capsys.readouterr().err == "error: first\nerror: second\n"
-    mistakes = Mistakes()
+    mistakes = ErrorCollector()
     mistakes.raise_any()
     with mistakes.collect("a"):
         raise UserError("a: wrong")

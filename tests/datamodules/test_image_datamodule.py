@@ -285,7 +285,7 @@ def test_labels_from_folders(tmp_path: Path) -> None:
     chosen = ready(tmp_path, labels="folder", image="cats/000")
     assert next(iter(chosen.val_dataloader()))["label"].tolist() == [2]
     save(tmp_path, 1)
-    with pytest.raises(UserError, match="labels=folder: in no class folder of .*: 000.png"):
+    with pytest.raises(UserError, match="labels=folder: .* contains images outside of class folders: 000.png"):
         ready(tmp_path, labels="folder")
 
 

@@ -67,7 +67,7 @@ def test_ranks_together_take_the_steps_of_one_process(ranks: int) -> None:
 
 
 def test_ranks_must_divide_the_samples() -> None:
-    with pytest.raises(ValueError, match="6 samples are not divisible by 4 ranks"):
+    with pytest.raises(ValueError, match="samples per epoch are 6; expected a multiple of 4"):
         JoinedSampler({"image": 3}, 6, 0, ranks=4, rank=0)
 
 

@@ -148,8 +148,8 @@ def test_damaged_files_are_passed_over_with_a_line_each(run_dir, capsys):
 def test_a_file_from_within_an_epoch_is_passed_over_or_refused(run_dir, capsys):
     write(run_dir / "checkpoints/last.ckpt", 5, age=-1, ready=6)
     assert found(run_dir) == ("epoch_0004.ckpt", 5)
-    assert "within an epoch" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"last\.ckpt: was written within an epoch"):
+    assert "in the middle of an epoch" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"last\.ckpt: was saved in the middle of an epoch"):
         find_resume(str(run_dir / "checkpoints/last.ckpt"), run_dir)
 
 

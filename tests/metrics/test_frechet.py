@@ -87,7 +87,7 @@ def test_metric_over_updates_equals_function() -> None:
 
 
 def test_one_row_is_refused() -> None:
-    with pytest.raises(ValueError, match="two rows"):
+    with pytest.raises(ValueError, match="2 real and 2 generated"):
         frechet_distance(torch.randn(1, 4), torch.randn(9, 4))
 
 

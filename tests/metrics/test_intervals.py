@@ -43,7 +43,7 @@ def test_repeatable_and_without_repetition() -> None:
 def test_too_few_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="needs 10 samples, got 9"):
         subsample_interval(lambda picks: 0.0, 9, 0.0)
-    with pytest.raises(ValueError, match="two values, got 1"):
+    with pytest.raises(ValueError, match="2 values, got 1"):
         mean_interval(torch.zeros(1))
 
 

@@ -76,7 +76,7 @@ def test_subsets_above_the_limit_have_the_same_mean_and_are_repeatable(monkeypat
 
 
 def test_one_row_is_refused() -> None:
-    with pytest.raises(ValueError, match="two rows"):
+    with pytest.raises(ValueError, match="2 real and 2 generated"):
         kernel_distance(torch.randn(5, 4), torch.randn(1, 4))
 
 

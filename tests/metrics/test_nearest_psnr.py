@@ -54,7 +54,7 @@ def test_no_samples_are_refused() -> None:
 def test_other_than_bytes_are_refused() -> None:
     floats = torch.rand(4, 3, 6, 8)
     for images in ((floats, noise(2, 3, 6, 8)), (noise(4, 3, 6, 8), floats)):
-        with pytest.raises(TypeError, match="bytes .* got torch.float32"):
+        with pytest.raises(TypeError, match="uint8 .* got torch.float32"):
             nearest_psnr(*images)
 
 

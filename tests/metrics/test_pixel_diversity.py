@@ -43,7 +43,7 @@ def test_fewer_than_two_samples_are_refused(number: int) -> None:
 def test_other_than_bytes_are_refused() -> None:
     floats = torch.rand(4, 3, 6, 8)
     for images in ((floats, noise(2, 3, 6, 8)), (noise(4, 3, 6, 8), floats)):
-        with pytest.raises(TypeError, match="bytes .* got torch.float32"):
+        with pytest.raises(TypeError, match="uint8 .* got torch.float32"):
             pixel_diversity(*images)
 
 

@@ -103,7 +103,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
         single_image_frechet(torch.rand(2, 4, 3, 3), torch.rand(2, 4, 3, 3))
     with pytest.raises(ValueError, match="as many channels"):
         single_image_frechet(torch.rand(1, 4, 3, 3), torch.rand(2, 5, 3, 3))
-    with pytest.raises(ValueError, match="two rows"):
+    with pytest.raises(ValueError, match="2 real and 2 generated"):
         single_image_frechet(torch.rand(1, 4, 3, 3), torch.rand(1, 4, 1, 1))
 
 

@@ -33,8 +33,8 @@ def test_networks_for_cifar_have_their_numbers_of_parameters(classes, generator,
 
 def test_reals_and_fakes_are_judged_as_one_batch_with_their_classes():
     module, calls = build(condition=LABELS), []
-    judge = module.judge
-    module.judge = lambda images, vectors: (calls.append((len(images), vectors.clone())), judge(images, vectors))[1]
+    original = module.discriminate
+    module.discriminate = lambda images, vectors: (calls.append((len(images), vectors.clone())), original(images, vectors))[1]
     module = fit(module, data={"labels": "folder"}, max_epochs=1)
     assert [number for number, _ in calls] == [8, 8, 4] * 2  # two discriminator steps, one of the generator
     assert all((vectors.sum(1) == 1).all() and len(vectors) == number for number, vectors in calls)

@@ -90,12 +90,12 @@ def test_a_resnet_from_a_file_gives_pooled_features(tmp_path):
 def test_wrong_data_are_errors():
     sets = data().sets()
     for changes, message in (
-        ({"max_images": 7}, "max_images is 7 and there are 8 images"),
+        ({"max_images": 7}, "max_images is 7; set it to 8"),
         ({"law": "gmm", "components": 9}, "components is 9, but there are 8 images"),
     ):
         with pytest.raises(UserError, match=message):
             build(condition=prior(**changes)).check_data(sets)
-    with pytest.raises(UserError, match="at least two images"):
+    with pytest.raises(UserError, match="at least 2 training images, got 1"):
         build(condition=prior()).check_data(data(num_images=1).sets())
 
 
@@ -124,8 +124,8 @@ def test_features_of_clean_and_mirrored_images_are_stored_and_found_by_index(sca
 
 def test_fakes_of_the_discriminator_have_the_priors_of_its_real_images():
     module, pairs = build(condition=prior()), []
-    judge, fakes = module.judge, module.fakes
-    module.judge = lambda images, vectors: (pairs.append(("D", vectors)), judge(images, vectors))[1]
+    discriminate, fakes = module.discriminate, module.fakes
+    module.discriminate = lambda images, vectors: (pairs.append(("D", vectors)), discriminate(images, vectors))[1]
     module.fakes = lambda number, vectors: (pairs.append(("G", vectors)), fakes(number, vectors))[1]
     fit(module, max_epochs=1)
     assert [name for name, _ in pairs] == ["G", "D", "D"] * 2 + ["G", "D"] + ["G", "D", "D"] * 2 + ["G", "D"]
@@ -301,7 +301,7 @@ def test_images_give_their_priors_to_new_ones(tmp_path):
             ["module.condition.extractor=resnet50", "module.condition.weights={folder}/other.pt"],
             "it does not hold the weights of resnet50: conv1.weight is missing",
         ),
-        ("disp_sngan", ["module.condition.max_images=4"], "module.condition.max_images is 4 and there are 5 images"),
+        ("disp_sngan", ["module.condition.max_images=4"], "module.condition.max_images is 4; set it to 5"),
         ("disp_sngan", ["module.condition.law=gmm"], "module.condition.components is 50, but there are 5 images"),
         ("disp_sngan", ["module.source_checkpoint={folder}/other.pt"], "other.pt: the file holds no generator"),
         ("sngan", ["module.freeze_blocks=3"], "freeze_blocks is 3; there are 2 blocks"),

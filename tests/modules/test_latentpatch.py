@@ -106,7 +106,7 @@ def test_shipped_weights_are_found_from_any_folder(tmp_path, monkeypatch):
 
 
 MISTAKES = {
-    "image size": (["datamodule.image_size=[32,32]"], "module.image_size is [32, 32], the autoencoder's [16, 16]"),
+    "image size": (["datamodule.image_size=[32,32]"], "module.image_size is [32, 32]; expected [16, 16], the autoencoder's"),
     "no file": (["module.tokenizer_checkpoint=missing.ckpt"], "module.tokenizer_checkpoint=missing.ckpt: no such file"),
     "neighbors": (["module.neighbors=7"], "module.neighbors is 7, more than the 6 image(s)"),
     "patch": (["module.patch=6", "module.scales=3"], "patch is 6, larger than the coarsest scale of 5×5 codes"),
@@ -160,8 +160,8 @@ def test_unaligned_sources_are_found_beside_their_place(module):
 
 def test_memory_is_shared_out_without_changing_an_image(module, monkeypatch):
     straight = drawn(module, 5)
-    monkeypatch.setattr("modules.latentpatch.IMAGES_AT_ONCE", 2)
-    monkeypatch.setattr("modules.vqgan.PIXELS_AT_ONCE", 300)
+    monkeypatch.setattr("modules.latentpatch.COMPOSE_BATCH_SIZE", 2)
+    monkeypatch.setattr("modules.vqgan.MAX_BATCH_PIXELS", 300)
     torch.testing.assert_close(drawn(module, 5), straight, atol=1e-5, rtol=0)
 
 

@@ -83,8 +83,8 @@ def test_clusters_are_found_at_intervals_and_label_every_image():
 
 def test_both_steps_have_the_fakes_of_the_reals_clusters():
     module, calls = build(), []
-    judge = module.judge
-    module.judge = lambda images, vectors: (calls.append((images.detach(), vectors)), judge(images, vectors))[1]
+    discriminate = module.discriminate
+    module.discriminate = lambda images, vectors: (calls.append((images.detach(), vectors)), discriminate(images, vectors))[1]
     fit(module, max_epochs=1)
     for real, fake, again in zip(*(calls[i::3] for i in range(3)), strict=True):
         assert torch.equal(fake[0], again[0]) and torch.equal(real[1], fake[1]) and torch.equal(fake[1], again[1])
@@ -104,12 +104,12 @@ def test_errors():
     data = SyntheticDataModule([16, 16], num_images=8)
     data.setup()
     for changes, message in (
-        ({"max_images": 4}, "max_images is 4 and there are 8 images"),
+        ({"max_images": 4}, "max_images is 4; set it to 8"),
         ({"num_clusters": 9, "max_clustered": 20}, "num_clusters is 9, but there are 8 images"),
     ):
         with pytest.raises(UserError, match=message):
             build(condition=CLUSTERS | changes).check_data(data.sets())
-    with pytest.raises(UserError, match="condition: this method needs classes"):
+    with pytest.raises(UserError, match="condition is .*; expected a condition of classes"):
         build(condition=None)
-    with pytest.raises(UserError, match="n_dis is 2; both steps have the same fakes"):
+    with pytest.raises(UserError, match="n_dis is 2; it has to be 1"):
         build(n_dis=2)

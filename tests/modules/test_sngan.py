@@ -163,18 +163,18 @@ def test_blocks_written_out():
 def test_every_discriminator_step_has_its_own_images_and_each_step_moves_its_own_network():
     module = build(n_dis=3)
     seen, moved = [], []
-    judge, optimize = module.judge, module.optimize
+    discriminate, optimize = module.discriminate, module.optimize
 
-    def watch_judge(images, vectors):
+    def watch_discriminate(images, vectors):
         seen.append(images.detach().clone())
-        return judge(images, vectors)
+        return discriminate(images, vectors)
 
     def watch_optimize(optimizer, loss):
         before = state(module)
         optimize(optimizer, loss)
         moved.append({key.split(".")[0] for key in changed(before, module.state_dict())})
 
-    module.judge, module.optimize = watch_judge, watch_optimize
+    module.discriminate, module.optimize = watch_discriminate, watch_optimize
     fit(module, max_epochs=1, data={"num_images": 24})
     assert len(seen) == 14 and moved == [{"discriminator"}] * 3 + [{"generator"}] + [{"discriminator"}] * 3 + [{"generator"}]
     reals = torch.cat(seen[0:6:2] + seen[7:13:2])
@@ -185,7 +185,7 @@ def test_every_discriminator_step_has_its_own_images_and_each_step_moves_its_own
 def test_the_generator_learns_from_the_discriminator_alone():
     module = build(d_down=1)
     nn.init.zeros_(module.discriminator.linear.parametrizations.weight.original)
-    module.judge(module.fakes(4, None), None).logits.sum().backward()
+    module.discriminate(module.fakes(4, None), None).logits.sum().backward()
     assert all(p.grad is None or not p.grad.any() for p in module.generator.parameters())
 
 

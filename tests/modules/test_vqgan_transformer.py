@@ -238,9 +238,9 @@ def test_the_tokenizer_is_frozen_and_part_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("datamodule.image_size=[32,32]", "module.image_size is [32, 32], the autoencoder's [16, 16]"),
-        ("module.num_codes=32", "module.num_codes is 32, the autoencoder's 16"),
-        ("module.downsampling=4", "module.downsampling is 4, the autoencoder's 2"),
+        ("datamodule.image_size=[32,32]", "module.image_size is [32, 32]; expected [16, 16], the autoencoder's"),
+        ("module.num_codes=32", "module.num_codes is 32; expected 16, the autoencoder's"),
+        ("module.downsampling=4", "module.downsampling is 4; expected 2, the autoencoder's"),
         ("module.tokenizer_checkpoint=nowhere.pt", "module.tokenizer_checkpoint=nowhere.pt: no such file"),
     ],
 )

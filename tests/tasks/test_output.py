@@ -29,7 +29,7 @@ def animation():
 
 
 def test_evaluate_writes_frames_also_as_an_animation(tmp_path, capsys, animation):
-    evaluate.do_task(Path("x.ckpt"), animation, ExactMethod(), tmp_path)
+    evaluate.run_task(Path("x.ckpt"), animation, ExactMethod(), tmp_path)
     frames = [f"frame_000{i}.png" for i in range(4)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["animate.json", "animation.gif", "film.mp4", *frames]
     with Image.open(tmp_path / "animation.gif") as animation:
@@ -63,12 +63,12 @@ def test_films_play(tmp_path, size, rate):
 
 def test_without_the_film_library_there_is_the_gif_and_a_line(tmp_path, capsys, animation, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
-    evaluate.do_task(Path("x.ckpt"), animation, ExactMethod(), tmp_path)
+    evaluate.run_task(Path("x.ckpt"), animation, ExactMethod(), tmp_path)
     assert (tmp_path / "animation.gif").exists() and not (tmp_path / "film.mp4").exists()
     assert "animation.gif, 4 frames; no film.mp4: ModuleNotFoundError: import of av" in capsys.readouterr().out
     monkeypatch.undo()
     monkeypatch.setattr(av, "open", lambda file, *_, **__: Path(file).write_bytes(b"half") and 1 / 0)
-    evaluate.do_task(Path("x.ckpt"), animation, ExactMethod(), tmp_path)
+    evaluate.run_task(Path("x.ckpt"), animation, ExactMethod(), tmp_path)
     assert not (tmp_path / "film.mp4").exists() and "no film.mp4: ZeroDivisionError" in capsys.readouterr().out
 
 

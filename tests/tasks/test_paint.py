@@ -33,8 +33,8 @@ def test_palette_and_quantisation_leave_an_image_of_few_colors_as_it_is():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"colors": 5}, "task.colors and task.reference belong together"),
-        ({"reference": "x.png"}, "task.colors and task.reference belong together"),
+        ({"colors": 5}, "task.colors and task.reference: set both"),
+        ({"reference": "x.png"}, "task.colors and task.reference: set both"),
         ({"colors": 1, "reference": "x.png"}, "task.colors"),
     ],
 )
