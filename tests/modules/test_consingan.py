@@ -604,7 +604,7 @@ def test_finetuning_is_the_last_stage_again_with_the_composite_as_input(changing
 
 
 def test_finetuning_is_refused_where_images_are_no_inputs_in_training(trained, image):
-    with pytest.raises(ValueError, match="finetune: for mode harmonization or editing; this model's mode is retarget"):
+    with pytest.raises(ValueError, match="finetune: module.mode is retarget; expected harmonization or editing"):
         trained.inject(image, finetune=3)
 
 
