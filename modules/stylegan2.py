@@ -49,7 +49,7 @@ class StyleGAN2(StagedModule):
     length, an average of the generator's weights for samples.
 
     An iteration: discriminator step, R1 every `r1_interval`-th iteration, generator step, path length every
-    `path_interval`-th, average. Both steps use the same fakes. Sizes follow config F; see section names of the paper.
+    `path_interval`-th, average. Sizes follow config F; see section names of the paper.
 
     Adaptations overwrite `latents`, `before_mapping`, `discriminate`, `generator_terms`, `discriminator_terms`,
     `trained_g`, `trained_d`.
@@ -230,6 +230,7 @@ class StyleGAN2(StagedModule):
             self.condition.before_iteration(self)
             self._vectors = self.condition.of_batch(batch)
         g_opt, d_opt = self.current_optimizers()
+        # Paper: new latents for each step; here: both steps use the same fakes, which saves a pass through the generator.
         fakes = self.generator.synthesis(self.latents(len(reals)), self.layer_noise).images
 
         with self.toggled_optimizer(d_opt):
