@@ -42,6 +42,9 @@ class FSGAN(TGAN):
     needs_discriminator = True
 
     def initial_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The networks of the source. The average begins as the generator, since it has its singular vectors."""
+        state = {key: value for key, value in state.items() if not key.startswith("generator_ema.")}
+        state |= {key.replace("generator.", "generator_ema.", 1): state[key] for key in state if key.startswith("generator.")}
         own = self.state_dict()
         moved = {key.replace(".weight", ".parametrizations.weight.original"): key for key in state}
         return own | {key if key in own else plain: state[plain] for key, plain in moved.items()}

@@ -53,3 +53,20 @@ def test_only_multipliers_move():
     assert trained <= moved(dict(start.named_parameters()), dict(module.named_parameters()))
     buffers = {name: b for name, b in start.named_buffers() if name.endswith((".left", ".right"))}
     assert not moved(buffers, dict(module.named_buffers()))
+
+
+def test_the_average_is_one_of_the_generator_s_course():
+    """With the singular vectors of the source's average in the source's own generator, it would be neither's."""
+    start = build(FSGAN, source_from="raw")
+    start.load_state_dict(start.convert(networks(source_model())))
+    module = fit(build(FSGAN, source_from="raw", ema_decay=0.5))
+    names = [name for name, _ in module.generator.named_parameters()]
+    state = module.state_dict()
+    for name in names:
+        first, last, mean = start.state_dict()[f"generator.{name}"], state[f"generator.{name}"], state[f"generator_ema.{name}"]
+        if name.endswith("multipliers"):
+            assert not torch.equal(mean, last) and float((mean - last).abs().max()) < 0.1
+        else:
+            assert torch.equal(first, last) and torch.allclose(mean, first, atol=1e-6), name
+    vectors = [name for name, _ in module.generator.named_buffers() if name.endswith((".left", ".right"))]
+    assert vectors and all(torch.equal(state[f"generator.{name}"], state[f"generator_ema.{name}"]) for name in vectors)
