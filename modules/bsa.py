@@ -43,7 +43,7 @@ class BSA(TGAN):
     """TGAN that trains only a scale and a shift behind each convolution of the generator.
 
     Paper: batch normalization's scale and shift; here: StyleGAN2 has no normalization, so that they follow each demodulated
-    convolution.
+    convolution. Paper: the first linear layer trains too, at a rate of 1e-7; here: it is frozen.
 
     Args:
         mode: adversarial, with the discriminator and the loss of the other adaptations; or supervised, as in the paper: without
