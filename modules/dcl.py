@@ -69,7 +69,7 @@ class DCL(CDC):
         net = self.discriminator
         reached = net.tap_names
         if not self.whole_images:
-            reached = reached[: reached.index(self.taps[0]) + 1]
+            reached = reached[: reached.index(self.taps[min(self.hparams.patch_taps, len(self.taps)) - 1]) + 1]
         tap = reached[int(torch.randint(len(reached), (), generator=stream))]
         reals = self.training_sets["image"].originals()
         images = torch.stack([reals[i] for i in range(min(len(reals), 16))]).to(self.device)
