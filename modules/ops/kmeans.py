@@ -10,23 +10,22 @@ from modules.ops.nearest import nearest
 def kmeans(
     points: Tensor, num_clusters: int, generator: torch.Generator, iterations: int = 10, starts: Tensor | None = None
 ) -> Tensor:
-    """Centers [K, D] of points [M, D] by Lloyd's algorithm from `starts` [K, D] or random points; an empty cluster takes a
-    random point. With fewer points than centers, points are repeated. `generator` is on the CPU."""
-
-    def draw(count: int) -> Tensor:
-        rounds = -(-count // len(points))
+    """Centers [K, D] of points [M, D] by Lloyd's algorithm from `starts` [K, D] or random points; an empty cluster takes the
+    point farthest from its center. With fewer points than centers, points are repeated. `generator` is on the CPU."""
+    rounds = -(-num_clusters // len(points))
+    if starts is None:
         order = torch.cat([torch.randperm(len(points), generator=generator) for _ in range(rounds)])
-        return points[order[:count].to(points.device)]
-
-    centers = draw(num_clusters) if starts is None else starts.clone()
+        starts = points[order[:num_clusters].to(points.device)]
+    centers = starts.clone()
     for _ in range(iterations):
-        members = nearest(points, centers)[1]
+        distances, members = nearest(points, centers)
         counts = torch.bincount(members, minlength=num_clusters)
         sums = torch.zeros_like(centers).index_add_(0, members, points)
         centers = sums / counts.clamp(min=1).unsqueeze(1)
         empty = counts == 0
         if empty.any():
-            centers[empty] = draw(int(empty.sum()))
+            far = distances.argsort(descending=True, stable=True).repeat(rounds)
+            centers[empty] = points[far[: int(empty.sum())]]
     return centers
 
 

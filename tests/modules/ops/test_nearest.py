@@ -32,3 +32,10 @@ def test_kmeans_finds_separated_clusters_whatever_the_seed():
 def test_kmeans_without_enough_points_repeats_them():
     centers = kmeans(torch.tensor([[0.0], [1.0]]), 5, torch.Generator().manual_seed(0))
     assert centers.shape == (5, 1) and set(centers.flatten().tolist()) <= {0.0, 1.0}
+
+
+def test_an_empty_cluster_takes_the_point_farthest_from_its_center():
+    points = torch.tensor([[0.0], [1.0], [2.0], [9.0], [10.0], [17.0]])
+    starts = torch.tensor([[1.0], [11.0], [100.0], [200.0]])  # the last two get no point
+    centers = kmeans(points, 4, torch.Generator(), iterations=1, starts=starts)
+    assert centers.flatten().tolist() == [1.0, 12.0, 17.0, 9.0]
