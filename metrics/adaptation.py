@@ -17,7 +17,7 @@ MIN_KD_SIZE = 64  # pixels of the images that the backbone sees, twice their own
 
 
 class AdaptationValues(NamedTuple):
-    """What is measured of a set of samples; NaN where it cannot be.
+    """Measurements of a set of samples; NaN where one is not possible.
 
     `realism` p_t. Perceptual distances: `intra` of pairs around each training image, mean over the `clusters` that have
     pairs, and their deviation `intra_std`; `pairs` of all pairs; `nearest_training` the median to the nearest training image,

@@ -54,7 +54,7 @@ class RealismClassifier(nn.Module):
 
 
 def unrealistic(source: Tensor, target: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """What belongs to neither domain, uint8 [N, 3, H, W] by name. A classifier that has seen the two domains only calls some
+    """Images of neither domain, uint8 [N, 3, H, W] by name. A classifier that has seen the two domains only calls some
     of these realistic: images of one color, noise, and images blurred to a quarter of their resolution."""
     num_samples, size = len(target), target.shape[-2:]
     colors = torch.randint(256, (num_samples, 3, 1, 1), generator=generator, dtype=torch.uint8)

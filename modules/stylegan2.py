@@ -183,18 +183,18 @@ class StyleGAN2(StagedModule):
 
     # --- the iteration ------------------------------------------------------------------------------------------------
 
-    def latents(self, number: int) -> Tensor:
+    def latents(self, num_images: int) -> Tensor:
         """Latents w [N, num_latents, w_dim] of the fakes."""
-        return self.mixed_latents(number)
+        return self.mixed_latents(num_images)
 
-    def mixed_latents(self, number: int) -> Tensor:
+    def mixed_latents(self, num_images: int) -> Tensor:
         """Latents w [N, num_latents, w_dim] of normal z, with style mixing."""
         net = self.generator
-        codes = None if self.condition is None else net.embedding(self._vectors[:number])
-        w = self.map(beside(torch.randn(number, self.hparams.z_dim, device=self.device), codes))
+        codes = None if self.condition is None else net.embedding(self._vectors[:num_images])
+        w = self.map(beside(torch.randn(num_images, self.hparams.z_dim, device=self.device), codes))
         if self.hparams.mixing and float(torch.rand(())) < self.hparams.mixing:
             crossover = int(torch.randint(1, net.num_latents, ()))
-            z = torch.randn(number, self.hparams.z_dim, device=self.device)
+            z = torch.randn(num_images, self.hparams.z_dim, device=self.device)
             return net.broadcast(w, self.map(beside(z, codes)), crossover)
         return net.broadcast(w)
 
@@ -203,7 +203,7 @@ class StyleGAN2(StagedModule):
         return self.generator.mapping(self.before_mapping(z))
 
     def before_mapping(self, z: Tensor) -> Tensor:
-        """What the mapping network gets for z [N, z_dim], in training and sampling."""
+        """Input of the mapping network for z [N, z_dim], in training and sampling."""
         return z
 
     trains_path = True  # whether the stage in training has steps for path lengths
@@ -257,14 +257,14 @@ class StyleGAN2(StagedModule):
             statistics |= {"ada_p": self.augment.p, "ada_overfitting": self.augment.overfitting}
         self.log_training({"g_loss": loss_g, "d_loss": loss_d, **terms, **terms_d, **statistics}, len(reals))
 
-    def _path_step(self, optimizer: torch.optim.Optimizer, number: int) -> None:
-        lengths = path_lengths(lambda w: self.generator.synthesis(w, self.layer_noise).images, self.mixed_latents(number))
+    def _path_step(self, optimizer: torch.optim.Optimizer, num_images: int) -> None:
+        lengths = path_lengths(lambda w: self.generator.synthesis(w, self.layer_noise).images, self.mixed_latents(num_images))
         # The gradient passes through the batch's share of the mean, as in the paper's code.
         mean = self.path_mean + PATH_DECAY * (lengths.mean() - self.path_mean)
         loss = (lengths - mean).square().mean()
         self.optimize(optimizer, self.hparams.path_weight * self.hparams.path_interval * loss, scrub=True)
         self.path_mean.copy_(self.mean_over_ranks(mean.detach()))
-        self.log("train/path_length", self.path_mean, batch_size=number)
+        self.log("train/path_length", self.path_mean, batch_size=num_images)
 
     def update_averages(self, batch_images: int) -> None:
         if self.hparams.ema_ramp_up:  # the memory grows with the training, as the usual warm-up of averages

@@ -1,4 +1,4 @@
-"""The table of adaptations: what is done goes on from what is there, and what is written follows the curves."""
+"""The table of adaptations: finished trainings are kept, stopped ones continue, and the table follows the curves."""
 
 import csv
 import json
@@ -21,6 +21,7 @@ from tests.benchmarks.adaptation_table import (
     write,
 )
 
+ROOT = Path(__file__).parents[1]
 CURVE = [(0, 0.0, 0.2, 0.25, 0.3), (100, 0.8, 0.15, 0.2, 0.2), (200, 1.0, 0.1, 0.1, 0.1)]  # iteration, realism, intra, …
 
 
@@ -69,7 +70,7 @@ def test_a_finished_training_is_not_repeated(tmp_path):
     assert measured(trial, tmp_path, tmp_path, None, ["module.lr=1e-3"], machine) == first and len(machine.calls) == 3
 
 
-def test_a_killed_training_goes_on_in_its_folder(tmp_path):
+def test_a_killed_training_continues_in_its_folder(tmp_path):
     machine, trial = Machine(killed=1), Trial("sketch", "tgan", 0)
     with pytest.raises(RuntimeError):
         measured(trial, tmp_path, tmp_path, None, [], machine)
@@ -85,14 +86,14 @@ def test_whole_rounds_come_first():
 
 def test_the_table_interpolates_at_equal_realism_and_shows_the_end(tmp_path):
     rows = [
-        {"target": "sketch", "method": method, "seed": seed, "words": [], "cpu_minutes": None, "curve": points(shift * seed),
-         "verdict": {"copies": method == "tgan"}}
+        {"target": "sketch", "method": method, "seed": seed, "overrides": [], "cpu_minutes": None,
+         "curve": points(shift * seed), "verdict": {"copies": method == "tgan"}}
         for method, shift in (("tgan", 0.0), ("cdc", 0.02)) for seed in (0, 1)
     ]  # fmt: skip
     assert equal_realism(rows[0], "pairs") == pytest.approx(0.15) and equal_realism(rows[0], "iteration") == 150
     assert at_end(rows[0], "pairs") == 0.1 and math.isnan(at_end(rows[0], "cpu_minutes"))
-    anchor = points()[0] | {"verdict": {"copies": True}}
-    content = {"rows": rows, "anchors": {"sketch": {"copies": anchor}}}
+    copies = points()[0] | {"verdict": {"copies": True}}
+    content = {"rows": rows, "references": {"sketch": {"copies": copies}}}
     text = table(content)
     lines = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines()[2:8]}
     assert lines["TGAN"][:4] == ["2", "150 ± 0", "0.125 ± 0.000", "0.150 ± 0.000"] and lines["TGAN"][-1] == "2 of 2 copies"
@@ -111,5 +112,8 @@ def test_the_table_interpolates_at_equal_realism_and_shows_the_end(tmp_path):
 
 
 def test_every_method_has_a_configuration():
-    root = Path(__file__).parents[1]
-    assert all((root / arguments[0]).is_file() for _, arguments in METHODS.values())
+    assert all((ROOT / arguments[0]).is_file() for _, arguments in METHODS.values())
+
+
+def test_the_published_table_is_that_of_its_json():
+    assert table(read(ROOT / "docs/adaptation_table.json")) == (ROOT / "docs/adaptation_table.md").read_text(encoding="utf-8")

@@ -57,45 +57,47 @@ def generator_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
             "channels": [len(state[key]) for key in convs[::2]]}  # fmt: skip
 
 
-def source_networks(checkpoint: Mapping[str, Any], own: dict[str, Any], keys: set[str], method: str) -> dict[str, Tensor]:
+def source_networks(
+    checkpoint: Mapping[str, Any], expected_sizes: dict[str, Any], keys: set[str], method: str
+) -> dict[str, Tensor]:
     """The tensors of the networks of a source with the names of this project: all of `keys` that are of a network in the
     source. A generator and its average stand in for one another; the discriminator may be missing. UserError for a network
-    that is incomplete or of other sizes than `own`, see `generator_sizes`."""
+    that is incomplete or has other sizes than `expected_sizes`, see `generator_sizes`."""
     state = checkpoint.get("state_dict", checkpoint)
-    found = {key: value for key, value in state.items() if key.split(".")[0] in NETWORKS}
-    present = {key.split(".")[0] for key in found}
+    loaded = {key: value for key, value in state.items() if key.split(".")[0] in NETWORKS}
+    present = {key.split(".")[0] for key in loaded}
     if not present & {"generator", "generator_ema"}:
         raise UserError("the file holds no generator of StyleGAN2")
     part = "generator_ema." if "generator_ema" in present else "generator."
-    sizes = generator_sizes({key.removeprefix(part): value for key, value in found.items() if key.startswith(part)})
-    unequal = [f"module.{key} is {value}, the source's {sizes[key]}" for key, value in own.items() if value != sizes[key]]
-    if unequal:
-        raise UserError(f"the source is a network of another size: {'; '.join(unequal)}")
+    sizes = generator_sizes({key.removeprefix(part): value for key, value in loaded.items() if key.startswith(part)})
+    differing = [f"module.{k} is {size}, the source's {sizes[k]}" for k, size in expected_sizes.items() if size != sizes[k]]
+    if differing:
+        raise UserError(f"the source is a network of another size: {'; '.join(differing)}")
     expected = {key for key in keys if key.split(".")[0] in present}
-    problems = [f"missing {key}" for key in sorted(expected - found.keys())]
-    problems += [f"unexpected {key}" for key in sorted(found.keys() - expected)]
+    problems = [f"missing {key}" for key in sorted(expected - loaded.keys())]
+    problems += [f"unexpected {key}" for key in sorted(loaded.keys() - expected)]
     if problems:
         more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise UserError(f"the source checkpoint does not fit {method}: {'; '.join(problems[:8])}{more}")
     for part, other in (("generator_ema.", "generator."), ("generator.", "generator_ema.")):
-        if not any(key.startswith(part) for key in found):
-            found |= {part + key.removeprefix(other): value for key, value in found.items() if key.startswith(other)}
-    return found
+        if not any(key.startswith(part) for key in loaded):
+            loaded |= {part + key.removeprefix(other): value for key, value in loaded.items() if key.startswith(other)}
+    return loaded
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
 def layer_names(part: str, layers: int, convs: int, layout: int) -> dict[str, str]:
-    """Our name → the name in layout 0, rosinality's, or 1, NVIDIA's: of a discriminator, or of a generator with so many mapping
-    layers and convolutions."""
+    """Name in this project → name in layout 0, rosinality's, or 1, NVIDIA's: of a discriminator, or of a generator with so many
+    mapping layers and convolutions."""
     sides = [2 ** (k + 2) for k in range((convs + 1) // 2)]
     names = {}
 
-    def layer(ours: str, rosinality: str, nvidia: str, bias: str | None = None) -> None:
+    def layer(name: str, rosinality: str, nvidia: str, bias: str | None = None) -> None:
         """`bias`: rosinality's name where it stands apart from the weight."""
-        names[f"{ours}.weight"] = f"{rosinality}.weight", f"{nvidia}.weight"
-        names[f"{ours}.bias"] = f"{bias or rosinality}.bias", f"{nvidia}.bias"
+        names[f"{name}.weight"] = f"{rosinality}.weight", f"{nvidia}.weight"
+        names[f"{name}.bias"] = f"{bias or rosinality}.bias", f"{nvidia}.bias"
 
     if part == "discriminator":
         layer("from_rgb", "convs.0.0", f"b{sides[-1]}.fromrgb", bias="convs.0.1")
@@ -111,19 +113,19 @@ def layer_names(part: str, layers: int, convs: int, layout: int) -> dict[str, st
         for i in range(layers):
             layer(f"mapping_layers.{i}", f"style.{i + 1}", f"mapping.fc{i}")
         for i in range(convs):
-            ours, first = f"convs.{i}", f"convs.{i - 1}" if i else "conv1"
-            second = f"synthesis.b{sides[(i + 1) // 2]}.conv{0 if i % 2 else 1}"
-            names[f"{ours}.conv.weight"] = f"{first}.conv.weight", f"{second}.weight"
-            layer(f"{ours}.conv.affine", f"{first}.conv.modulation", f"{second}.affine")
-            names[f"{ours}.bias"] = f"{first}.activate.bias", f"{second}.bias"
-            names[f"{ours}.noise_strength"] = f"{first}.noise.weight", f"{second}.noise_strength"
-            names[f"{ours}.noise_const"] = f"noises.noise_{i}", f"{second}.noise_const"
+            name, rosinality = f"convs.{i}", f"convs.{i - 1}" if i else "conv1"
+            nvidia = f"synthesis.b{sides[(i + 1) // 2]}.conv{0 if i % 2 else 1}"
+            names[f"{name}.conv.weight"] = f"{rosinality}.conv.weight", f"{nvidia}.weight"
+            layer(f"{name}.conv.affine", f"{rosinality}.conv.modulation", f"{nvidia}.affine")
+            names[f"{name}.bias"] = f"{rosinality}.activate.bias", f"{nvidia}.bias"
+            names[f"{name}.noise_strength"] = f"{rosinality}.noise.weight", f"{nvidia}.noise_strength"
+            names[f"{name}.noise_const"] = f"noises.noise_{i}", f"{nvidia}.noise_const"
         for i, side in enumerate(sides):
-            ours, first, second = f"to_rgb.{i}", f"to_rgbs.{i - 1}" if i else "to_rgb1", f"synthesis.b{side}.torgb"
-            names[f"{ours}.conv.weight"] = f"{first}.conv.weight", f"{second}.weight"
-            layer(f"{ours}.conv.affine", f"{first}.conv.modulation", f"{second}.affine")
-            names[f"{ours}.bias"] = f"{first}.bias", f"{second}.bias"
-    return {ours: theirs[layout] for ours, theirs in names.items()}
+            name, rosinality, nvidia = f"to_rgb.{i}", f"to_rgbs.{i - 1}" if i else "to_rgb1", f"synthesis.b{side}.torgb"
+            names[f"{name}.conv.weight"] = f"{rosinality}.conv.weight", f"{nvidia}.weight"
+            layer(f"{name}.conv.affine", f"{rosinality}.conv.modulation", f"{nvidia}.affine")
+            names[f"{name}.bias"] = f"{rosinality}.bias", f"{nvidia}.bias"
+    return {name: file_names[layout] for name, file_names in names.items()}
 
 
 def _shaped(name: str, value: Tensor) -> Tensor:
@@ -139,18 +141,18 @@ def _shaped(name: str, value: Tensor) -> Tensor:
 
 
 def _renamed(part: str, state: Mapping[str, Tensor], names: Mapping[str, str], optional: Mapping[str, Tensor]) -> dict:
-    """The tensors of a part by our names; what may be missing is taken from `optional`, by our names."""
-    missing = [theirs for ours, theirs in names.items() if theirs not in state and ours not in optional]
-    left = [k for k in state if k not in names.values() and k.rsplit(".", 1)[-1] not in CONSTANT]
-    if missing or left:
+    """The tensors of a part by this project's names; those that may be missing are taken from `optional`, by the same names."""
+    missing = [file_name for name, file_name in names.items() if file_name not in state and name not in optional]
+    unexpected = [k for k in state if k not in names.values() and k.rsplit(".", 1)[-1] not in CONSTANT]
+    if missing or unexpected:
         lists = [
             f"{kind} {', '.join(keys[:6])}{' …' * (len(keys) > 6)}"
-            for kind, keys in (("missing", missing), ("unexpected", left))
+            for kind, keys in (("missing", missing), ("unexpected", unexpected))
             if keys
         ]
         raise UserError(f"{part}: {'; '.join(lists)}")
-    values = {ours: state[theirs] if theirs in state else optional[ours] for ours, theirs in names.items()}
-    return {f"{part}.{ours}": _shaped(ours, value).contiguous().float() for ours, value in values.items()}
+    values = {name: state[file_name] if file_name in state else optional[name] for name, file_name in names.items()}
+    return {f"{part}.{name}": _shaped(name, value).contiguous().float() for name, value in values.items()}
 
 
 # --- rosinality -------------------------------------------------------------------------------------------------------
@@ -159,10 +161,10 @@ def _renamed(part: str, state: Mapping[str, Tensor], names: Mapping[str, str], o
 def from_rosinality(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The networks `g`, `g_ema`, `d` of a checkpoint, each also with the prefix `module.` of data parallelism."""
     result: dict[str, Tensor] = {}
-    for theirs, part in ROSINALITY_PARTS.items():
-        if theirs not in checkpoint:
+    for file_part, part in ROSINALITY_PARTS.items():
+        if file_part not in checkpoint:
             continue
-        state = {key.removeprefix("module."): value for key, value in checkpoint[theirs].items()}
+        state = {key.removeprefix("module."): value for key, value in checkpoint[file_part].items()}
         optional: dict[str, Tensor] = {}
         if part == "discriminator":
             layers, convs = 0, 2 * sum(key.endswith(".skip.1.weight") for key in state) + 1
@@ -170,7 +172,7 @@ def from_rosinality(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
             layers = sum(key.startswith("style.") and key.endswith(".weight") for key in state)
             convs = sum(key.endswith("activate.bias") for key in state)
             if not layers or not convs:
-                raise UserError(f"{theirs} is no generator of StyleGAN2")
+                raise UserError(f"{file_part} is no generator of StyleGAN2")
             state["latent_avg"] = checkpoint.get("latent_avg", torch.zeros(state["style.1.weight"].shape[0]))
             generator = torch.Generator().manual_seed(0)
             for i in range(convs):  # old files have no constant noise
@@ -184,24 +186,24 @@ def to_rosinality(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """A checkpoint with the networks of a state dict, complete for rosinality's strict loading."""
     checkpoint: dict[str, Any] = {}
     kernel = torch.outer(torch.tensor(TAPS), torch.tensor(TAPS)) / 64
-    for theirs, part in ROSINALITY_PARTS.items():
-        own = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
-        if not own:
+    for file_part, part in ROSINALITY_PARTS.items():
+        tensors = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
+        if not tensors:
             continue
-        layers = sum(key.startswith("mapping_layers.") and key.endswith(".weight") for key in own)
-        convs = sum(key.endswith(".noise_strength") for key in own)
+        layers = sum(key.startswith("mapping_layers.") and key.endswith(".weight") for key in tensors)
+        convs = sum(key.endswith(".noise_strength") for key in tensors)
         if part == "discriminator":
-            convs = 2 * sum(key.endswith(".skip.weight") for key in own) + 1
+            convs = 2 * sum(key.endswith(".skip.weight") for key in tensors) + 1
         names = layer_names(part, layers, convs, 0)
-        if names.keys() != own.keys():
-            raise UserError(f"{part}: {', '.join(sorted(names.keys() ^ own.keys())[:6])} cannot be exported")
+        if names.keys() != tensors.keys():
+            raise UserError(f"{part}: {', '.join(sorted(names.keys() ^ tensors.keys())[:6])} cannot be exported")
         renamed = {}
-        for ours, value in own.items():
-            if value.dim() == 4 and ours.startswith(("convs.", "to_rgb.")) and ours.endswith(".weight"):
+        for name, value in tensors.items():
+            if value.dim() == 4 and name.startswith(("convs.", "to_rgb.")) and name.endswith(".weight"):
                 value = value[None]
-            elif ours.startswith("to_rgb.") and ours.count(".") == 2:  # its bias
+            elif name.startswith("to_rgb.") and name.count(".") == 2:  # its bias
                 value = value.view(1, -1, 1, 1)
-            renamed[names[ours]] = value.clone()
+            renamed[names[name]] = value.clone()
         for i in range((convs - 1) // 2):
             if part == "discriminator":
                 renamed |= {f"convs.{i + 1}.{layer}.0.kernel": kernel.clone() for layer in ("conv2", "skip")}
@@ -209,7 +211,7 @@ def to_rosinality(state: Mapping[str, Tensor]) -> dict[str, Any]:
                 renamed |= {f"convs.{2 * i}.conv.blur.kernel": 4 * kernel, f"to_rgbs.{i}.upsample.kernel": 4 * kernel}
         if part != "discriminator":
             checkpoint["latent_avg"] = renamed.pop("latent_avg")
-        checkpoint[theirs] = renamed
+        checkpoint[file_part] = renamed
     return checkpoint
 
 
@@ -283,21 +285,21 @@ def _flat(module: Any, prefix: str = "") -> dict[str, Tensor]:
     """Parameters and buffers of a module's record by dotted names."""
     values = vars(module) if isinstance(module, _Record | nn.Module) else {}
     tensors = {**values.get("_parameters", {}), **values.get("_buffers", {})}
-    found = {prefix + name: value.detach() for name, value in tensors.items() if value is not None}
+    state = {prefix + name: value.detach() for name, value in tensors.items() if value is not None}
     for name, child in values.get("_modules", {}).items():
-        found |= _flat(child, f"{prefix}{name}.")
-    return found
+        state |= _flat(child, f"{prefix}{name}.")
+    return state
 
 
 def from_nvidia(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The networks `G`, `G_ema`, `D` of a pickle that `read_nvidia_pickle` has read."""
     result: dict[str, Tensor] = {}
-    for theirs, part in NVIDIA_PARTS.items():
-        if checkpoint.get(theirs) is None:
+    for file_part, part in NVIDIA_PARTS.items():
+        if checkpoint.get(file_part) is None:
             continue
-        state = _flat(checkpoint[theirs])
+        state = _flat(checkpoint[file_part])
         if part != "discriminator" and not {"synthesis.b4.const", "mapping.fc0.weight"} <= state.keys():
-            raise UserError(f"{theirs} is no generator of StyleGAN2; StyleGAN3's own networks are not supported")
+            raise UserError(f"{file_part} is no generator of StyleGAN2; StyleGAN3's own networks are not supported")
         layers = sum(key.startswith("mapping.fc") and key.endswith(".weight") for key in state)
         sides = {int(key.split(".")[-3][1:]) for key in state if key.endswith(("conv1.weight", "b4.conv.weight"))}
         result |= _renamed(part, state, layer_names(part, layers, 2 * int(math.log2(max(sides, default=4))) - 3, 1), {})

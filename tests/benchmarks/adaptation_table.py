@@ -4,9 +4,9 @@ source model to several targets of ten images, some seeds each.
     python -m tests.benchmarks.adaptation_table DATA [--targets faces-sketch,toonhead,pixelart] [--methods tgan,cdc]
         [--seeds 3] [--perceptual FILE] [--runs runs/adaptation] [--out docs] [key=value …]
 
-DATA is a folder with `<target>-10shot` and `<target>-heldout`. Each training is a run folder of its own and goes on where it
-was stopped; a row of `adaptation_table.json` with the same overrides is not made again, also where its run folder is gone: the
-same line does what is missing. Further overrides go to train.py. FILE is that of a perceptual distance (ST-LPIPS, LPIPS);
+DATA is a folder with `<target>-10shot` and `<target>-heldout`. Each training is a run folder of its own and continues where
+it was stopped; a row of `adaptation_table.json` with the same overrides is not made again, also where its run folder is gone:
+the same line does what is missing. Further overrides go to train.py. FILE is that of a perceptual distance (ST-LPIPS, LPIPS);
 without it the distance is on MobileNetV2.
 
 Methods have to be compared at equal realism: a model that has hardly begun to adapt is diverse, too. Writes
@@ -106,7 +106,7 @@ def measured(
     if not results.is_file():
         call("evaluate.py", str(run / "checkpoints/last.ckpt"), "callbacks.metrics.full=[kd]", "callbacks.metrics.seed=0")
     facts = json.loads(results.read_text(encoding="utf-8"))
-    head = {**trial._asdict(), "words": list(extra), "commit": (read_manifest(run).get("git") or {}).get("commit")}
+    head = {**trial._asdict(), "overrides": list(extra), "commit": (read_manifest(run).get("git") or {}).get("commit")}
     minutes = json.loads(clock.read_text()) / 60 if clock.is_file() else None
     return {**head, "cpu_minutes": minutes, "verdict": facts["verdict"], "curve": read_curve(run / "curve.csv")}
 
@@ -120,8 +120,8 @@ def realism_of(target: str, data: Path, runs: Path, call: Callable[..., float] =
     return folder / "realism.pt"
 
 
-def anchors(target: str, data: Path, runs: Path, perceptual: Path | None) -> dict[str, Any]:
-    """What copies of the ten images are worth, and the half of the held-out images that is not the reference, with verdicts."""
+def references(target: str, data: Path, runs: Path, perceptual: Path | None) -> dict[str, Any]:
+    """The measurements, with verdicts, of copies of the ten images and of the held-out images that are not compared with."""
     training, heldout = (
         to_uint8(ImageFolder(*list_images(f"{data / target}-{kind}", True), SIZE).stack()) for kind in ("10shot", "heldout")
     )
@@ -165,7 +165,7 @@ def table(content: dict[str, Any]) -> str:
         head = ["", "seeds", *(f"{HEADINGS[k]} at {LEVEL}" for k in ("iteration", *SHOWN))]
         head += [HEADINGS[k] for k in ("realism", *SHOWN, "nearest_training", "cpu_minutes")] + ["verdict at the end"]
         lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        points = content["anchors"].get(target, {})
+        points = content["references"].get(target, {})
         start = next((row for row in rows if row["method"] == "tgan"), rows[0])["curve"][0]  # a miner would change it
         begin = {key: float(start[key]) for key in AdaptationValues._fields}
         named = {"source": begin, "copies of the ten": points.get("copies"), "held-out images": points.get("heldout")}
@@ -247,7 +247,7 @@ def write(folder: Path, content: dict[str, Any]) -> None:
 def read(path: Path) -> dict[str, Any]:
     """The content of `adaptation_table.json`, an unknown number as NaN."""
     if not path.is_file():
-        return {"rows": [], "anchors": {}}
+        return {"rows": [], "references": {}}
     content = json.loads(path.read_text(encoding="utf-8"))
     for row in content["rows"]:
         row["curve"] = [{k: math.nan if v is None else v for k, v in point.items()} for point in row["curve"]]
@@ -270,16 +270,16 @@ def main() -> None:
     data, runs = options.data.resolve(), options.runs.resolve()
     perceptual = options.perceptual and options.perceptual.resolve()
     content = read(options.out / "adaptation_table.json")
-    rows = {(row["target"], row["method"], row["seed"]): row for row in content["rows"] if row["words"] == extra}
+    rows = {(row["target"], row["method"], row["seed"]): row for row in content["rows"] if row["overrides"] == extra}
     failed = []
     for trial in trials(targets, methods, options.seeds):
         if tuple(trial) in rows:
             continue
         try:
-            if trial.target not in content["anchors"]:
-                content["anchors"][trial.target] = anchors(trial.target, data, runs, perceptual)
+            if trial.target not in content["references"]:
+                content["references"][trial.target] = references(trial.target, data, runs, perceptual)
             rows[tuple(trial)] = measured(trial, data, runs, perceptual, extra, call)
-        except subprocess.CalledProcessError as error:  # the others go on, and what they give is kept
+        except subprocess.CalledProcessError as error:  # the other trainings are made, and their rows kept
             failed.append(str(error))
             continue
         write(options.out, {**content, "rows": [rows[key] for key in sorted(rows)]})

@@ -4,7 +4,7 @@
         [--out docs] [key=value …]
 
 SETS is a folder of folders of photographs; the starter set is added, with its own side images as `make train` has them. Each
-training is a run folder of its own and goes on where it was stopped; a row of `fewgan_table.json` that this version's metrics
+training is a run folder of its own and continues where it was stopped; a row of `fewgan_table.json` that this version's metrics
 measured is not made again, also where its run folder is gone: the same line does what is missing. Further overrides go to
 train.py. Writes `fewgan_table.json`, every number with its protocol's hash, the commit and the overrides of its training, and
 `fewgan_table.md`: means over seeds with their 95 % intervals, and whose mean is best.
@@ -134,7 +134,7 @@ def _verdict(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _worth(row: dict[str, Any]) -> str:
-    """What the distances are worth on the row's set: one half of the photographs against the other."""
+    """The distances of one half of the photographs of the row's set to the other."""
     halves = row["reference_points"].get("split_half", {})
     values = [f"{title[:-2]} {halves[key]:.3g}" for key, (title, _) in COLUMNS.items() if halves.get(key) is not None]
     return f"- {row['set']}, one half of the photographs against the other: {', '.join(values)}" if values else ""
@@ -211,7 +211,7 @@ def main() -> None:
         for done in as_completed([pool.submit(work, trial) for trial in waiting]):
             try:
                 row = done.result()
-            except subprocess.CalledProcessError as error:  # the others go on, and what they give is kept
+            except subprocess.CalledProcessError as error:  # the other trainings are made, and their rows kept
                 failed.append(str(error))
                 continue
             rows[row["set"], row["method"], row["seed"]] = row
