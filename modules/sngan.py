@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.utils.data import Dataset
@@ -343,7 +344,7 @@ class SNGAN(StagedModule):
         with sampling_mode(self, 0):
             rows = prior.bank.rows[:num_images]
             judgment = self.discriminator(images, rows)
-            matches = (judgment.features @ self.discriminator.embedding(rows).T).argmax(1)
+            matches = (judgment.features @ self.discriminator.embedding(F.normalize(rows)).T).argmax(1)
             z = torch.randn(num_images, self.hparams.z_dim, device=self.device)
             codes = self.generator_ema.embedding(rows)
             by_prior = self.generator_ema(z[:1].expand(num_images, -1), codes).std(0).mean()

@@ -171,7 +171,9 @@ class DiscriminatorOutput(NamedTuple):
 
 
 class ResNetDiscriminator(nn.Module):
-    """Images [N, 3, s, s] and condition vectors y -> logits l(h) + <E y, h>, with h the sum of the last features.
+    """Images [N, 3, s, s] and condition vectors y -> logits l(h) + <E y / |y|, h>, with h the sum of the last features.
+
+    Vectors have length 1, as those of classes, so that the spectral norm of E bounds the projection of any condition alike.
 
     Args:
         channels: of each block.
@@ -203,7 +205,7 @@ class ResNetDiscriminator(nn.Module):
         linear = self.linear(features).squeeze(1)
         if self.embedding is None:
             return DiscriminatorOutput(linear, linear, torch.zeros_like(linear), features)
-        projection = (self.embedding(vectors) * features).sum(1)
+        projection = (self.embedding(F.normalize(vectors)) * features).sum(1)
         return DiscriminatorOutput(linear + projection, linear, projection, features)
 
 

@@ -18,11 +18,17 @@ from tests.contract.tiers import DISTINCT, YAMLS, by_path, method_tests
 
 @by_path(YAMLS)
 def test_configuration_is_valid_and_describes_a_network_of_known_size(path):
-    """At its own sizes, without memory; where a paper states the number of parameters, PARAMETERS cites it."""
+    """At its own sizes, without memory; where a paper states the number of parameters, PARAMETERS cites it. A training of
+    iterations is long enough to be measured."""
+    config = load_config([str(path)])
     with torch.device("meta"):
-        module = build(load_config([str(path)]).module)  # checked against the schema on loading
+        module = build(config.module)  # checked against the schema on loading
     parameters = sum(parameter.numel() for parameter in module.parameters())
     assert {path.stem: parameters}.items() <= method_tests(path).PARAMETERS.items()
+    if isinstance(iterations := module.hparams.get("iterations"), int):
+        images = iterations * module.reals_per_iteration * config.datamodule.batch_size
+        measured = (config.callbacks.metrics or {}).get("every_n_epochs", 1)
+        assert measured <= round(images / config.datamodule.samples_per_epoch)
 
 
 @by_path(DISTINCT)

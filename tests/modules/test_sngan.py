@@ -126,7 +126,8 @@ def test_projection_is_an_inner_product_and_features_are_summed():
     net = ResNetDiscriminator([8, 8, 8], 2, 5, layers=LayerFactory(spectral=False)).eval()
     images, first, second = torch.randn(4, 3, 16, 16), torch.randn(4, 5), torch.randn(4, 5)
     one, other = net(images, first), net(images, second)
-    difference = ((net.embedding(first) - net.embedding(second)) * one.features).sum(1)
+    units = [vectors / vectors.square().sum(1, keepdim=True).sqrt() for vectors in (first, second)]
+    difference = ((net.embedding(units[0]) - net.embedding(units[1])) * one.features).sum(1)
     assert torch.allclose(one.logits - other.logits, difference, atol=1e-5)
     assert torch.allclose(one.logits, net.linear(one.features)[:, 0] + one.projection)
     maps = images
