@@ -104,10 +104,10 @@ class SampleMetrics(Callback):
 
     def keys_in_training(self, sets: Mapping[str, Any]) -> list[str]:
         """The keys, with * for a number, that a measurement in training may give beside the module's diagnostics."""
-        number, keys = len(reference_set(sets)[1].originals()), list(LOGGED_VERDICTS)
+        num_reference, keys = len(reference_set(sets)[1].originals()), list(LOGGED_VERDICTS)
         for name in self.quick or QUICK:
             crops, sample_crops = (self.crops, self.sample_crops) if name == "kd_crops" else (1, 1)
-            if not METRICS[name].missing_samples(self.num_images * sample_crops, number * crops):
+            if not METRICS[name].missing_samples(self.num_images * sample_crops, num_reference * crops):
                 keys += possible_keys(name, self.backbone, self.perceptual)
         return keys
 
@@ -204,11 +204,11 @@ class SampleMetrics(Callback):
         drawn_by_label = any(condition.by_label for condition in module.conditions())
         if labels is None or not drawn_by_label or not self._uses_features or len(images) != len(self._reference.whole):
             return {}
-        number, values = max(2, self.num_images // (int(labels.max()) + 1)), {}
+        num_samples, values = max(2, self.num_images // (int(labels.max()) + 1)), {}
         for label in labels.unique().tolist():
             features = []
-            for first in range(0, number, self.chunk):
-                chunk = range(first, min(first + self.chunk, number))
+            for first in range(0, num_samples, self.chunk):
+                chunk = range(first, min(first + self.chunk, num_samples))
                 with sampling_mode(module, self.seed, chunk):
                     features.append(self.backbone(to_uint8(module.sample(len(chunk), labels=[label]))))
             reals = self._reference.whole[(labels == label).to(module.device)]
@@ -231,7 +231,7 @@ class SampleMetrics(Callback):
             pixels = torch.zeros(len(numbers), 3, *size, dtype=torch.uint8, device=module.device)
             for row, index in zip(pixels, chosen[numbers].tolist(), strict=True):
                 row.copy_(to_uint8(images[index]))
-            picks = torch.tensor([i for i, number in enumerate(numbers.tolist()) if number in kept], dtype=torch.long)
+            picks = torch.tensor([i for i, index in enumerate(numbers.tolist()) if index in kept], dtype=torch.long)
             crops = max(1, min(self.crops, MAX_CROPS // len(kept)))
             parts.append(self._image_set(pixels, picks, chosen[numbers[picks]].tolist(), crops, 2 * self.seed))
         return ImageSet.concatenate(parts).gather(own_indices.to(module.device))
@@ -273,17 +273,17 @@ class SampleMetrics(Callback):
         return ImageSet(whole, subset, crops, picks)
 
     def _protocol(self, module: GenerativeModule, images: Any, notes: list[str]) -> dict[str, Any]:
-        number, with_pixels = len(self._reference.whole), len(self._reference.images)
-        if with_pixels < number:
-            notes.append(f"crops, pixel metrics and the verdict use {with_pixels} of {number} reference images")
+        num_real, with_pixels = len(self._reference.whole), len(self._reference.images)
+        if with_pixels < num_real:
+            notes.append(f"crops, pixel metrics and the verdict use {with_pixels} of {num_real} reference images")
         settings = {
-            "num_real": number,
+            "num_real": num_real,
             "num_generated": self.num_images,
             "reference": images.fingerprint,
             "reference_names": images.names if len(images) <= MAX_IMAGES else None,
             "seed": self.seed,
             "sampling_seeds": self.sampling_seeds,
-            "max_reference": self.max_reference if number < len(images) else None,
+            "max_reference": self.max_reference if num_real < len(images) else None,
         }
         if self.classifier is not None:
             settings["realism"] = self.classifier.sha256
@@ -295,9 +295,9 @@ def measure_autoencoder(module: Autoencodes, sets: Mapping[str, Any], perceptual
     """Errors of the autoencoder on images of its training (the set `source`, else `image`), held-out ones and `image`, sets of
     equal size; see `autoencoder_test`."""
     named = {"training": sets.get("source", sets["image"]), "heldout": sets["image_heldout"], "sources": sets["image"]}
-    number, errors = min(MAX_AUTOENCODED, *map(len, named.values())), {}
+    num_images, errors = min(MAX_AUTOENCODED, *map(len, named.values())), {}
     for name, images in named.items():
-        pixels = _evenly_spaced(images, number).to(module.device)
+        pixels = _evenly_spaced(images, num_images).to(module.device)
         outputs = module.autoencode(from_uint8(pixels))
         errors.setdefault("mse", {})[name] = squared_errors(from_uint8(pixels), outputs)
         if perceptual is not None:
@@ -327,8 +327,8 @@ def reference_set(sets: Mapping[str, Any]) -> tuple[str, Any]:
     return next((key, sets[key]) for key in ("tile", "image") if key in sets)
 
 
-def _evenly_spaced(images: Any, number: int) -> Tensor:
-    """At most `number` evenly spaced images of a set as uint8 [N, 3, H, W]."""
+def _evenly_spaced(images: Any, num_images: int) -> Tensor:
+    """At most `num_images` evenly spaced images of a set as uint8 [N, 3, H, W]."""
     originals = images.originals()
-    picks = torch.linspace(0, len(originals) - 1, min(number, len(originals))).long().tolist()
+    picks = torch.linspace(0, len(originals) - 1, min(num_images, len(originals))).long().tolist()
     return to_uint8(torch.stack([originals[i] for i in picks]))

@@ -174,11 +174,10 @@ class LatentPatch(OnCodes, BankModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         state, prefix = checkpoint["state_dict"], "tokenizer."
-        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        self.tokenizer.load_state_dict(own)
-        if (found := self.tokenizer.identity()) != checkpoint["codes_of"]:
-            expected = checkpoint["codes_of"]
-            raise UserError(f"the codes are of another autoencoder ({expected[:12]}) than the one in the file ({found[:12]})")
+        self.tokenizer.load_state_dict({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
+        expected, actual = checkpoint["codes_of"], self.tokenizer.identity()
+        if actual != expected:
+            raise UserError(f"the codes are of another autoencoder ({expected[:12]}) than the one in the file ({actual[:12]})")
         self._open_bank(len(state["bank.values"]))
         self.attributes = checkpoint["attributes"]
 

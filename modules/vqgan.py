@@ -180,7 +180,7 @@ class VQGAN(StagedModule):
         return digest.hexdigest()
 
     def autoencoder_state(self) -> dict[str, Tensor]:
-        """The weights of encoder, code book and decoder, without what only training needs."""
+        """The weights of encoder, code book and decoder, without those that only training needs."""
         return autoencoder_part(self.state_dict())
 
     # --- training -----------------------------------------------------------------------------------------------------
@@ -278,22 +278,23 @@ class VQGAN(StagedModule):
     @torch.no_grad()
     def _start_codes(self) -> None:
         """The code book by k-means on vectors of training images, equal on all ranks."""
-        number = self.quantize.num_codes
-        centers = kmeans(self._random_latents(50 * number, "kmeans"), number, self.random_stream("centers", shared=True))
+        num_codes = self.quantize.num_codes
+        latents, stream = self._random_latents(50 * num_codes, "kmeans"), self.random_stream("centers", shared=True)
+        centers = kmeans(latents, num_codes, stream)
         centers = self.trainer.strategy.broadcast(centers.cpu()).to(self.device)  # sums are not deterministic on GPUs
         vectors = self.trainer.datamodule.batch_size * self.trainer.world_size * math.prod(self.grid)
-        self.quantize.replace(torch.arange(number, device=self.device), centers, vectors / number)
+        self.quantize.replace(torch.arange(num_codes, device=self.device), centers, vectors / num_codes)
 
     @torch.no_grad()
-    def _random_latents(self, number: int, purpose: str) -> Tensor:
-        """`number` vectors [n, L] of random training images at random places, equal on all ranks."""
+    def _random_latents(self, num_vectors: int, purpose: str) -> Tensor:
+        """Vectors [num_vectors, L] of random training images at random places, equal on all ranks."""
         images, stream = self.training_sets["image"], self.random_stream(purpose, shared=True)
-        count = min(len(images), -(-number // math.prod(self.grid)) + 3)
-        picks = torch.randperm(len(images), generator=stream)[:count].tolist()
+        num_images = min(len(images), -(-num_vectors // math.prod(self.grid)) + 3)
+        picks = torch.randperm(len(images), generator=stream)[:num_images].tolist()
         pictures = torch.stack([images[i] for i in picks]).to(self.device, self.dtype)
         rows = torch.cat([rows_of(self.quant_conv(self.encoder(part))) for part in pictures.split(self._at_once)])
         order = torch.randperm(len(rows), generator=stream)
-        rows = rows[order.repeat(-(-number // len(rows)))[:number].to(rows.device)]
+        rows = rows[order.repeat(-(-num_vectors // len(rows)))[:num_vectors].to(rows.device)]
         return self.trainer.strategy.broadcast(rows.cpu()).to(self.device)
 
     def on_train_epoch_end(self) -> None:
@@ -338,10 +339,10 @@ class VQGAN(StagedModule):
     def convert(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
         """The autoencoder of a source file, and its discriminator if it has one of the same shapes."""
         state, current = checkpoint["state_dict"], self.state_dict()
-        found = fitting_weights(state, current, min(self.image_size))
+        autoencoder = fitting_weights(state, current, min(self.image_size))
         rest = {key: value for key, value in state.items() if key.startswith("discriminator.")}
         fits = all(key in current and current[key].shape == value.shape for key, value in rest.items())
-        return current | found | (rest if fits else {})
+        return current | autoencoder | (rest if fits else {})
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Mapping[str, Any]) -> Self:
@@ -355,7 +356,7 @@ class VQGAN(StagedModule):
         return module.eval()
 
     def export(self) -> dict[str, Any]:
-        """What is needed to encode and decode, as a small checkpoint for `torch.save`."""
+        """A checkpoint for `torch.save` that encodes and decodes, without discriminator and optimizers."""
         state = {key: value.detach().cpu().clone() for key, value in self.autoencoder_state().items()}
         facts = {key: getattr(self, key) for key in ("iteration", "images_seen", "source_sha256")}
         return {"class_path": CLASS_PATH, "hyper_parameters": dict(self.hparams), "state_dict": state, **facts}

@@ -111,7 +111,7 @@ class VQGANTransformer(OnCodes, StagedModule):
         if path:
             try:
                 state, expected = read_transformer(path), self.transformer.state_dict()
-                check_keys(*({key: tuple(value.shape) for key, value in part.items()} for part in (state, expected)), [], path)
+                check_keys(*({key: tuple(value.shape) for key, value in part.items()} for part in (state, expected)), path)
             except (UserError, OSError) as error:
                 raise UserError(f"module.source_checkpoint={path}: {str(error).removeprefix(f'{path}: ')}") from None
             self.transformer.load_state_dict(state)

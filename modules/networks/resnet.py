@@ -209,7 +209,7 @@ class ResNetDiscriminator(nn.Module):
         return DiscriminatorOutput(linear + projection, linear, projection, features)
 
 
-def check_widths(key: str, widths: Sequence[int], number: int, meaning: str) -> None:
-    """UserError unless there are `number` widths."""
-    if len(widths) != number:
-        raise UserError(f"{key} has {len(widths)} entries, {list(widths)}; expected {number}, {meaning}")
+def check_widths(key: str, widths: Sequence[int], num_widths: int, meaning: str) -> None:
+    """UserError unless there are `num_widths` widths."""
+    if len(widths) != num_widths:
+        raise UserError(f"{key} has {len(widths)} entries, {list(widths)}; expected {num_widths}, {meaning}")

@@ -122,18 +122,21 @@ def read_pickled(path: Path) -> tuple[Mapping[str, Any], zipfile.ZipFile, str]:
         raise NotVQGAN(f"{path}: not a checkpoint, or a damaged one") from None
 
 
-def _materialized(tensors: Mapping[str, _StoredTensor], archive: zipfile.ZipFile, folder: str) -> dict[str, Tensor]:
-    """The tensors themselves in float32; nothing else is read. BadZipFile, RuntimeError, … if the file is damaged."""
+def _materialized(tensors: Mapping[str, _StoredTensor], archive: zipfile.ZipFile, folder: str, path: str) -> dict[str, Tensor]:
+    """The tensors themselves in float32; nothing else is read. UserError if the file is damaged."""
     result = {}
-    for name, (storage, offset, size, stride) in tensors.items():
-        key, dtype = storage
-        member = archive.getinfo(f"{folder}data/{key}")
-        if member.compress_type != zipfile.ZIP_STORED:  # torch writes no packed members, which could be of any size
-            raise zipfile.BadZipFile
-        values = torch.frombuffer(bytearray(archive.read(member)), dtype=dtype)
-        if math.prod(size) > len(values):
-            raise ValueError
-        result[name] = values.as_strided(size, stride, offset).to(torch.float32, copy=True).contiguous()
+    try:
+        for name, (storage, offset, size, stride) in tensors.items():
+            key, dtype = storage
+            member = archive.getinfo(f"{folder}data/{key}")
+            if member.compress_type != zipfile.ZIP_STORED:  # torch writes no packed members, which could be of any size
+                raise zipfile.BadZipFile
+            values = torch.frombuffer(bytearray(archive.read(member)), dtype=dtype)
+            if math.prod(size) > len(values):
+                raise ValueError
+            result[name] = values.as_strided(size, stride, offset).to(torch.float32, copy=True).contiguous()
+    except (zipfile.BadZipFile, RuntimeError, KeyError, ValueError, AttributeError, TypeError):
+        raise UserError(f"{path}: damaged, its tensors cannot be read") from None
     return result
 
 
@@ -156,47 +159,44 @@ def read_autoencoder(path: str) -> tuple[dict[str, Any], str]:
         state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
         tensors = {key: value for key, value in state.items() if isinstance(value, _StoredTensor)}
         second = any(key.startswith(PREFIX) for key in tensors)
-        own = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX) or not second}
-        own, averaged = _with_averages(own)
-        found = {key: value for key, value in own.items() if key.split(".")[0] in PARTS}
-        shapes = {key: value.size for key, value in found.items()}
+        tensors = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX) or not second}
+        tensors, averaged = _with_averages(tensors)
+        loaded = {key: value for key, value in tensors.items() if key.split(".")[0] in PARTS}
+        shapes = {key: value.size for key, value in loaded.items()}
         settings = infer_settings(shapes, path)
-        left = [key for key in own if key.split(".")[0] not in (*PARTS, *IGNORED)]
-        check_keys(shapes, expected_shapes(settings), left, path)
-        try:
-            weights = _materialized(found, archive, folder)
-        except (zipfile.BadZipFile, RuntimeError, KeyError, ValueError):
-            raise UserError(f"{path}: damaged, its tensors cannot be read") from None
-    number = sum(tensor.numel() for tensor in weights.values())
+        unexpected = [key for key in tensors if key.split(".")[0] not in (*PARTS, *IGNORED)]
+        check_keys(shapes, expected_shapes(settings), path, unexpected)
+        weights = _materialized(loaded, archive, folder, path)
+    num_parameters = sum(tensor.numel() for tensor in weights.values())
     f, (k, dim) = settings["unshuffle"] * 2 ** (len(settings["ch_mult"]) - 1), (settings["num_codes"], settings["embed_dim"])
     kind = "the autoencoder in a second stage's file" if second else "an autoencoder"
     description = (
         f"{kind} of VQGAN in the format of taming-transformers: downsampling {f}, {k} codes of {dim} numbers, "
-        f"{number:,} parameters" + ", averaged weights" * averaged
+        f"{num_parameters:,} parameters" + ", averaged weights" * averaged
     )
     facts = {"description": description, "iteration": 0}
     return {"class_path": CLASS_PATH, "hyper_parameters": settings, "state_dict": weights, **facts}, file_sha256(path)
 
 
-def fitting_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor], side: int) -> dict[str, Tensor]:
+def fitting_weights(source: Mapping[str, Tensor], target: Mapping[str, Tensor], side: int) -> dict[str, Tensor]:
     """The autoencoder's weights in the state dict of a file, with statistics of the code book where the network has them.
 
-    UserError if they do not fit a network with the state dict `own`, for images of `side` pixels.
+    UserError if they do not fit a network with the state dict `target`, for images of `side` pixels.
     """
-    found, expected = (autoencoder_part(values) for values in (state, own))
-    shapes = [{key: tuple(value.shape) for key, value in values.items()} for values in (found, expected)]
-    theirs, ours = (infer_settings(part, "the file", side) for part in shapes)
-    unequal = [f"module.{key} is {ours[key]}, the source's {theirs[key]}" for key in ours if ours[key] != theirs[key]]
+    loaded, expected = (autoencoder_part(state) for state in (source, target))
+    shapes = [{key: tuple(value.shape) for key, value in part.items()} for part in (loaded, expected)]
+    given, wanted = (infer_settings(part, "the file", side) for part in shapes)
+    unequal = [f"module.{key} is {wanted[key]}, the source's {given[key]}" for key in wanted if wanted[key] != given[key]]
     if unequal:
         raise UserError(f"the source is a network of another size: {'; '.join(unequal)}")
-    check_keys(*shapes, [], "the file")
-    entries = found["quantize.embedding.weight"]
-    missing = {"quantize.usage": torch.ones(len(entries)), "quantize.sums": entries}
-    return found | {key: state.get(key, missing[key]) for key in STATISTICS & own.keys()}
+    check_keys(*shapes, "the file")
+    entries = loaded["quantize.embedding.weight"]
+    defaults = {"quantize.usage": torch.ones(len(entries)), "quantize.sums": entries}
+    return loaded | {key: source.get(key, defaults[key]) for key in STATISTICS & target.keys()}
 
 
 def autoencoder_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What encoding and decoding needs of the state dict of a VQGAN."""
+    """The weights in the state dict of a VQGAN that encoding and decoding need."""
     return {key: value for key, value in state.items() if key.split(".")[0] in PARTS and key not in STATISTICS}
 
 
@@ -205,14 +205,11 @@ def read_transformer(path: str) -> dict[str, Tensor]:
     content, archive, folder = read_pickled(Path(path))
     with archive:
         state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-        found = {key.removeprefix("transformer."): value for key, value in state.items() if key.startswith("transformer.")}
-        found = {key: value for key, value in found.items() if not key.endswith(".attn.mask")}
-        if not found:
+        loaded = {key.removeprefix("transformer."): value for key, value in state.items() if key.startswith("transformer.")}
+        loaded = {key: value for key, value in loaded.items() if not key.endswith(".attn.mask")}
+        if not loaded:
             raise NotVQGAN(f"{path}: holds no transformer")
-        try:
-            return _materialized(found, archive, folder)
-        except (zipfile.BadZipFile, RuntimeError, KeyError, ValueError, AttributeError, TypeError):
-            raise UserError(f"{path}: damaged, its tensors cannot be read") from None
+        return _materialized(loaded, archive, folder, path)
 
 
 def _with_averages(state: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -266,13 +263,13 @@ def expected_shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def check_keys(
-    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], left: Iterable[str], path: str
+    loaded: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], path: str, unexpected: Iterable[str] = ()
 ) -> None:
-    """UserError that lists what is missing, what is unexpected and what has another shape."""
+    """UserError that lists which weights are missing, `unexpected` or of another shape, from the shapes by name."""
     lists = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "unexpected": sorted([*(found.keys() - expected.keys()), *left]),
-        "of another shape": sorted(key for key in found.keys() & expected.keys() if found[key] != expected[key]),
+        "missing": sorted(expected.keys() - loaded.keys()),
+        "unexpected": sorted([*(loaded.keys() - expected.keys()), *unexpected]),
+        "of another shape": sorted(key for key in loaded.keys() & expected.keys() if loaded[key] != expected[key]),
     }
     lines = [f"{kind}: {', '.join(keys[:8])}{' …' * (len(keys) > 8)}" for kind, keys in lists.items() if keys]
     if lines:

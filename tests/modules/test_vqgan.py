@@ -32,6 +32,11 @@ SIZES = {
     "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": [], "z_channels": 8, "embed_dim": 8, "num_codes": 16,
     "disc_layers": 1, "disc_channels": 8,
 }  # fmt: skip
+SMALL = {"image_size": [64, 64], "ch": 64, "num_res_blocks": 1, "num_codes": 512, "embed_dim": 64}
+NANO = {
+    "image_size": [32, 32], "ch": 32, "ch_mult": [1, 1, 2], "num_res_blocks": 1, "attn_resolutions": [8], "z_channels": 32,
+    "num_codes": 64, "embed_dim": 16,
+}  # fmt: skip
 JOINED_BATCH = "compared in this file: its code statistics are of 32 bits, the comparison for all needs 64"
 TINY = [
     "datamodule.num_images=5",
@@ -86,12 +91,18 @@ def test_the_released_architecture_has_the_published_numbers_of_parameters():
         ({"num_codes": 16384, "z_channels": 8, "embed_dim": 8}, 69.59),  # latent-diffusion, f = 16
         ({"num_codes": 256, "z_channels": 4, "embed_dim": 4, "ch_mult": [1, 2, 2, 4], "attn_resolutions": [32]}, 67.65),
         ({"ch": 64, "z_channels": 128, "embed_dim": 64}, 18.04),
+        ({**SMALL, "ch_mult": [1, 2, 2, 4], "attn_resolutions": [8], "z_channels": 128}, 13.34),
+        ({**SMALL, "ch_mult": [1, 2, 4], "z_channels": 128}, 12.16),
+        ({**SMALL, "image_size": [32, 32], "ch_mult": [1, 2, 2], "attn_resolutions": [8], "z_channels": 64,
+          "num_codes": 256, "embed_dim": 32}, 4.13),
+        (NANO, 0.815),
     ],
-)
+)  # fmt: skip
 def test_variants_have_the_published_numbers_of_parameters(settings, millions):
     with torch.device("meta"):
-        module = VQGAN([256, 256], **settings)
-    assert (count(module) - count(module.discriminator)) / 1e6 == pytest.approx(millions, abs=0.01)
+        module = VQGAN(**({"image_size": [256, 256]} | settings))
+    digits = 3 if millions < 1 else 2
+    assert round((count(module) - count(module.discriminator)) / 1e6, digits) == millions
 
 
 @pytest.mark.parametrize(("layers", "parameters", "side"), [(3, 2_765_633, 30), (2, 663_361, 62), (1, 136_513, 126)])
@@ -224,7 +235,9 @@ def test_the_discriminator_is_untouched_before_disc_start():
 
 
 def test_the_adaptive_weight_gives_both_terms_the_same_gradient(monkeypatch):
-    module, ratios = build(disc_start=0, perceptual="rand_cnn"), []
+    """Up to `disc_weight`, with which the loss takes it."""
+    module, ratios = build(disc_start=0, perceptual="rand_cnn", disc_weight=0.7), []
+    module.discriminator.main[-1].weight.data *= 1000  # so that the 1e-4 in the denominator is nothing
     plain = VQGAN._adaptive_weight
 
     def compare(self, nll, fooling):
@@ -235,7 +248,10 @@ def test_the_adaptive_weight_gives_both_terms_the_same_gradient(monkeypatch):
 
     monkeypatch.setattr(VQGAN, "_adaptive_weight", compare)
     fit(module, iterations=2)
-    assert ratios == pytest.approx([1, 1], rel=0.05)  # but for the 1e-4 in the denominator
+    assert ratios == pytest.approx([1, 1], rel=1e-3)
+    logged = {key.removeprefix("train/"): float(value) for key, value in module.trainer.callback_metrics.items()}
+    terms = logged["reconstruction"] + logged["perceptual"] + logged["codebook"]
+    assert logged["g_loss"] == pytest.approx(terms + 0.7 * logged["adaptive_weight"] * logged["adversarial"], rel=1e-5)
 
 
 def test_warm_up_without_quantization_then_k_means():
@@ -308,6 +324,16 @@ def test_the_perceptual_loss_is_the_distance_of_the_metrics_with_gradients():
     black = torch.full((1, 3, 16, 16), -1.0, requires_grad=True)  # features of length 0
     loss(black, references[:1, :, :16, :16]).sum().backward()
     assert black.grad.isfinite().all()
+
+
+def test_the_perceptual_loss_of_a_file_is_lpips_of_images_in_their_own_range(tmp_path):
+    from tests.metrics.test_perceptual_distance import lpips_pair
+
+    path, package = lpips_pair("alex", tmp_path)
+    images, references = torch.rand(2, 3, 3, 64, 64) * 2 - 1
+    values = PerceptualLoss(str(path))(images, references)
+    with torch.no_grad():
+        assert values.tolist() == pytest.approx(package(images, references).flatten().tolist(), rel=1e-4)
 
 
 @pytest.mark.parametrize(("perceptual", "name"), [(None, "none"), ("rand_cnn", "pd_rand_cnn")])

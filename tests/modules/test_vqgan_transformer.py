@@ -205,6 +205,17 @@ def test_it_learns_the_codes_of_four_images_by_heart():
     assert (drawn[:, None] == codes[None]).float().mean((2, 3)).max(1).values.min() > 0.95
 
 
+def test_codes_are_replaced_in_the_inputs_alone(monkeypatch):
+    """`keep`: half of them by random ones of 16, targets never."""
+    module, pairs, plain = build(keep=0.5), [], CodeTransformer.forward
+    monkeypatch.setattr(CodeTransformer, "forward", lambda *a: pairs.append((a[1], a[3])) or plain(*a))
+    fit(module)
+    targets, inputs = map(torch.cat, zip(*pairs[:4], strict=True))
+    known = module.tokenizer.encode(_data().sets()["image"].stack())
+    assert all((row == known).flatten(1).all(1).any() for row in targets)
+    assert (inputs == targets).double().mean() == pytest.approx(0.5 + 0.5 / 16, abs=0.06)
+
+
 def _data():
     data = SyntheticDataModule([16, 16], num_images=4)
     data.setup()

@@ -198,12 +198,13 @@ def test_projection_and_interpolation_commute():
 
 
 def test_one_neighbor_continues_the_first_source():
-    """L1: with sources that share no code of a cell, the nearest to a source's patch is the source."""
+    """L1, and L3 with five scales: with sources that share no code of a cell, the nearest to a source's patch is the source."""
     codes = torch.arange(20, dtype=torch.int16).view(20, 1, 1).expand(20, 16, 16)
     made = LatentSources(codes, torch.randn(20, 8))
     for patch, stride in ((2, 1), (4, 2), (6, 2), (8, 3)):
-        origin = synthesize(made, [(16, 16)], patch, stride, 1, images=5) // 256
-        assert (origin == origin[:, :1]).all() and len(origin[:, 0].unique()) > 1
+        for sizes in ([(16, 16)], latent_sizes((16, 16), 5)):
+            origin = synthesize(made, sizes, patch, stride, 1, images=5) // 256
+            assert (origin == origin[:, :1]).all() and len(origin[:, 0].unique()) > 1
 
 
 def test_a_source_as_reference_returns_it():
@@ -213,6 +214,16 @@ def test_a_source_as_reference_returns_it():
     origin = synthesize(made, [(8, 8)], 4, 2, 1, guess=guess)
     assert torch.equal(origin // 64, torch.tensor([[3], [4]]).expand(2, 64))
     assert torch.equal(made.codes_of(origin), made.codes[3:5].long())
+
+
+def test_other_numbers_of_the_sources_change_the_origin_alone():
+    """L12: with a reference, as otherwise the first window's source is drawn by its number."""
+    made, order = sources(), torch.randperm(20, generator=torch.Generator().manual_seed(2))
+    other = LatentSources(made.codes[order].view(20, 8, 8), made.book)
+    guess = uniform(3, 64, 6) * 2 - 1
+    first, second = (synthesize(given, [(8, 8)], 4, 2, 3, guess=guess) for given in (made, other))
+    assert torch.equal(made.codes_of(first), other.codes_of(second)) and not torch.equal(first, second)
+    assert torch.equal(order[second // 64], first // 64)
 
 
 @pytest.mark.parametrize("sizes", [[(8, 8)], [(5, 5), (6, 6), (8, 8)]])
