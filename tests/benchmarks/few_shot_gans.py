@@ -183,7 +183,7 @@ def measured(trial: Trial, data: Path, runs: Path, judges: Sequence[str], extra:
     if not row:
         begins, seconds = not run.exists(), call("train.py", *overrides_of(trial, root, run), *extra)
         settings = [*BUDGETS["biggan" if trial.images.startswith("emoji") else "sngan"], *extra]
-        row = {"trial": trial._asdict(), "words": settings, "cpu_minutes": seconds / 60 if begins else None, "judges": {}}
+        row = {"trial": trial._asdict(), "overrides": settings, "cpu_minutes": seconds / 60 if begins else None, "judges": {}}
     if missing := [judge for judge, name in zip(judges, names, strict=True) if name not in row["judges"]]:
         with MEASURING:  # the random state is that of the process
             facts = measurement(run / "checkpoints/last.ckpt", root, heldout, missing)
