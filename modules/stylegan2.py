@@ -30,7 +30,7 @@ from modules.losses.penalties import path_lengths, r1_penalty
 from modules.networks.equalized import EqualConv, EqualLinear
 from modules.networks.residual_discriminator import ResidualDiscriminator
 from modules.networks.style_checkpoints import NETWORKS, generator_sizes, read_style_checkpoint, source_networks
-from modules.networks.style_generator import StyledConv, StyleGenerator, ToRGB
+from modules.networks.style_generator import StyledConv, StyleGenerator, ToRGB, resolutions
 from modules.ops import noise as image_noise
 from modules.ops.pretrained import unit_rms
 from modules.staged import StagedModule
@@ -124,6 +124,12 @@ class StyleGAN2(StagedModule):
         if self.image_size[0] != self.image_size[1]:
             raise UserError(f"image_size is {list(hp.image_size)}; StyleGAN2 makes square images")
         side, width = self.image_size[0], (hp.channel_multiplier, hp.channel_max, hp.channels)
+        if hp.channels is not None and len(hp.channels) != (expected := len(resolutions(side))):
+            source = "; a source model has to have this size, too" if hp.source_checkpoint else ""
+            raise UserError(
+                f"channels has {len(hp.channels)} entries, {list(hp.channels)}, for images of {2 ** (len(hp.channels) + 1)} "
+                f"pixels; image_size={list(hp.image_size)} needs {expected}, at 4, 8, …, {side} pixels{source}"
+            )
         condition = self.condition = hp.condition and build_node(hp.condition)
         code_dim = (condition.embedding or condition.dim) if condition else 0
         self.generator = StyleGenerator(side, hp.z_dim + code_dim, hp.w_dim, hp.mapping_layers, hp.mapping_lr_mul, *width)

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import UserError, report_user_errors
+from core.files import atomic_write
 from modules.ops.fir import TAPS
 from modules.ops.weights import read_hashed
 
@@ -313,8 +314,17 @@ def export(path: str, target: str, layout: str = "") -> None:
     if not networks or any(key.startswith("miner.") for key in state):
         raise UserError(f"{path} holds no plain StyleGAN2")
     converted = to_rosinality(networks)  # which checks the names
-    torch.save(converted if layout == "rosinality" else networks, target)
+    with atomic_write(target) as file:
+        torch.save(converted if layout == "rosinality" else networks, file)
+
+
+def main(arguments: list[str]) -> int:
+    with report_user_errors() as errors:
+        if len(arguments) < 2 or arguments[2:] not in ([], ["rosinality"]):
+            raise UserError("expected CHECKPOINT.ckpt WEIGHTS.pt [rosinality]")
+        export(*arguments)
+    return errors.exit_code
 
 
 if __name__ == "__main__":
-    export(*sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -3,8 +3,10 @@ import torch
 
 from modules.freezed import FreezeD
 from modules.tgan import TGAN
-from tests.modules.style_source import TINY, build, differing, fit, networks, source_model  # noqa: F401
+from tests.modules import style_source
+from tests.modules.style_source import build, differing, fit, source_model
 
+TINY = [*style_source.TINY, "module.freeze_blocks=1"]  # the default at 16 pixels is 0
 PARAMETERS = {"freezed": 410_207, "freezed_256": 88_932_805}
 
 

@@ -166,7 +166,10 @@ def test_augmented_trainings_differ_and_samples_are_not_augmented(augment):
     if augment == "ada":
         assert augmented.augment.calls == 4
         fit(augmented := build(augment="ada", ada_kimg=0.001), max_epochs=1)
+        logged = augmented.trainer.callback_metrics
         assert augmented.augment.overfitting.abs() <= 1
+        assert torch.equal(logged["train/ada_p"], augmented.augment.p)
+        assert torch.equal(logged["train/ada_overfitting"], augmented.augment.overfitting)
 
 
 @pytest.mark.slow

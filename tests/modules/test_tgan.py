@@ -126,6 +126,11 @@ def without_discriminator(path):
     [
         (["datamodule.image_size=[48,48]"], "image_size is 48; StyleGAN2 needs a power of two of at least 16"),
         (["datamodule.image_size=[32,64]"], "image_size is [32, 64]; StyleGAN2 makes square images"),
+        (
+            ["datamodule.image_size=[64,64]"],
+            "channels has 4 entries, [48, 48, 32, 24], for images of 32 pixels; image_size=[64, 64] "
+            "needs 5, at 4, 8, …, 64 pixels; a source model has to have this size, too",
+        ),
         (["datamodule.image_size=[64,64]", "module.channels=[48,48,32,24,12]"], "module.image_size is [64, 64], the source's"),
         (["module.mapping_layers=3"], "module.mapping_layers is 3, the source's 2"),
         (["module.source_checkpoint=nowhere.pt"], "nowhere.pt: no such file"),

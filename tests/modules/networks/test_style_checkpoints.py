@@ -17,6 +17,7 @@ from core.errors import UserError
 from modules.networks.style_checkpoints import (
     from_nvidia,
     from_rosinality,
+    main,
     read_nvidia_pickle,
     read_style_checkpoint,
     to_rosinality,
@@ -99,6 +100,30 @@ def test_every_tensor_is_accounted_for(weights, part):
     file[part]["surplus.weight"] = file[part].pop(name)
     with pytest.raises(UserError, match=f"missing {name}; unexpected surplus.weight"):
         from_rosinality(file)
+
+
+@pytest.mark.parametrize("layout", [[], ["rosinality"]])
+def test_the_networks_of_a_training_s_checkpoint_are_exported(weights, layout, tmp_path):
+    equal_means = weights | {"generator.w_mean": weights["generator_ema.w_mean"]}  # rosinality's files have one
+    torch.save({"state_dict": {**equal_means, "path_mean": torch.tensor(1.0)}}, tmp_path / "last.ckpt")
+    assert main([str(tmp_path / "last.ckpt"), str(tmp_path / "out/weights.pt"), *layout]) == 0
+    content = torch.load(tmp_path / "out/weights.pt", weights_only=True)
+    assert content.keys() == ({"g", "g_ema", "d", "latent_avg"} if layout else equal_means.keys())
+    same(read_style_checkpoint(tmp_path / "out/weights.pt")[0], equal_means)
+
+
+@pytest.mark.parametrize(
+    ("more", "layout", "message"),
+    [
+        ({"miner.layers.0.weight": torch.zeros(1)}, [], "last.ckpt holds no plain StyleGAN2"),
+        ({"generator.convs.0.after_conv.scale": torch.ones(8)}, [], "generator: convs.0.after_conv.scale cannot be exported"),
+        ({}, ["pickle"], "expected CHECKPOINT.ckpt WEIGHTS.pt [rosinality]"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_error(weights, more, layout, message, tmp_path, capsys):
+    torch.save({"state_dict": weights | more}, tmp_path / "last.ckpt")
+    assert main([str(tmp_path / "last.ckpt"), str(tmp_path / "weights.pt"), *layout]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "weights.pt").exists()
 
 
 # --- pickles like NVIDIA's --------------------------------------------------------------------------------------------
