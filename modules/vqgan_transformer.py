@@ -166,11 +166,12 @@ class VQGANTransformer(OnCodes, StagedModule):
         top_k: PositiveInt | None = None, top_p: OpenFraction | None = None, label: NonNegativeInt | None = None,
     ) -> Tensor:  # fmt: skip
         """New images; by default with the settings of the training, and of random classes."""
-        f = self.hparams.downsampling
-        grid = tuple(-(-side // f) for side in size or self.image_size)
-        labels = self._labels(num_images, label)
+        f, size = self.hparams.downsampling, tuple(size or self.image_size)
+        if any(side < least for side, least in zip(size, self.image_size, strict=True)):
+            raise UserError(f"size is {list(size)}; expected at least {list(self.image_size)}, the size of training")
+        grid, labels = tuple(-(-side // f) for side in size), self._labels(num_images, label)
         images = self.tokenizer.decode(self.sample_codes(num_images, grid, labels, temperature, top_k, top_p))
-        return images[..., : (size or self.image_size)[0], : (size or self.image_size)[1]]
+        return images[..., : size[0], : size[1]]
 
     def sample_codes(
         self, num_images: int, grid: tuple[int, int], labels: Tensor | None = None, temperature: float | None = None,

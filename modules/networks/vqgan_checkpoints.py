@@ -34,6 +34,7 @@ PLAIN = ("object", "set", "frozenset", "bytearray", "complex", "slice", "range")
 DTYPES = {
     "FloatStorage": torch.float32, "HalfStorage": torch.float16, "DoubleStorage": torch.float64, "LongStorage": torch.int64,
     "IntStorage": torch.int32, "BFloat16Storage": torch.bfloat16, "BoolStorage": torch.bool, "ByteStorage": torch.uint8,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8,
 }  # fmt: skip
 
 

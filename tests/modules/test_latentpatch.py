@@ -105,8 +105,16 @@ def test_shipped_weights_are_found_from_any_folder(tmp_path, monkeypatch):
         LatentPatch([64, 64]).start_from_source()
 
 
+def latentpatch_file() -> str:
+    """A file with the class, and the type of the codes."""
+    checkpoint = {"class_path": "modules.latentpatch.LatentPatch", "codes": torch.zeros(2, dtype=torch.int16)}
+    torch.save(checkpoint, FOLDER / "bank.ckpt")
+    return str(FOLDER / "bank.ckpt")
+
+
 MISTAKES = {
     "image size": (["datamodule.image_size=[32,32]"], "module.image_size is [32, 32]; expected [16, 16], the autoencoder's"),
+    "other method": ([f"module.tokenizer_checkpoint={latentpatch_file()}"], "holds modules.latentpatch.LatentPatch, expected"),
     "no file": (["module.tokenizer_checkpoint=missing.ckpt"], "module.tokenizer_checkpoint=missing.ckpt: no such file"),
     "neighbors": (["module.neighbors=7"], "module.neighbors is 7, more than the 6 image(s)"),
     "patch": (["module.patch=6", "module.scales=3"], "patch is 6, larger than the coarsest scale of 5×5 codes"),

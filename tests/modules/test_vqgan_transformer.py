@@ -282,6 +282,12 @@ def trained():
     return fit(build())
 
 
+def test_images_are_of_any_size_from_that_of_training_on(trained):
+    assert trained.sample(1, (17, 20)).shape == (1, 3, 17, 20)
+    with pytest.raises(UserError, match=r"size is \[8, 16\]; expected at least \[16, 16\], the size of training"):
+        trained.sample(1, (8, 16))
+
+
 def test_known_codes_stay_and_holes_are_drawn(trained):
     image, mask = torch.rand(1, 3, 16, 16) * 2 - 1, torch.zeros(1, 1, 16, 16)
     mask[..., 8:, :] = 1  # the lower half
