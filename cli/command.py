@@ -1,4 +1,4 @@
-"""What train.py and evaluate.py have in common: help, the process's environment, and an end by a signal or a user error."""
+"""Common parts of train.py and evaluate.py: help, the process's environment, and an end by a signal or a user error."""
 
 import atexit
 import os

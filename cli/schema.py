@@ -199,7 +199,7 @@ def describe(hint: Any) -> str:
 
 
 def quoting_advice(key: str, text: Any) -> str:
-    """How to write a text that YAML takes for something else, such that it can be pasted into a shell."""
+    """Advice to quote a text that YAML takes for something else, ready for a shell."""
     return f" Quote a text: {shlex.quote(f'{key}={json.dumps(str(text), ensure_ascii=False)}')}"
 
 

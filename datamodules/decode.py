@@ -30,7 +30,7 @@ TRANSPOSITIONS = {2: Flip.FLIP_LEFT_RIGHT, 3: Flip.ROTATE_180, 4: Flip.FLIP_TOP_
 
 
 class Treatment(NamedTuple):
-    """How one file becomes [3, H, W]."""
+    """The way in which a file becomes [3, H, W]."""
 
     format: str  # of the content, one of FORMATS, whatever the file name says
     shape: tuple[int, int]  # height and width after the EXIF orientation
@@ -54,7 +54,7 @@ def decode(data: bytes, path: Path, size: tuple[int, int]) -> tuple[Tensor, Trea
 
 
 def probe(path: Path, size: tuple[int, int]) -> Treatment:
-    """What `decode` would return as treatment, from the header alone and so without `value_range`."""
+    """The treatment that `decode` would return, from the header alone and so without `value_range`."""
     with open_image(path, f"cannot read the image {path}") as image:
         return _treatment(image, path, size)
 

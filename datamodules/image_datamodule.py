@@ -247,8 +247,8 @@ def split_heldout(files: Sequence[str], fraction: float) -> tuple[list[str], lis
     A function of the names alone: those with the lowest SHA-256, round(fraction · N) of them, at least 1 and at most N - 1,
     are held out. So adding a file moves at most a name or two between the parts.
     """
-    number = min(max(1, round(fraction * len(files))), len(files) - 1)
-    heldout = set(sorted(files, key=lambda name: sha256(os.fsencode(name)))[:number])
+    num_heldout = min(max(1, round(fraction * len(files))), len(files) - 1)
+    heldout = set(sorted(files, key=lambda name: sha256(os.fsencode(name)))[:num_heldout])
     return [name for name in files if name not in heldout], [name for name in files if name in heldout]
 
 

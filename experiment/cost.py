@@ -1,4 +1,4 @@
-"""What a training or a sample will cost, measured before it begins: a copy of the module works for a few seconds."""
+"""Cost of a training or a sample, measured before it begins: a copy of the module works for a few seconds."""
 
 import copy
 import logging
@@ -137,16 +137,16 @@ def _bank_plan(module: BankModule, datamodule: LightningDataModule, trainer: Tra
 
 def _short_bank_plan(module: BankModule, images: Any) -> str:
     """The plan of a method whose samples take a moment, measured with the first images."""
-    trial, number, memory = copy.deepcopy(module), min(len(images), 32), PeakMemory(module.device)
+    trial, num_images, memory = copy.deepcopy(module), min(len(images), 32), PeakMemory(module.device)
     start = time.perf_counter()
-    trial.store(torch.stack([images[i] for i in range(number)]))
-    seconds = (time.perf_counter() - start) / number
+    trial.store(torch.stack([images[i] for i in range(num_images)]))
+    seconds = (time.perf_counter() - start) / num_images
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         trial.sample(1)  # takes longer than the same again
         start = time.perf_counter()
         trial.sample(1)
     lines = ["no training", f"fit stores {len(images)} image(s): about {human_time(seconds * len(images))}"]
-    lines.append(f"a sample of {number} of them: about {human_time(time.perf_counter() - start)} here")
+    lines.append(f"a sample of {num_images} of them: about {human_time(time.perf_counter() - start)} here")
     return "\n".join([*lines, f"and {human_bytes(memory.growth())} of memory; excludes libraries"])
 
 

@@ -17,7 +17,7 @@ TIMEOUT = timedelta(minutes=10)  # for a rank that waits for the others; Lightni
 
 
 def start_facts(config: Mapping[str, Any], datamodule: LightningDataModule, checkpoint: str | None) -> dict[str, str]:
-    """What has to be equal on all ranks at the start: checkpoint, settings and images."""
+    """Values that have to be equal on all ranks at the start: checkpoint, settings and images."""
     settings = hashlib.sha256(repr(config).encode()).hexdigest()[:12]
     images = {f"images of the set {key}": digest[:12] for key, digest in datamodule.fingerprints().items()}
     return {"checkpoint": checkpoint or "none", "settings": settings, **images}

@@ -73,7 +73,7 @@ class WandbRun(WandbLogger):
             self._id = self._wandb_init["id"] = id
 
     def log_table(self, key: str, columns: list[str] | None = None, data: list[list[Any]] | None = None, **more: Any) -> None:
-        """As Lightning's; uint8 arrays [H, W, 3] among the `data` become images."""
+        """Like Lightning's; uint8 arrays [H, W, 3] among the `data` become images."""
         from wandb import Image  # takes a second
 
         rows = [[Image(cell) if isinstance(cell, np.ndarray) else cell for cell in row] for row in data or []]

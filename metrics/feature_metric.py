@@ -34,7 +34,7 @@ class SampleSetMetric(Metric):
         self.add_state("fakes", default=[], dist_reduce_fx="cat")
 
     def measure(self, samples: Tensor) -> Tensor:
-        """What is kept of samples [N, …], one row each; N may be 0."""
+        """The state that is kept of samples [N, …], one row each; N may be 0."""
         return samples
 
     def value(self, reals: Tensor, fakes: Tensor) -> Tensor | dict[str, Tensor]:

@@ -49,7 +49,7 @@ def _parts(distances: Tensor, scales: Tensor) -> Tensor:
 
 
 def intrinsic_dimension(distances: Tensor) -> float:
-    """How many numbers describe the samples, from their distances [n, n] among themselves; 1 if that is unknown.
+    """Number of dimensions that describe the samples, from their distances [n, n] among themselves; 1 if that is unknown.
 
     Levina and Bickel, "Maximum Likelihood Estimation of Intrinsic Dimension", 2004, eq. 8, averaged as logarithms (MacKay and
     Ghahramani, 2005). Over the nearest fifth of all samples: biased downwards for rich images, unmoved by noise in the pixels.

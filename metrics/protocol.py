@@ -31,7 +31,7 @@ def measurement_protocol(
     backbone: Backbone | None, perceptual: PerceptualDistance | None, size: Sequence[int], crops: Mapping[str, int],
     settings: Mapping[str, Any], notes: list[str],
 ) -> dict[str, Any]:  # fmt: skip
-    """How samples of `size` (height, width) were compared, with the hash of what decides; `settings` are further fields."""
+    """Protocol of comparing samples of `size` (height, width), with the hash of what decides; `settings` are further fields."""
     caution = backbone and backbone.caution()
     protocol = {
         **(backbone.protocol() if backbone else {"backbone": None, "resize": None}),

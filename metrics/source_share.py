@@ -18,7 +18,7 @@ MAX_NAMED = 16  # with more training images only the smallest share is reported
 
 
 def source_counts(fakes: Tensor, reals: Tensor, patch: int = 7, stride: int = 7) -> Tensor:
-    """How many patches of each sample, cut every `stride` pixels, have their nearest training patch in each training image, by
+    """Number of patches of each sample, cut every `stride` pixels, whose nearest training patch is in each training image, by
     squared distance: int64 [n, m], of uint8 [n, 3, H, W] and [m, 3, H', W']."""
     check_bytes(fakes)
     check_bytes(reals)

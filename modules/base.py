@@ -1,4 +1,4 @@
-"""What every generative method shares: optimization over ranks, seeds, averages, sampling, and rebuilding from a checkpoint."""
+"""Base of every generative method: optimization over ranks, seeds, averages, sampling, and rebuilding from a checkpoint."""
 
 import copy
 import hashlib

@@ -1,4 +1,4 @@
-"""What a method can do, as protocols: tasks, callbacks and reports ask `isinstance(module, Inpaints)`.
+"""Capabilities of methods, as protocols: tasks, callbacks and reports ask `isinstance(module, Inpaints)`.
 
 A method's further parameters, with defaults, are options, which users set by `task.options.<name>`; for
 one of type Tensor they give the file of an image.

@@ -140,7 +140,7 @@ class SNGAN(StagedModule):
 
     @property
     def conditional(self) -> dict[str, Any]:
-        """What the generator has to know about the condition."""
+        """Arguments of the generator that describe the condition."""
         known = self.condition
         return {"condition": known.dim, "embedding": known.embedding, "one_hot": known.one_hot} if known else {}
 
@@ -161,7 +161,7 @@ class SNGAN(StagedModule):
         return [Adam(self.generator.parameters(), hp.lr_g, betas), Adam(trained_d, hp.lr_d, betas)]
 
     def discriminator_parts(self) -> list[nn.Module]:
-        """What the discriminator's optimizer trains."""
+        """Modules that the discriminator's optimizer trains."""
         return [self.discriminator]
 
     def enter_stage(self, stage: int) -> None:
@@ -179,7 +179,7 @@ class SNGAN(StagedModule):
         return self.condition and self.condition.of_fakes(num_images, self.random_stream("condition")).to(self.device)
 
     def discriminate(self, images: Tensor, vectors: Vectors) -> DiscriminatorOutput:
-        """The discriminator's judgment after augmentation."""
+        """The discriminator's output for augmented images."""
         return self.discriminator(self.augment(images), vectors)
 
     def image_features(self, images: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ class SNGAN(StagedModule):
 
     @torch.no_grad()
     def prepare_sampling(self) -> None:
-        """What samples need besides weights: the condition's law of codes, and statistics of batch norm."""
+        """Renews what samples need besides weights: the condition's law of codes, and statistics of batch norm."""
         net = self.generator_ema
         if self.condition is not None:
             self.condition.refresh(net.embedding)
@@ -334,8 +334,8 @@ class SNGAN(StagedModule):
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
-        """Whether priors matter: how often the discriminator knows the image that a prior is of (by chance 1 / number), root
-        mean squares of the two terms of its logits, and how much pixels change with the prior and with z."""
+        """The effect of priors: how often the discriminator finds the prior of an image among all (by chance 1 / N), root mean
+        squares of the two terms of its logits, and how much pixels change with the prior and with z."""
         prior = self.condition
         if not isinstance(prior, DataInstancePrior) or not len(prior.bank):
             return {}
@@ -343,8 +343,8 @@ class SNGAN(StagedModule):
         images = torch.stack([sets["image"][i] for i in range(num_images)]).to(self.device)
         with sampling_mode(self, 0):
             rows = prior.bank.rows[:num_images]
-            judgment = self.discriminator(images, rows)
-            matches = (judgment.features @ self.discriminator.embedding(F.normalize(rows)).T).argmax(1)
+            output = self.discriminator(images, rows)
+            matches = (output.features @ self.discriminator.embedding(F.normalize(rows)).T).argmax(1)
             z = torch.randn(num_images, self.hparams.z_dim, device=self.device)
             codes = self.generator_ema.embedding(rows)
             by_prior = self.generator_ema(z[:1].expand(num_images, -1), codes).std(0).mean()
@@ -352,8 +352,8 @@ class SNGAN(StagedModule):
         values = {
             "prior_match": (matches == torch.arange(num_images, device=self.device)).float().mean(),
             "prior_match_by_chance": 1 / num_images,
-            "logit_linear_rms": judgment.linear.square().mean().sqrt(),
-            "logit_projection_rms": judgment.projection.square().mean().sqrt(),
+            "logit_linear_rms": output.linear.square().mean().sqrt(),
+            "logit_projection_rms": output.projection.square().mean().sqrt(),
             "pixel_spread_over_priors": by_prior,
             "pixel_spread_over_z": by_z,
         }

@@ -83,8 +83,8 @@ class VectorQuantizer(nn.Module):
         self.usage.lerp_(counts[:, 0], 1 - self.decay)
         if self.ema:
             self.sums.lerp_(sums, 1 - self.decay)
-            number = self.usage.sum()
-            smoothed = (self.usage + EPSILON) / (number + self.num_codes * EPSILON) * number
+            total_usage = self.usage.sum()
+            smoothed = (self.usage + EPSILON) / (total_usage + self.num_codes * EPSILON) * total_usage
             self.embedding.weight.copy_(self.sums / smoothed[:, None])
 
     @torch.no_grad()

@@ -41,9 +41,9 @@ def minibatch_deviation(features: Tensor, group: int) -> Tensor:
 
     A group's members are images with equal index modulo N / size, where its size is the largest divisor of N up to `group`.
     """
-    number = len(features)
-    size = max(divisor for divisor in range(1, min(number, group) + 1) if number % divisor == 0)
-    groups = features.unflatten(0, (size, number // size))
+    num_images = len(features)
+    size = max(divisor for divisor in range(1, min(num_images, group) + 1) if num_images % divisor == 0)
+    groups = features.unflatten(0, (size, num_images // size))
     deviation = (groups.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
     channel = deviation.repeat(size)[:, None, None, None].expand(-1, 1, *features.shape[-2:])
     return torch.cat([features, channel], 1)

@@ -41,7 +41,7 @@ def group_means(points: Tensor, labels: Tensor, num_groups: int) -> Tensor:
 
 
 def contingency(first: Tensor, second: Tensor, num_labels: int) -> Tensor:
-    """How often [K, K] label i of `first` [M] comes with label j of `second` [M]."""
+    """Number [K, K] of items with label i in `first` [M] and label j in `second` [M]."""
     return torch.bincount(first * num_labels + second, minlength=num_labels**2).view(num_labels, num_labels)
 
 

@@ -222,6 +222,6 @@ def verbatim_scores(codes: Tensor, sources: LatentSources) -> Tensor:
     return torch.stack([(sources.codes == row).double().mean(1).max() for row in codes.flatten(1)])
 
 
-def _pick(draws: Tensor, number: int) -> Tensor:
-    """Indices below `number` from uniform draws in [0, 1)."""
-    return (draws * number).long().clamp(max=number - 1)
+def _pick(draws: Tensor, num_choices: int) -> Tensor:
+    """Indices below `num_choices` from uniform draws in [0, 1)."""
+    return (draws * num_choices).long().clamp(max=num_choices - 1)

@@ -79,7 +79,7 @@ class NeighborIndex:
         self.member_norms = self.members.square().sum(2)
 
     def search(self, queries: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `nearest_scored`. Of keys that tie within float32 rounding any may be returned."""
+        """Like `nearest_scored`. Of keys that tie within float32 rounding any may be returned."""
         scale = queries.new_ones(len(self.keys)) if scale is None else scale
         projected, centered = self.project(queries), queries - self.project.mean
         scores = queries.new_empty(len(queries))

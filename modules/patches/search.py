@@ -61,7 +61,7 @@ class PatchMatchSearch:
         return torch.cat(features).view(rows, -1, features[0].shape[1])
 
     def __call__(self, image: Tensor, start: Tensor | None = None) -> Tensor:
-        """As `ExactSearch`; begins with the matches `start` [h, w], or with random ones and twice the sweeps."""
+        """Like `ExactSearch`; begins with the matches `start` [h, w], or with random ones and twice the sweeps."""
         queries = self._features(image)
         sweeps = self.sweeps if start is not None else 2 * self.sweeps
         chance = randint(0, self.grid.num_patches, tuple(queries.shape[:2]), device=image.device)

@@ -194,7 +194,7 @@ def measured(trial: Trial, data: Path, runs: Path, judges: Sequence[str], extra:
 
 
 def measurement(file: Path, root: Path, heldout: Path, judges: Sequence[str]) -> dict[str, Any]:
-    """What is told about a checkpoint."""
+    """Diagnostics and scores of a checkpoint."""
     checkpoint = read_checkpoint(file)
     module = find_class(checkpoint["class_path"], ("modules.",)).from_checkpoint(checkpoint)
     with sampling_mode(module, 0, range(SAMPLES)):

@@ -76,8 +76,8 @@ def test_published_networks_have_their_numbers_of_parameters(side, generator, di
         module = SNGAN([side, side], iterations=1)
         assert (count(module.generator), count(module.discriminator)) == (generator, discriminator)
         images = module.generator(torch.zeros(2, 128))
-        judgment = module.discriminator(images)
-    assert images.shape == (2, 3, side, side) and judgment.logits.shape == (2,)
+        output = module.discriminator(images)
+    assert images.shape == (2, 3, side, side) and output.logits.shape == (2,)
 
 
 def test_spectral_norm_reaches_the_largest_singular_value_and_rests_in_eval_mode():
