@@ -1,9 +1,10 @@
 """CDC (Ojha et al. 2021, arXiv 2104.06820): few-shot adaptation by cross-domain correspondence."""
 
 import copy
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from core.types import ImageSize, NonNegativeFloat, PositiveInt
@@ -25,7 +26,7 @@ class CDC(TGAN):
         weight_cdc: of the distance consistency.
         subspace_freq, subspace_std: iterations between two of whole images; spread around an anchor.
         patch_taps: number of taps to choose from, 1 to 4; 1 is the one with the smallest patches.
-        relational_samples: N, latents whose similarities are compared.
+        relational_samples: N, latents whose similarities are compared; those of fewer than three are constant.
         settings: see `TGAN`.
     """
 
@@ -33,8 +34,9 @@ class CDC(TGAN):
 
     def __init__(
         self, image_size: ImageSize, num_anchors: PositiveInt = 10, weight_cdc: NonNegativeFloat = 1000.0,
-        subspace_freq: PositiveInt = 4, subspace_std: NonNegativeFloat = 0.1, patch_taps: PositiveInt = 1,
-        relational_samples: PositiveInt = 4, **settings: Any,
+        subspace_freq: PositiveInt = 4, subspace_std: NonNegativeFloat = 0.1,
+        patch_taps: Annotated[int, Field(ge=1, le=HEADS)] = 1, relational_samples: Annotated[int, Field(ge=3)] = 4,
+        **settings: Any,
     ) -> None:  # fmt: skip
         super().__init__(image_size, **settings)
 

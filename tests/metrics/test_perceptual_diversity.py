@@ -113,6 +113,19 @@ def test_copies_have_no_diversity_within_clusters() -> None:
     metric.update(reals.repeat(4, 1, 1, 1), 0)
     values = metric.compute()
     assert values["pd_pixels_intra"] == 0 and values["pd_pixels_clusters"] == 5 and values["pd_pixels_pairs"] > 0
+    metric = PerceptualDiversity(reals, Counting())
+    metric.update(reals[2:3].repeat(20, 1, 1, 1), 0)
+    values = metric.compute()
+    assert values["pd_pixels_intra"] == 0 and values["pd_pixels_clusters"] == 1 and values["pd_pixels_cluster_2"] == 20
+
+
+def test_the_order_of_the_samples_does_not_matter() -> None:
+    samples, reals, values = noise(60, 3, 2, 2), noise(4, 3, 2, 2, seed=1), []
+    for order in (torch.arange(60), torch.randperm(60, generator=torch.Generator().manual_seed(0))):
+        metric = PerceptualDiversity(reals, Counting())
+        metric.update(samples[order], 0)
+        values.append(metric.compute()["pd_pixels_intra"].item())
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
 def test_one_training_image_has_no_ratio_and_lone_samples_no_intra() -> None:

@@ -60,13 +60,29 @@ def test_ada_is_differentiable_twice(p):
     assert torch.autograd.gradgradcheck(twice, torch.rand(1, 3, 4, 4, dtype=torch.float64, requires_grad=True))
 
 
-def test_colors_keep_gray_gray_and_flip_luma(monkeypatch):
+def test_colors_keep_gray_gray_and_have_the_published_distributions():
+    """Gray g becomes ± contrast · (g + brightness); what is not gray is rotated, and scaled by contrast · saturation."""
     torch.manual_seed(0)
-    matrices = ADA()._color(torch.zeros(50, 3, 4, 4), 1.0)
-    gray = torch.tensor([0.4, 0.4, 0.4, 1.0])
-    moved = matrices @ gray
-    assert torch.allclose(moved[:, :1].expand(-1, 3), moved[:, :3], atol=1e-5)
-    assert torch.allclose(matrices[:, 3], torch.tensor([0.0, 0, 0, 1]).expand(50, 4), atol=1e-6)
+    matrices = ADA()._color(torch.zeros(20_000, 3, 1, 1), 1.0).double()
+    assert torch.allclose(matrices[:, 3], torch.tensor([0.0, 0, 0, 1]).double().expand(20_000, 4), atol=1e-6)
+    colors = torch.tensor([[0.0, 0, 0, 1], [1, 1, 1, 1], [1, -1, 0, 1]]).double()
+    black, white, red_green = (matrices @ color for color in colors)
+    assert torch.allclose(white[:, :1].expand(-1, 3), white[:, :3], atol=1e-5)
+    contrast, color = (white - black)[:, 0], (red_green - black)[:, :3]
+    angle = torch.atan2(color @ torch.tensor([1.0, 1, -2]).double() / 3**0.5, color @ torch.tensor([1.0, -1, 0]).double())
+    saturation = color.norm(dim=1) / 2**0.5 / contrast.abs()
+    assert float((contrast < 0).double().mean()) == pytest.approx(0.5, abs=0.02)
+    for values, deviation in ((black[:, 0] / contrast, 0.2), (contrast.abs().log2(), 0.5), (saturation.log2(), 1.0)):
+        assert float(values.mean()) == pytest.approx(0, abs=0.03) and float(values.std()) == pytest.approx(deviation, rel=0.03)
+    assert torch.histc(angle, 8, -math.pi, math.pi).sub(2500).abs().max() < 200
+
+
+def test_scales_have_the_published_distributions():
+    """Rotations and flips leave the singular values: their product is the square of one scale, their ratio of the other."""
+    torch.manual_seed(0)
+    large, small = torch.linalg.svdvals(ADA()._geometry(torch.zeros(20_000, 3, 32, 32), 1.0)[:, :2, :2]).log2().T
+    assert float(((large + small) / 2).std()) == pytest.approx(0.2, rel=0.03)
+    assert float(((large - small) / 2).square().mean().sqrt()) == pytest.approx(0.2, rel=0.03)
 
 
 def test_p_rises_while_the_discriminator_is_sure_and_falls_otherwise():
