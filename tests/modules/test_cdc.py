@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from core.errors import UserError
 from modules.cdc import CDC
 from tests.modules.style_source import TINY, build, differing, fit, moved, networks, source_model  # noqa: F401
 
@@ -97,8 +96,3 @@ def test_the_term_does_not_shift_other_random_numbers():
     first, second = fit(build(CDC, weight_cdc=0.0)), fit(build(CDC, weight_cdc=1e-30))
     assert not differing(first, second)
     assert differing(first, fit(build(CDC, weight_cdc=1000.0)))
-
-
-def test_a_source_without_discriminator_is_refused():
-    with pytest.raises(UserError, match="the source has no discriminator, which CDC needs"):
-        build(CDC).convert(networks(source_model(), ("generator_ema",)))

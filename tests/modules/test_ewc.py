@@ -3,7 +3,6 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call, grad, vmap
 
-from core.errors import UserError
 from modules.ewc import EWC
 from modules.tgan import TGAN
 from tests.modules.style_source import TINY, build, differing, fit, networks, source_model  # noqa: F401
@@ -68,8 +67,3 @@ def test_mean_1_divides_by_the_mean():
     module = ready(fisher_scale="mean1")
     fishers = [module.get_buffer(f"fisher_{i}") for i in range(len(list(module.generator.parameters())))]
     assert torch.cat([fisher.flatten() for fisher in fishers]).mean().item() == pytest.approx(1, rel=1e-4)
-
-
-def test_a_source_without_discriminator_is_refused():
-    with pytest.raises(UserError, match="the source has no discriminator, which EWC needs"):
-        build(EWC).convert(networks(source_model(), ("generator_ema",)))

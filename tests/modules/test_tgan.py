@@ -9,15 +9,19 @@ from PIL import Image
 import train
 from core.errors import UserError
 from datamodules.synthetic import SyntheticDataModule
+from modules.bsa import BSA
 from modules.cdc import CDC
 from modules.dcl import DCL
 from modules.ewc import EWC
+from modules.freezed import FreezeD
 from modules.fsgan import FSGAN
+from modules.minegan import MineGAN
 from modules.networks.style_checkpoints import to_rosinality
 from modules.tgan import TGAN
 from tests.modules.style_source import TINY, build, differing, fit, moved, networks, source_model  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
+OTHERS = [FreezeD, BSA, MineGAN, EWC, CDC, DCL, FSGAN]
 PARAMETERS = {"tgan": 410_207, "tgan_256": 88_932_805, "tgan_ada": 410_207, "tgan_diffaugment": 410_207}
 
 
@@ -44,6 +48,12 @@ def test_a_source_without_discriminator_is_a_warning_and_without_generator_an_er
         module.convert({key: value for key, value in source.items() if not key.startswith("discriminator.")})
     with pytest.raises(UserError, match="no generator of StyleGAN2"):
         module.convert({key: value for key, value in source.items() if key.startswith("discriminator.")})
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_other_adaptations_refuse_a_source_without_discriminator(method):
+    with pytest.raises(UserError, match=f"the source has no discriminator, which {method.__name__} needs"):
+        build(method).convert(networks(source_model(), ("generator", "generator_ema")))
 
 
 @pytest.mark.parametrize("part", ["generator", "generator_ema"])
@@ -103,7 +113,7 @@ def test_the_run_s_own_file_is_enough_to_go_on(tmp_path):
     assert TGAN.from_checkpoint(torch.load(tmp_path / "part.ckpt", weights_only=True)).iteration == 4
 
 
-@pytest.mark.parametrize("method", [TGAN, CDC, DCL, EWC, FSGAN])
+@pytest.mark.parametrize("method", [TGAN, *OTHERS])
 def test_bfloat16_trains_with_weights_of_32_bits(method):
     settings = {"augment": "ada"} if method is TGAN else {"fisher_samples": 4} if method is EWC else {}
     module, start = fit(build(method, **settings), precision="bf16-mixed"), networks(build(method, **settings))
