@@ -67,7 +67,8 @@ def fit(module, batch_size=2, iterations=4, callbacks=(), **trainer):
     lightning.seed_everything(0, verbose=False)
     settings = {"accelerator": "cpu", "max_epochs": -1, "logger": False, "enable_checkpointing": False,
                 "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}  # fmt: skip
-    data = SyntheticDataModule([16, 16], num_images=4, batch_size=batch_size, samples_per_epoch=batch_size * iterations)
+    size, samples = list(module.image_size), batch_size * iterations
+    data = SyntheticDataModule(size, num_images=4, batch_size=batch_size, samples_per_epoch=samples)
     lightning.Trainer(**(settings | trainer), callbacks=list(callbacks)).fit(module, data)
     return module
 
@@ -277,11 +278,18 @@ def test_dead_codes_come_back():
     assert code_usage(module.eval().encode(images), 16)[0] > 1 / 4
 
 
-def test_four_images_are_learned_by_heart():
-    module, losses = build(z_channels=32, embed_dim=16, num_codes=64, bypass=30, lr=2e-3, betas=[0.9, 0.99]), []
+@pytest.mark.parametrize(
+    ("settings", "iterations", "most"),
+    [
+        ({"z_channels": 32, "embed_dim": 16, "num_codes": 64, "bypass": 30, "lr": 2e-3}, 60, 0.16),
+        pytest.param(NANO | {"bypass": 100, "lr": 1e-3}, 400, 0.08, marks=pytest.mark.slow),
+    ],
+)
+def test_four_images_are_learned_by_heart(settings, iterations, most):
+    module, losses = build(**settings, betas=[0.9, 0.99]), []
     watch = Watch(lambda m: losses.append(float(m.trainer.callback_metrics["train/reconstruction"])))
-    fit(module, batch_size=4, iterations=60, callbacks=[watch])
-    assert losses[-1] < 0.16 < losses[0]
+    fit(module, batch_size=4, iterations=iterations, callbacks=[watch])
+    assert losses[-1] < most < losses[0]
 
 
 def test_two_processes_train_as_one_with_the_joined_batch(tmp_path):
