@@ -19,7 +19,7 @@ SIDE = 64  # pixels; larger images are brought down to it
 WIDTHS = (32, 64, 96, 128)
 MIN_IMAGES = 50  # of either domain
 BATCH = 64
-HELD_OUT = 10  # every so manieth image is not trained on
+HELD_OUT = 10  # one image of so many is not trained on
 MIN_ACCURACY, MAX_SOURCE = 0.95, 0.15  # on images that were not trained on; of the source
 
 

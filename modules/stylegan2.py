@@ -39,7 +39,7 @@ PATH_DECAY = 0.01  # of the running mean of path lengths
 MEAN_SAMPLES = 4096  # latents whose mean is the center of truncation
 
 
-def beside(z: Tensor, codes: Tensor | None) -> Tensor:
+def append_codes(z: Tensor, codes: Tensor | None) -> Tensor:
     """z with the codes of a condition behind it, both with a mean square of 1 in each row."""
     return z if codes is None else torch.cat([unit_rms(z), unit_rms(codes)], 1)
 
@@ -197,11 +197,11 @@ class StyleGAN2(StagedModule):
         """Latents w [N, num_latents, w_dim] of normal z, with style mixing."""
         net = self.generator
         codes = None if self.condition is None else net.embedding(self._vectors[:num_images])
-        w = self.map(beside(torch.randn(num_images, self.hparams.z_dim, device=self.device), codes))
+        w = self.map(append_codes(torch.randn(num_images, self.hparams.z_dim, device=self.device), codes))
         if self.hparams.mixing and float(torch.rand(())) < self.hparams.mixing:
             crossover = int(torch.randint(1, net.num_latents, ()))
             z = torch.randn(num_images, self.hparams.z_dim, device=self.device)
-            return net.broadcast(w, self.map(beside(z, codes)), crossover)
+            return net.broadcast(w, self.map(append_codes(z, codes)), crossover)
         return net.broadcast(w)
 
     def map(self, z: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ class StyleGAN2(StagedModule):
         return {}
 
     def discriminator_terms(self) -> dict[str, Tensor]:
-        """The same of the discriminator's loss."""
+        """Further weighted terms of the discriminator's loss by name."""
         return {}
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
@@ -303,7 +303,7 @@ class StyleGAN2(StagedModule):
         if self.condition is not None:
             with torch.random.fork_rng(range(torch.cuda.device_count())):
                 torch.manual_seed(0)
-                z = beside(z, self.condition.draw_codes(MEAN_SAMPLES, self.generator_ema.embedding, self.device))
+                z = append_codes(z, self.condition.draw_codes(MEAN_SAMPLES, self.generator_ema.embedding, self.device))
         for net in (self.generator, self.generator_ema):
             net.w_mean.copy_(net.mapping(self.before_mapping(z)).mean(0))
 
@@ -318,7 +318,7 @@ class StyleGAN2(StagedModule):
         self.check_size(size)
         z = image_noise.randn(num_images, self.hparams.z_dim, device=self.device)
         if self.condition is not None:
-            z = beside(z, self.condition.draw_codes(num_images, self.generator_ema.embedding, self.device))
+            z = append_codes(z, self.condition.draw_codes(num_images, self.generator_ema.embedding, self.device))
         if space == "z":
             if truncation != 1:
                 raise UserError(f"truncation={truncation} is one of w; set space=w, too")

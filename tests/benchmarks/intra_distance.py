@@ -33,19 +33,19 @@ def main() -> None:
     metric = PerceptualDiversity(targets, distance)
     metric.update(samples, 0)
     values = metric.compute()
-    ours = time.process_time() - begin
+    cached = time.process_time() - begin
 
     sizes = metric.nearest.bincount(minlength=10).clamp(max=CLUSTER)
     pairs = 10 * len(samples) + int((sizes * (sizes - 1) // 2).sum())
     picks = torch.arange(min(options.timed, len(metric.intra.left)))
-    begin, found = time.process_time(), []
+    begin, distances = time.process_time(), []
     for left, right in zip(metric.intra.left[picks].tolist(), metric.intra.right[picks].tolist(), strict=True):
         rows = [distance(samples[i : i + 1]) for i in (left, right)]
-        found.append((rows[0] - rows[1]).square().sum())
-    plain = (time.process_time() - begin) * pairs / len(picks)
-    error = (torch.stack(found) - metric.intra.distances[picks]).abs().max()
+        distances.append((rows[0] - rows[1]).square().sum())
+    pairwise = (time.process_time() - begin) * pairs / len(picks)
+    error = (torch.stack(distances) - metric.intra.distances[picks]).abs().max()
     print(f"{options.images} images of {options.size} pixels, {distance.key}: {values[f'{distance.key}_intra']:.4f}")
-    print(f"all at once {ours:.1f} s; {pairs} pairs one by one {plain:.0f} s, {plain / ours:.0f} times as long")
+    print(f"all at once {cached:.1f} s; {pairs} pairs one by one {pairwise:.0f} s, {pairwise / cached:.0f} times as long")
     print(f"network passes {options.images + 10} and {2 * pairs}; largest difference of a distance {error:.1e}")
 
 

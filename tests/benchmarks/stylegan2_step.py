@@ -6,7 +6,7 @@
 Formulations: modulating inputs, as the project does, or weights (grouped convolutions); the FIR filter depth-wise, as the
 project does, or on [N·C, 1, H, W]; memory channels first, as the project does, or last. They take turns; medians of CPU
 milliseconds count. With a checkout of rosinality's stylegan2-pytorch as FOLDER also its path for machines without CUDA, the
-same weights, latents and losses, in turns with ours: the largest difference of the losses is printed.
+same weights, latents and losses, in turns with the project's: the largest difference of the losses is printed.
 """
 
 import argparse
@@ -70,27 +70,27 @@ def formulation(weights: bool = False, reshaped: bool = False):
 class Step:
     """Networks with optimizers; a call is one iteration with the same fakes in both steps and gives the two losses."""
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, make: Callable, judge: Callable) -> None:
-        self.parts, self.make, self.judge = (generator, discriminator), make, judge
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, generate: Callable, discriminate: Callable) -> None:
+        self.parts, self.generate, self.discriminate = (generator, discriminator), generate, discriminate
         self.optimizers = [Adam(part.parameters(), 0.002, (0.0, 0.99)) for part in self.parts]
 
     def __call__(self, z: Tensor, reals: Tensor) -> tuple[float, float]:
         (generator, discriminator), (g_opt, d_opt) = self.parts, self.optimizers
-        fakes = self.make(generator, z)
+        fakes = self.generate(generator, z)
         d_opt.zero_grad()
-        loss_d = nonsaturating_d(self.judge(discriminator, reals), self.judge(discriminator, fakes.detach()))
+        loss_d = nonsaturating_d(self.discriminate(discriminator, reals), self.discriminate(discriminator, fakes.detach()))
         loss_d.backward()
         d_opt.step()
         discriminator.requires_grad_(False)
         g_opt.zero_grad()
-        loss_g = nonsaturating_g(self.judge(discriminator, fakes))
+        loss_g = nonsaturating_g(self.discriminate(discriminator, fakes))
         loss_g.backward()
         g_opt.step()
         discriminator.requires_grad_(True)
         return float(loss_d.detach()), float(loss_g.detach())
 
 
-def our_step(side: int, channels: list[int] | None, multiplier: float, last: bool = False) -> Step:
+def project_step(side: int, channels: list[int] | None, multiplier: float, last: bool = False) -> Step:
     torch.manual_seed(0)
     settings = {"channel_multiplier": multiplier, "channels": channels}
     generator, discriminator = StyleGenerator(side, **settings), ResidualDiscriminator(side, **settings)
@@ -98,31 +98,31 @@ def our_step(side: int, channels: list[int] | None, multiplier: float, last: boo
     for part in (generator, discriminator):
         part.to(memory_format=memory)
 
-    def judge(d: nn.Module, x: Tensor) -> Tensor:
+    def discriminate(d: nn.Module, x: Tensor) -> Tensor:
         return d(x.contiguous(memory_format=memory)).logits
 
-    return Step(generator, discriminator, lambda g, z: g(z, "const").images, judge)
+    return Step(generator, discriminator, lambda g, z: g(z, "const").images, discriminate)
 
 
-def reference_step(folder: Path, ours: Step, side: int, multiplier: int) -> Step:
-    """Rosinality's networks with the weights of ours; its extensions are not compiled, which its CPU path does not use."""
+def reference_step(folder: Path, project: Step, side: int, multiplier: int) -> Step:
+    """Rosinality's networks with the project's weights; its extensions are not compiled, which its CPU path does not use."""
     sys.path.insert(0, str(folder))
     with patch("torch.utils.cpp_extension.load", lambda *_, **__: SimpleNamespace()):
         model = importlib.import_module("model")
-    state = {f"{name}.{key}": value for name, part in zip(("generator", "discriminator"), ours.parts, strict=True)
+    state = {f"{name}.{key}": value for name, part in zip(("generator", "discriminator"), project.parts, strict=True)
              for key, value in part.state_dict().items()}  # fmt: skip
-    layers = len(ours.parts[0].mapping_layers)
+    layers = len(project.parts[0].mapping_layers)
     generator, discriminator = model.Generator(side, 512, layers, multiplier), model.Discriminator(side, multiplier)
     weights = to_rosinality(state)
     generator.load_state_dict(weights["g"])
     discriminator.load_state_dict(weights["d"])
-    make = lambda g, z: g([z], randomize_noise=False)[0]  # noqa: E731
-    return Step(generator, discriminator, make, lambda d, x: d(x))
+    generate = lambda g, z: g([z], randomize_noise=False)[0]  # noqa: E731
+    return Step(generator, discriminator, generate, lambda d, x: d(x))
 
 
 def compare(steps: dict[str, tuple[Step, dict]], side: int, batch: int, seconds: float) -> dict[str, list]:
     """CPU milliseconds of each and the losses; the first turn is not counted."""
-    found: dict[str, list] = {name: [] for name in steps}
+    times: dict[str, list] = {name: [] for name in steps}
     losses: dict[str, list] = {name: [] for name in steps}
     end, turn = time.monotonic() + seconds * len(steps), 0
     while time.monotonic() < end or turn < 4:
@@ -132,9 +132,9 @@ def compare(steps: dict[str, tuple[Step, dict]], side: int, batch: int, seconds:
             with formulation(**choice):
                 begin = time.process_time()
                 losses[name].append(step(z, reals))
-                found[name] += [1000 * (time.process_time() - begin)] if turn else []
+                times[name] += [1000 * (time.process_time() - begin)] if turn else []
         turn += 1
-    medians = {name: statistics.median(values) for name, values in found.items()}
+    medians = {name: statistics.median(values) for name, values in times.items()}
     first = next(iter(medians))
     difference = max(abs(a - b) for name in losses for x, y in zip(losses[first][:1], losses[name][:1], strict=True)
                      for a, b in zip(x, y, strict=True))  # fmt: skip
@@ -159,14 +159,14 @@ def main() -> None:
         print(f"{side} pixels, channels {channels}, batch {options.batch}")
         plain = {"modulated inputs, depth-wise": {}, "modulated weights, depth-wise": {"weights": True},
                  "modulated inputs, reshaped filter": {"reshaped": True}}  # fmt: skip
-        steps = {name: (our_step(side, channels, 2), choice) for name, choice in plain.items()}
-        steps["modulated inputs, depth-wise, channels last"] = (our_step(side, channels, 2, last=True), {})
+        steps = {name: (project_step(side, channels, 2), choice) for name, choice in plain.items()}
+        steps["modulated inputs, depth-wise, channels last"] = (project_step(side, channels, 2, last=True), {})
         compare(steps, side, options.batch, options.seconds)
     if options.reference:
         side, multiplier = 64, 1
         print(f"{side} pixels, published channels × {multiplier}, batch {options.batch}, against {options.reference.name}")
-        ours = our_step(side, None, multiplier)
-        steps = {"ours": (ours, {}), "reference": (reference_step(options.reference, ours, side, multiplier), {})}
+        project = project_step(side, None, multiplier)
+        steps = {"project": (project, {}), "reference": (reference_step(options.reference, project, side, multiplier), {})}
         compare(steps, side, options.batch, options.seconds)
 
 
