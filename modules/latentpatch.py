@@ -40,7 +40,7 @@ Preset = Literal["default", "paper", "table1", "reference", "random_1x1", "rando
 
 
 class Settings(NamedTuple):
-    """How images are composed: side and stride of a window in cells, of how many nearest sources one is taken (None: of all),
+    """Settings of the synthesis: side and stride of a window in cells, of how many nearest sources one is taken (None: of all),
     number of scales, and whether a random source is the reference."""
 
     patch: int = 6

@@ -167,10 +167,15 @@ def test_unaligned_sources_are_found_beside_their_place(module):
 
 
 def test_memory_is_shared_out_without_changing_an_image(module, monkeypatch):
-    straight = drawn(module, 5)
+    straight, images, sizes = drawn(module, 5), torch.rand(5, 3, 16, 16), []
+    codes = module.bank_rows(images)
     monkeypatch.setattr("modules.latentpatch.COMPOSE_BATCH_SIZE", 2)
-    monkeypatch.setattr("modules.vqgan.MAX_BATCH_PIXELS", 300)
+    monkeypatch.setattr("modules.vqgan.MAX_BATCH_PIXELS", 2 * 16**2)
+    for network in (module.tokenizer.encoder, module.tokenizer.decoder):
+        plain = network.forward
+        monkeypatch.setattr(network, "forward", lambda x, plain=plain: sizes.append(len(x)) or plain(x))
     torch.testing.assert_close(drawn(module, 5), straight, atol=1e-5, rtol=0)
+    assert torch.equal(module.bank_rows(images), codes) and sizes == [2, 2, 1, 2, 2, 1]
 
 
 def test_statistics_of_copies_and_mixtures(module):
