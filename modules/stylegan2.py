@@ -49,9 +49,9 @@ class StyleGAN2(StagedModule):
     length, an average of the generator's weights for samples.
 
     An iteration: discriminator step, R1 every `r1_interval`-th iteration, generator step, path length every
-    `path_interval`-th, average. Sizes follow config F; see section names of the paper.
+    `path_interval`-th, average. Sizes follow config F.
 
-    Adaptations overwrite `latents`, `before_mapping`, `discriminate`, `generator_terms`, `discriminator_terms`,
+    Adaptations override `latents`, `before_mapping`, `discriminate`, `generator_terms`, `discriminator_terms`,
     `trained_g`, `trained_d`.
 
     Args:

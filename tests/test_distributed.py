@@ -22,7 +22,7 @@ from datamodules.synthetic import SyntheticDataModule
 from modules.base import GenerativeModule
 from modules.losses.adversarial import wasserstein_d, wasserstein_g
 from modules.losses.penalties import gradient_penalty
-from tests.contract.tiers import HEADS, SYNTHETIC, by_path, method_tests, tiny
+from tests.contract.tiers import HEADS, SYNTHETIC, TRAINED, by_path, method_tests, tiny
 
 JOINED = 4  # images in a step, over all processes
 SAMPLES = 8  # in an epoch
@@ -90,7 +90,8 @@ class JoinedDraws(TorchFunctionMode):
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         if function is torch.Tensor.float:
             return arguments[0].double()  # losses go up to 32 bits, not down to them
-        if function not in (torch.rand, torch.randn, torch.randn_like, torch.randint):
+        single = function is torch.randint and () in arguments  # of a stream that all ranks share
+        if function not in (torch.rand, torch.randn, torch.randn_like, torch.randint) or single:
             return function(*arguments, **(keywords or {}))
         if function is torch.randn_like:
             function, shape = torch.randn, arguments[0].shape
@@ -259,7 +260,7 @@ def joined(tmp_path_factory):
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@by_path(HEADS)
+@by_path([*HEADS, *(path for path in TRAINED if path.stem == "cdc")])  # whose discriminator stops early in most iterations
 def test_processes_equal_one_with_the_joined_batch(tmp_path, joined, path, ranks):
     """All stages, penalties and noise included, without batch statistics. The gradients of each step are reduced once, and
     those that no step uses never."""
@@ -274,7 +275,8 @@ def test_processes_equal_one_with_the_joined_batch(tmp_path, joined, path, ranks
     assert all(stepped in counts for stepped in records[0]["stepped"]), "in this order; methods may reduce more"
     assert records[0]["stepped"] == one["stepped"] and not records[0]["buckets"]
     optimizers = [optimizer for stage in range(module.num_stages) for optimizer in module.stage_optimizers(stage)]
-    assert max(one["stepped"]) == max(sum(p.numel() for g in o.param_groups for p in g["params"]) for o in optimizers)
+    largest = max(sum(p.numel() for group in o.param_groups for p in group["params"]) for o in optimizers)
+    assert max(one["stepped"]) == largest or path not in HEADS  # CDC steps with the last layers or with a head
 
 
 @pytest.mark.parametrize("ranks", RANKS)

@@ -4,6 +4,8 @@ import torch
 from modules.cdc import CDC
 from tests.modules.style_source import TINY, build, differing, fit, moved, networks, source_model  # noqa: F401
 
+# The relational term compares the latents of a rank only.
+JOINED_BATCH = ["module.mixing=0.0", "module.path_interval=0", "module.weight_cdc=0.0", "module.iterations=2"]
 PARAMETERS = {"cdc": 546_894, "cdc_256": 118_985_579}
 
 
