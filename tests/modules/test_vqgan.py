@@ -265,6 +265,18 @@ def test_warm_up_without_quantization_then_k_means():
     assert seen[1][1].std() > 1 / 16 and torch.allclose(seen[2][1], seen[1][1], atol=0.5)
 
 
+@pytest.mark.parametrize("ema", [False, True])
+def test_the_code_book_changes_in_training_alone(ema):
+    module, images = fit(build(ema=ema)).eval(), torch.randn(4, 3, 16, 16)
+    before = {name: value.clone() for name, value in module.quantize.state_dict().items()}
+    module.encode(images), module.reconstruct(images)
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.validate(module, SyntheticDataModule([16, 16], num_images=4, batch_size=2), verbose=False)
+    assert all(torch.equal(value, before[name]) for name, value in module.quantize.state_dict().items())
+    fit(module.train())
+    assert not torch.equal(module.quantize.embedding.weight, before["embedding.weight"])
+
+
 def test_dead_codes_come_back():
     """All entries but one far away from every vector."""
     module = build(revive_every=2, ema=True, lr=1e-6)

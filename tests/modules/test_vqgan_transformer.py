@@ -196,10 +196,10 @@ def test_filters_of_draws():
 # --- module -----------------------------------------------------------------------------------------------------------
 
 
-def test_it_learns_the_codes_of_four_images_by_heart():
-    module = fit(build(width=64, lr=3e-3, warmup=5, heads=4), samples_per_epoch=4 * 100, batch_size=4)
+def test_it_learns_the_codes_of_eight_images_by_heart():
+    module = fit(build(width=64, lr=3e-3, warmup=5, heads=4), samples_per_epoch=8 * 150, batch_size=8, num_images=8)
     assert float(module.trainer.callback_metrics["train/g_loss"]) < 0.05
-    codes = module.tokenizer.encode(_data().sets()["image"].stack())
+    codes = module.tokenizer.encode(_data(8).sets()["image"].stack())
     with sampling_mode(module, 0, range(8)):
         drawn = module.sample_codes(8, module.grid, top_k=1)
     assert (drawn[:, None] == codes[None]).float().mean((2, 3)).max(1).values.min() > 0.95
@@ -216,8 +216,8 @@ def test_codes_are_replaced_in_the_inputs_alone(monkeypatch):
     assert (inputs == targets).double().mean() == pytest.approx(0.5 + 0.5 / 16, abs=0.06)
 
 
-def _data():
-    data = SyntheticDataModule([16, 16], num_images=4)
+def _data(num_images=4):
+    data = SyntheticDataModule([16, 16], num_images=num_images)
     data.setup()
     return data
 
