@@ -30,6 +30,14 @@ def test_fit_stores_the_images_exactly_and_counts_one_step(method, tmp_path):
     assert not list(module.parameters())
 
 
+def test_storing_shows_its_progress_over_all_images_once(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("modules.bank.Tqdm", lambda starts, desc, **_: [seen.append((desc, s)) or s for s in starts])
+    monkeypatch.setattr("modules.bank.CHUNK", 2)
+    fit(GPNN([16, 20], min_size=8), tmp_path, num_images=5)
+    assert seen == [("storing images", 0), ("storing images", 2), ("storing images", 4)]
+
+
 def test_the_checkpoint_holds_the_images_and_a_finished_run_keeps_its_own(tmp_path):
     module = GPNN([16, 20], min_size=8)
     images = fit(module, tmp_path)
