@@ -190,8 +190,8 @@ def plot(rows: list[dict[str, Any]]) -> np.ndarray:
         draw.line((MARGIN - 4, y, MARGIN, y), fill="gray")
         draw.text((4, y - 6), f"{share * top:.3f}", fill="black")
     draw.text((MARGIN + PANEL - 50, MARGIN + PANEL + 22), x_key, fill="black")
-    for number, (key, color) in enumerate((("intra", "#0b57a4"), ("pairs", "#b35900"))):
-        draw.text((MARGIN + 80 * number, MARGIN - 22), key, fill=color)
+    for index, (key, color) in enumerate((("intra", "#0b57a4"), ("pairs", "#b35900"))):
+        draw.text((MARGIN + 80 * index, MARGIN - 22), key, fill=color)
         points = [
             (MARGIN + row[x_key] / right * PANEL, MARGIN + (1 - row[key] / top) * PANEL)
             for row in rows

@@ -45,9 +45,9 @@ class FSGAN(TGAN):
         """The networks of the source. The average begins as the generator, since it has its singular vectors."""
         state = {key: value for key, value in state.items() if not key.startswith("generator_ema.")}
         state |= {key.replace("generator.", "generator_ema.", 1): state[key] for key in state if key.startswith("generator.")}
-        own = self.state_dict()
+        initial = self.state_dict()
         moved = {key.replace(".weight", ".parametrizations.weight.original"): key for key in state}
-        return own | {key if key in own else plain: state[plain] for key, plain in moved.items()}
+        return initial | {key if key in initial else plain: state[plain] for key, plain in moved.items()}
 
     def _build(self) -> None:
         super()._build()

@@ -162,16 +162,16 @@ class StyleGenerator(nn.Module):
             noise: "random", "const" (the layers' buffers), a list with one tensor for each layer, or None.
             features: layer indices whose activations [N, C, r, r] are returned.
         """
-        kept: dict[int, Tensor] = {}
+        activations: dict[int, Tensor] = {}
         images, rgb = self.const.expand(len(w), -1, -1, -1), None
         for index, conv in enumerate(self.convs):
             images = conv(images, w[:, index], noise if noise is None or isinstance(noise, str) else noise[index])
             if index in features:
-                kept[index] = images
+                activations[index] = images
             if index % 2 == 0:  # the second convolution of a resolution
                 addition = self.to_rgb[index // 2](images, w[:, index + 1])
                 rgb = addition if rgb is None else upsample2(rgb) + addition
-        return GeneratorOutput(rgb, w, kept)
+        return GeneratorOutput(rgb, w, activations)
 
     def forward(
         self, z: Tensor, noise: str | Sequence[Tensor] | None = "random", psi: float = 1.0, features: Sequence[int] = ()

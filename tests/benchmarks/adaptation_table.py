@@ -175,23 +175,23 @@ def table(content: dict[str, Any]) -> str:
                 verdict = _verdict([point]) if "verdict" in point else ""
                 lines.append(f"| {name} | | | | | | {' | '.join(cells)} | | {verdict} |")
         for method, (title, _) in METHODS.items():
-            own = [row for row in rows if row["method"] == method]
-            if own:
-                cells = [_cell([equal_realism(row, key) for row in own], key) for key in ("iteration", *SHOWN)]
+            trained = [row for row in rows if row["method"] == method]
+            if trained:
+                cells = [_cell([equal_realism(row, key) for row in trained], key) for key in ("iteration", *SHOWN)]
                 keys = ("realism", *SHOWN, "nearest_training", "cpu_minutes")
-                cells += [_cell([at_end(row, key) for row in own], key) for key in keys]
-                lines.append(f"| {title} | {len(own)} | {' | '.join(cells)} | {_verdict(own)} |")
+                cells += [_cell([at_end(row, key) for row in trained], key) for key in keys]
+                lines.append(f"| {title} | {len(trained)} | {' | '.join(cells)} | {_verdict(trained)} |")
         missing = [title for method, (title, _) in METHODS.items() if all(row["method"] != method for row in rows)]
-        left = f"\n\nNot measured: {', '.join(missing)}." if missing else ""
-        parts.append(f"## {target}\n\n" + "\n".join(lines) + left + "\n\n" + "\n".join(orders(rows)))
+        note = f"\n\nNot measured: {', '.join(missing)}." if missing else ""
+        parts.append(f"## {target}\n\n" + "\n".join(lines) + note + "\n\n" + "\n".join(orders(rows)))
     parts += [f"## {target}\n\nNot measured." for target in TARGETS if all(row["target"] != target for row in content["rows"])]
     protocols = sorted({point["protocol"] for row in content["rows"] for point in row["curve"]})
     return "\n\n".join(parts) + "\n\nProtocols:\n\n" + "\n".join(f"- {protocol}" for protocol in protocols) + "\n"
 
 
 def orders(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Of a target, which of the paper's orders hold in the mean over the seeds."""
-    own = {method: [row for row in rows if row["method"] == method] for method in METHODS}
+    """The paper's orders on one target, and whether they hold in the mean over the seeds."""
+    by_method = {method: [row for row in rows if row["method"] == method] for method in METHODS}
     pairs: dict[str, Callable[[dict[str, Any]], float]] = {
         f"at realism {LEVEL}": lambda row: equal_realism(row, "pairs"),
         f"at realism {LOWER}": lambda row: equal_realism(row, "pairs", LOWER),
@@ -200,28 +200,28 @@ def orders(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
 
     def add(claim: str, least: float, *values: list[float]) -> None:
-        """Of the first values' mean, less that of the second ones."""
-        found = "not measured"
+        """A line about the mean of the first values, less that of the second ones."""
+        result = "not measured"
         if all(values):
             means, seeds = [statistics.mean(each) for each in values], min(map(len, values))
             value = means[0] - sum(means[1:])
-            found = f"{value:.3f} ({'holds' if value >= least else 'does not hold'}; {seeds} seed(s))"
+            result = f"{value:.3f} ({'holds' if value >= least else 'does not hold'}; {seeds} seed(s))"
             missed = sum(math.isnan(each) for each in sum(values, []))
-            found = f"{missed} of {len(sum(values, []))} trainings do not reach it" if missed else found
-        lines.append(f"- {claim}, at least {least}: {found}")
+            result = f"{missed} of {len(sum(values, []))} trainings do not reach it" if missed else result
+        lines.append(f"- {claim}, at least {least}: {result}")
 
     for (when, value), (first, second, least) in product(pairs.items(), (("cdc", "tgan", 0.02), ("dcl", "cdc", -0.01))):
         claim = f"distance of pairs {when}, {METHODS[first][0]} less {METHODS[second][0]}"
-        add(claim, least, *([value(row) for row in own[method]] for method in (first, second)))
+        add(claim, least, *([value(row) for row in by_method[method]] for method in (first, second)))
     for method, end in (("tgan", 400), ("cdc", 600)):
-        last = [[float(p["realism"]) for p in row["curve"] if p["iteration"] <= end][-1] for row in own[method]]
+        last = [[float(p["realism"]) for p in row["curve"] if p["iteration"] <= end][-1] for row in by_method[method]]
         add(f"realism of {METHODS[method][0]} after {end} iterations", 0.95, last)
     return lines
 
 
 def _verdict(rows: Sequence[dict[str, Any]]) -> str:
-    numbers = {kind: sum(bool(row["verdict"].get(kind)) for row in rows) for kind in ("copies", "undecided")}
-    return ", ".join(f"{number} of {len(rows)} {kind}" for kind, number in numbers.items() if number) or "no copying found"
+    counts = {kind: sum(bool(row["verdict"].get(kind)) for row in rows) for kind in ("copies", "undecided")}
+    return ", ".join(f"{count} of {len(rows)} {kind}" for kind, count in counts.items() if count) or "no copying found"
 
 
 def _cell(values: Sequence[float], key: str) -> str:

@@ -35,17 +35,17 @@ from modules.ops.fir import TAPS
 
 def modulated_weights(self: ModulatedConv, images: Tensor, w: Tensor) -> Tensor:
     """The paper's formulation: a weight of its own for each image, as one grouped convolution."""
-    number, inputs = images.shape[:2]
+    batch_size, inputs = images.shape[:2]
     weight = self.weight * self.scale * self.affine(w)[:, None, :, None, None]
     if self.demodulate:
         weight = weight * torch.rsqrt(weight.square().sum((2, 3, 4), keepdim=True) + EPSILON)
-    images = images.reshape(1, number * inputs, *images.shape[-2:])
+    images = images.reshape(1, batch_size * inputs, *images.shape[-2:])
     if self.up:
-        images = F.conv_transpose2d(images, weight.transpose(1, 2).flatten(0, 1), stride=2, groups=number)
-        images = images.reshape(number, -1, *images.shape[-2:])
+        images = F.conv_transpose2d(images, weight.transpose(1, 2).flatten(0, 1), stride=2, groups=batch_size)
+        images = images.reshape(batch_size, -1, *images.shape[-2:])
         return style_generator.filter_images(images, padding=1, gain=4.0)
-    images = F.conv2d(images, weight.flatten(0, 1), padding=weight.shape[-1] // 2, groups=number)
-    return images.reshape(number, -1, *images.shape[-2:])
+    images = F.conv2d(images, weight.flatten(0, 1), padding=weight.shape[-1] // 2, groups=batch_size)
+    return images.reshape(batch_size, -1, *images.shape[-2:])
 
 
 def filter_reshaped(images: Tensor, padding: int, stride: int = 1, gain: float = 1.0) -> Tensor:
