@@ -9,6 +9,7 @@ from torch.optim import Adam
 
 from core.errors import UserError
 from core.types import ImageSize, PositiveInt
+from modules.stylegan2 import Phase
 from modules.tgan import TGAN
 
 
@@ -82,9 +83,8 @@ class MineGAN(TGAN):
     def trained_g(self) -> list[nn.Parameter]:
         return [*super().trained_g(), *self.miner.parameters()]
 
-    @property
-    def trains_path(self) -> bool:
-        return self.stage == 1
+    def phases(self) -> list[Phase]:
+        return [phase for phase in super().phases() if self.stage or phase.name != "path"]
 
     def before_mapping(self, z: Tensor) -> Tensor:
         return self.miner(z)

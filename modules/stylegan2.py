@@ -1,7 +1,7 @@
 """StyleGAN2 (Karras et al. 2020, arXiv 1912.04958), source model and head of its few-shot adaptations."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from lightning import LightningDataModule
@@ -37,6 +37,16 @@ from modules.staged import StagedModule
 
 PATH_DECAY = 0.01  # of the running mean of path lengths
 MEAN_SAMPLES = 4096  # latents whose mean is the center of truncation
+GENERATOR, DISCRIMINATOR = 0, 1  # the optimizers
+Loss = tuple[Tensor, dict[str, Tensor]]  # a loss, and what is logged of it
+
+
+class Phase(NamedTuple):
+    """A step of `optimizer` in every `interval`-th iteration, for `interval` times the loss of the method `<name>_loss`."""
+
+    name: str
+    interval: int
+    optimizer: int
 
 
 def append_codes(z: Tensor, codes: Tensor | None) -> Tensor:
@@ -48,10 +58,10 @@ class StyleGAN2(StagedModule):
     """Generator with mapping and style-modulated synthesis against a residual discriminator; logistic loss, lazy R1 and path
     length, an average of the generator's weights for samples.
 
-    An iteration: discriminator step, R1 every `r1_interval`-th iteration, generator step, path length every
-    `path_interval`-th, average. Sizes follow config F.
+    An iteration has the steps of `phases`, R1 and path length in every `r1_interval`-th and `path_interval`-th only (lazy
+    regularization), then the average moves. Sizes follow config F.
 
-    Adaptations override `latents`, `before_mapping`, `discriminate`, `generator_terms`, `discriminator_terms`,
+    Adaptations override `latents`, `before_mapping`, `discriminate`, `generator_terms`, `discriminator_terms`, `phases`,
     `trained_g`, `trained_d`.
 
     Args:
@@ -212,8 +222,6 @@ class StyleGAN2(StagedModule):
         """Input of the mapping network for z [N, z_dim], in training and sampling."""
         return z
 
-    trains_path = True  # whether the stage in training has steps for path lengths
-
     @property
     def layer_noise(self) -> str | None:
         return "random" if self.hparams.noise else None
@@ -230,47 +238,60 @@ class StyleGAN2(StagedModule):
         """Further weighted terms of the discriminator's loss by name."""
         return {}
 
+    def phases(self) -> list[Phase]:
+        """Steps of an iteration in their order."""
+        hp = self.hparams
+        phases = [
+            Phase("discriminator", 1, DISCRIMINATOR),
+            Phase("r1", hp.r1_interval * bool(hp.r1_gamma), DISCRIMINATOR),
+            Phase("generator", 1, GENERATOR),
+            Phase("path", hp.path_interval * bool(hp.path_weight), GENERATOR),
+        ]
+        return [phase for phase in phases if phase.interval]
+
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        reals, hp = batch["image"], self.hparams
+        reals, values = batch["image"], {}
         if self.condition is not None:
             self.condition.before_iteration(self)
             self._vectors = self.condition.of_batch(batch)
-        g_opt, d_opt = self.current_optimizers()
         # Paper: new latents for each step; here: both steps use the same fakes, which saves a pass through the generator.
         fakes = self.generator.synthesis(self.latents(len(reals)), self.layer_noise).images
+        for phase in self.phases():
+            if self.every(phase.interval):
+                optimizer = self.current_optimizers()[phase.optimizer]
+                with self.toggled_optimizer(optimizer):
+                    loss, logged = getattr(self, f"{phase.name}_loss")(reals, fakes)
+                    self.optimize(optimizer, phase.interval * loss, scrub=True)
+                values |= logged
+        self.log_training({**values, "kimg": self.images_seen / 1000}, len(reals))
 
-        with self.toggled_optimizer(d_opt):
-            real_logits, fake_logits = self.discriminate(reals), self.discriminate(fakes.detach())
-            terms_d = self.discriminator_terms()
-            loss_d = sum(terms_d.values(), nonsaturating_d(real_logits, fake_logits))
-            self.optimize(d_opt, loss_d, scrub=True)
-            if hp.augment == "ada":
-                self.augment.update(real_logits, self.mean_over_ranks, self.trainer.world_size)
-            if hp.r1_gamma and hp.r1_interval and self.every(hp.r1_interval):
-                loss_r1 = r1_penalty(self.discriminate, reals)
-                self.optimize(d_opt, hp.r1_gamma / 2 * hp.r1_interval * loss_r1, scrub=True)
-                self.log("train/r1", loss_r1, batch_size=len(reals))
+    def discriminator_loss(self, reals: Tensor, fakes: Tensor) -> Loss:
+        real_logits, fake_logits = self.discriminate(reals), self.discriminate(fakes.detach())
+        terms = self.discriminator_terms()
+        loss = sum(terms.values(), nonsaturating_d(real_logits, fake_logits))
+        values = {"d_loss": loss, **terms, "real_logits": real_logits.mean(), "fake_logits": fake_logits.mean()}
+        if self.hparams.augment == "ada":
+            self.augment.update(real_logits, self.mean_over_ranks, self.trainer.world_size)
+            values |= {"ada_p": self.augment.p, "ada_overfitting": self.augment.overfitting}
+        return loss, values
 
-        with self.toggled_optimizer(g_opt):
-            terms = {"adversarial": nonsaturating_g(self.discriminate(fakes)), **self.generator_terms()}
-            loss_g = sum(terms.values())
-            self.optimize(g_opt, loss_g, scrub=True)
-            if hp.path_weight and hp.path_interval and self.every(hp.path_interval) and self.trains_path:
-                self._path_step(g_opt, max(1, len(reals) // 2))
+    def r1_loss(self, reals: Tensor, fakes: Tensor) -> Loss:
+        penalty = r1_penalty(self.discriminate, reals)
+        return self.hparams.r1_gamma / 2 * penalty, {"r1": penalty}
 
-        statistics = {"real_logits": real_logits.mean(), "fake_logits": fake_logits.mean(), "kimg": self.images_seen / 1000}
-        if hp.augment == "ada":
-            statistics |= {"ada_p": self.augment.p, "ada_overfitting": self.augment.overfitting}
-        self.log_training({"g_loss": loss_g, "d_loss": loss_d, **terms, **terms_d, **statistics}, len(reals))
+    def generator_loss(self, reals: Tensor, fakes: Tensor) -> Loss:
+        terms = {"adversarial": nonsaturating_g(self.discriminate(fakes)), **self.generator_terms()}
+        loss = sum(terms.values())
+        return loss, {"g_loss": loss, **terms}
 
-    def _path_step(self, optimizer: torch.optim.Optimizer, num_images: int) -> None:
-        lengths = path_lengths(lambda w: self.generator.synthesis(w, self.layer_noise).images, self.mixed_latents(num_images))
+    def path_loss(self, reals: Tensor, fakes: Tensor) -> Loss:
+        w = self.mixed_latents(max(1, len(reals) // 2))
+        lengths = path_lengths(lambda w: self.generator.synthesis(w, self.layer_noise).images, w)
         # The gradient passes through the batch's share of the mean, as in the paper's code.
         mean = self.path_mean + PATH_DECAY * (lengths.mean() - self.path_mean)
         loss = (lengths - mean).square().mean()
-        self.optimize(optimizer, self.hparams.path_weight * self.hparams.path_interval * loss, scrub=True)
         self.path_mean.copy_(self.mean_over_ranks(mean.detach()))
-        self.log("train/path_length", self.path_mean, batch_size=num_images)
+        return self.hparams.path_weight * loss, {"path_length": self.path_mean}
 
     def update_averages(self, batch_images: int) -> None:
         if self.hparams.ema_ramp_up:  # the memory grows with the training, as the usual warm-up of averages

@@ -75,6 +75,13 @@ def test_gradients_of_the_miner_do_not_add_up():
     assert sum(norms[12:]) < 3 * sum(norms[:12])
 
 
+def test_path_lengths_count_in_the_second_stage_alone():
+    module = build(MineGAN)
+    for stage, names in ((0, ["discriminator", "r1", "generator"]), (1, ["discriminator", "r1", "generator", "path"])):
+        module.stage = stage
+        assert [phase.name for phase in module.phases()] == names
+
+
 def test_the_second_stage_goes_on_with_the_optimizers_moments():
     module = fit(build(MineGAN, iterations=6, miner_iterations=3, r1_interval=0))
     first, second = (module.trainer.optimizers[i] for i in (1, 3))

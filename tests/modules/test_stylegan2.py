@@ -78,6 +78,12 @@ def test_steps_of_each_optimizer_and_the_order_of_an_iteration(monkeypatch):
     assert module.iteration == 4
 
 
+def test_phases_and_those_without_weight():
+    phases = [("discriminator", 1, 1), ("r1", 16, 1), ("generator", 1, 0), ("path", 4, 0)]
+    assert StyleGAN2([16, 16], epochs=1, channels=[8, 8, 8]).phases() == phases
+    assert build(r1_gamma=0, path_interval=0).phases() == [phases[0], phases[2]]
+
+
 def test_the_average_is_1_minus_a_power_of_its_decay():
     module = build()
     for target, source in zip(module.generator_ema.parameters(), module.generator.parameters(), strict=True):
