@@ -9,7 +9,7 @@ from torch.optim import Adam
 
 from core.errors import UserError
 from core.types import BelowOne, Betas, ImageSize, NonNegativeFloat, NonNegativeInt, PathStr, PositiveFloat, PositiveInt
-from modules.augment.diffaugment import DiffAugment
+from modules.augment.named import Augmentation, named_augmentation
 from modules.losses.adversarial import soft_hinge_d, wasserstein_g
 from modules.losses.reconstruction import gradient_l1, outputs_of, perceptual
 from modules.networks.skip_excitation import (
@@ -47,7 +47,7 @@ class FastGAN(StagedModule):
             perceptual ones (LPIPS without learned weights), whose name is that of the logged term.
         reconstruction_file: weights of the network; null: the optional package (MobileNetV2).
         reconstruction_weight: published 8, the sum over a batch of 8.
-        policy: of DiffAugment; empty: none.
+        augment: of all images that the discriminator sees; `policy` of diffaugment, `ada_kimg` of ada. Published: diffaugment.
         ema_decay: of the average for each iteration.
         standing_batches: see `SNGAN`.
     """
@@ -69,7 +69,9 @@ class FastGAN(StagedModule):
         reconstruction_weight: NonNegativeFloat = 8.0,
         lr: PositiveFloat = 2e-4,
         betas: Betas = (0.5, 0.999),
+        augment: Augmentation = "diffaugment",
         policy: str = "color,translation",
+        ada_kimg: PositiveFloat = 500.0,
         ema_decay: BelowOne = 0.999,
         standing_batches: NonNegativeInt = 8,
         source_checkpoint: PathStr | None = None,
@@ -82,7 +84,7 @@ class FastGAN(StagedModule):
         self.small = small_side(side)
         self.generator = FastGANGenerator(side, z_dim, width, excitation)
         self.discriminator = FastGANDiscriminator(side, width)
-        self.augment = DiffAugment(policy)
+        self.augment = named_augmentation(augment, policy, ada_kimg)
         self.add_average("generator_ema", "generator", decay=ema_decay)
         self._distances: list[Any] = []  # no submodule: it neither trains nor belongs into checkpoints
 
@@ -135,6 +137,9 @@ class FastGAN(StagedModule):
                 name = f"reconstruction_{self.hparams.reconstruction}"
                 terms[name] = weight * self.reconstruction_loss(real, reals, quadrant)
             self.optimize(d_opt, d_loss := soft_hinge_d(real.logits, fake.logits) + sum(terms.values()))
+            if self.hparams.augment == "ada":
+                self.augment.update(real.logits, self.mean_over_ranks, self.trainer.world_size)
+                terms |= {"ada_p": self.augment.p, "ada_overfitting": self.augment.overfitting}
 
         with self.toggled_optimizer(g_opt):
             self.optimize(g_opt, g_loss := wasserstein_g(self.discriminator(big, small).logits))

@@ -12,8 +12,7 @@ from torch.utils.data import Dataset
 from core.errors import UserError
 from core.nodes import build_node
 from core.types import BelowOne, Betas, ImageSize, Node, NonNegativeInt, PathStr, PositiveFloat, PositiveInt, Probability
-from modules.augment.ada import ADA
-from modules.augment.diffaugment import DiffAugment
+from modules.augment.named import Augmentation, named_augmentation
 from modules.base import sampling_mode
 from modules.conditions import Clusters, Condition, DataInstancePrior
 from modules.losses.adversarial import hinge_d, nonsaturating_d, nonsaturating_g, wasserstein_g
@@ -89,7 +88,7 @@ class SNGAN(StagedModule):
         ema_decay: BelowOne = 0.0,
         ema_start: NonNegativeInt = 0,
         standing_batches: NonNegativeInt = 0,
-        augment: Literal["none", "diffaugment", "ada"] = "none",
+        augment: Augmentation = "none",
         policy: str = "color,translation,cutout",
         ada_kimg: PositiveFloat = 500.0,
         source_checkpoint: PathStr | None = None,
@@ -109,8 +108,7 @@ class SNGAN(StagedModule):
         self.generator, self.discriminator = self.networks(side)
         if hp.freeze_blocks > len(self.discriminator.blocks):
             raise UserError(f"freeze_blocks is {hp.freeze_blocks}; there are {len(self.discriminator.blocks)} blocks")
-        augmentations = {"none": nn.Identity(), "diffaugment": DiffAugment(hp.policy), "ada": ADA(kimg=hp.ada_kimg)}
-        self.augment = augmentations[hp.augment]
+        self.augment = named_augmentation(hp.augment, hp.policy, hp.ada_kimg)
         self.add_average("generator_ema", "generator", decay=hp.ema_decay)
         if isinstance(self.condition, DataInstancePrior):
             self.inject = self.from_image  # the capability `Injects`, which the condition gives

@@ -23,8 +23,7 @@ from core.types import (
     PositiveInt,
     Probability,
 )
-from modules.augment.ada import ADA
-from modules.augment.diffaugment import DiffAugment
+from modules.augment.named import Augmentation, named_augmentation
 from modules.losses.adversarial import nonsaturating_d, nonsaturating_g
 from modules.losses.penalties import path_lengths, r1_penalty
 from modules.networks.equalized import EqualConv, EqualLinear
@@ -112,7 +111,7 @@ class StyleGAN2(StagedModule):
         betas: Betas = (0.0, 0.99),
         ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.997784,
         ema_ramp_up: bool = False,
-        augment: Literal["none", "diffaugment", "ada"] = "none",
+        augment: Augmentation = "none",
         policy: str = "color,translation,cutout",
         ada_kimg: PositiveFloat = 500.0,
         condition: Node | None = None,
@@ -150,8 +149,7 @@ class StyleGAN2(StagedModule):
         for part in (*self.generator.modules(), *self.discriminator.modules()):
             if isinstance(part, StyledConv | ToRGB | EqualConv):
                 part.clamp = hp.conv_clamp
-        augmentations = {"none": nn.Identity(), "diffaugment": DiffAugment(hp.policy), "ada": ADA(kimg=hp.ada_kimg)}
-        self.augment = augmentations[hp.augment]
+        self.augment = named_augmentation(hp.augment, hp.policy, hp.ada_kimg)
         self.register_buffer("path_mean", torch.tensor(0.0))
         self.add_average("generator_ema", "generator", decay=hp.ema_decay)
         self._sizes = generator_sizes(self.generator.state_dict())

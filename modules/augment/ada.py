@@ -56,9 +56,9 @@ class ADA(nn.Module):
 
     @torch.no_grad()
     def update(self, real_logits: Tensor, mean: Callable[[Tensor], Tensor] = lambda values: values, ranks: int = 1) -> None:
-        """Adds the logits of augmented reals; every `interval`-th call moves p. `mean` is over the ranks."""
-        self.sign_sum += real_logits.sign().sum()
-        self.sign_count += real_logits.numel()
+        """Adds the logits [N, …] of augmented reals; every `interval`-th call moves p. `mean` is over the ranks."""
+        self.sign_sum += real_logits.sign().reshape(len(real_logits), -1).mean(1).sum()
+        self.sign_count += len(real_logits)  # images, of which p counts the thousands
         self.calls += 1
         if int(self.calls) % self.interval == 0:
             total, count = mean(torch.stack([self.sign_sum, self.sign_count]))

@@ -283,7 +283,7 @@ def main() -> None:
         for future in as_completed([pool.submit(make, trial) for trial in todo]):
             try:
                 rows.append(future.result())
-            except subprocess.CalledProcessError as error:  # the others go on, and what they give is kept
+            except subprocess.CalledProcessError as error:  # the other trainings continue and are kept
                 failed.append(str(error))
                 continue
             ordered = sorted(rows, key=lambda row: [t._asdict() for t in todo].index(row["trial"]))

@@ -105,6 +105,13 @@ def test_both_steps_judge_the_same_augmented_fakes():
     assert torch.equal(F.interpolate(calls[0][0], (16, 16)), calls[0][1])  # reals are augmented once
 
 
+def test_the_augmentation_is_a_setting():
+    plain, empty, ada = (build(**keys) for keys in ({"augment": "none"}, {"policy": ""}, {"augment": "ada", "ada_kimg": 0.001}))
+    runs = [fit(module, max_epochs=1) for module in (plain, empty, ada)]
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), empty.parameters(), strict=True))
+    assert int(ada.augment.calls) == 2 and "train/ada_p" in runs[2].logged_metrics
+
+
 def test_noise_matters_in_samples_and_not_along_latents():
     module = build()
     for part in module.generator_ema.modules():

@@ -104,6 +104,16 @@ def test_p_counts_the_images_of_all_ranks():
     assert augment.p == pytest.approx(0.015)
 
 
+def test_images_count_and_not_their_logits():
+    """Discriminators of patches give several logits for an image."""
+    one, many = ADA(kimg=1.0, interval=1), ADA(kimg=1.0, interval=1)
+    one.update(torch.full((5, 1), 3.0))
+    many.update(torch.full((5, 2, 5), 3.0))
+    assert float(one.p) == float(many.p) == pytest.approx(5 / 1000)
+    many.update(torch.tensor([[1.0, 1, 1, -1], [-1.0, -1, -1, 1]]))
+    assert float(many.overfitting) == 0
+
+
 def test_state_of_the_controller_is_kept():
     first, second = ADA(kimg=1.0, interval=4), ADA(kimg=1.0, interval=4)
     for _ in range(6):
