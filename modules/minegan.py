@@ -9,7 +9,6 @@ from torch.optim import Adam
 
 from core.errors import UserError
 from core.types import ImageSize, PositiveInt
-from modules.stylegan2 import Phase
 from modules.tgan import TGAN
 
 
@@ -83,7 +82,7 @@ class MineGAN(TGAN):
     def trained_g(self) -> list[nn.Parameter]:
         return [*super().trained_g(), *self.miner.parameters()]
 
-    def phases(self) -> list[Phase]:
+    def phases(self) -> list[Any]:
         return [phase for phase in super().phases() if self.stage or phase.name != "path"]
 
     def before_mapping(self, z: Tensor) -> Tensor:
