@@ -1,7 +1,6 @@
 """LatentPatch (Samuth, Rabin, Tschumperlé & Jurie 2023): new images from patches of the codes of others, without training."""
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -12,9 +11,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from core.errors import UserError, nearest_hint
+from core.errors import UserError
 from core.types import ImageSize, NonNegativeInt, OpenFraction, PathStr, PositiveInt, Probability
 from modules.bank import Bank, BankModule
+from modules.ops.attributes import Attributes, index_attributes, select_images
 from modules.ops.images import resize
 from modules.ops.noise import rand, randint
 from modules.ops.scales import check_scale
@@ -34,7 +34,6 @@ COMPOSE_BATCH_SIZE = 64  # whose codes are composed together
 SCALES = 5  # of the paper, through which a reference can enter
 MEASURED = 16  # samples of the diagnostics
 ALMOST_ALL = 0.9  # share of a sample's cells from one source above which it counts as its copy
-CONDITION = re.compile(r"\s*([^=!]+?)\s*(!?=)\s*(.*?)\s*")
 
 Preset = Literal["default", "paper", "table1", "reference", "random_1x1", "random_4x4"]
 
@@ -102,7 +101,7 @@ class LatentPatch(OnCodes, BankModule):
         self.save_hyperparameters()
         self.image_size = tuple(image_size)
         self.bank = None
-        self.attributes: dict[str, tuple[list[str], Tensor]] = {}  # of each column its values, and their indices for all rows
+        self.attributes: Attributes = {}
         self._sources: dict[str | None, tuple[LatentSources, Tensor]] = {}
         self._origin: Tensor | None = None
 
@@ -132,19 +131,11 @@ class LatentPatch(OnCodes, BankModule):
         images, neighbors = len(sets["image"]), self.settings().neighbors or 1
         if neighbors > images:
             raise UserError(f"module.neighbors is {neighbors}, more than the {images} image(s) to choose from")
-        self._read_attributes(sets["image"])
+        self.attributes = index_attributes(getattr(sets["image"], "attributes", {}), images)
 
     def check_tokenizer(self) -> None:
         super().check_tokenizer()
         self._sizes(self.settings())
-
-    def _read_attributes(self, images: Dataset) -> None:
-        """Attributes as numbers, which checkpoints hold in little space; those of a mirrored image are the image's."""
-        for name, column in getattr(images, "attributes", {}).items():
-            values = sorted(set(column))
-            numbers = {value: number for number, value in enumerate(values)}
-            rows = torch.tensor([numbers[value] for value in column], dtype=torch.int32)
-            self.attributes[name] = values, rows.repeat(len(images) // len(rows))
 
     def bank_rows(self, images: Tensor) -> Tensor:
         """Codes, int16 [n, h, w]."""
@@ -196,35 +187,15 @@ class LatentPatch(OnCodes, BankModule):
     # --- sources ------------------------------------------------------------------------------------------------------
 
     def sources(self, where: str | None = None) -> tuple[LatentSources, Tensor]:
-        """The stored maps that fulfil a condition, and their rows [B] in the bank. UserError if there are none."""
+        """The stored maps that fulfill a condition, and their rows [B] in the bank. UserError if there are none."""
         if not self.samples_ready:
             raise UserError("this LatentPatch holds no images yet; fit stores them")
         if where not in self._sources:
-            rows = self.select(where)
+            rows = select_images(where, self.attributes, len(self.bank)).to(self.device)
             codes = self.bank.rows if len(rows) == len(self.bank) else self.bank.rows[rows]
             book = project_codebook(codes, self.tokenizer.codebook, self.hparams.rank)
             self._sources[where] = LatentSources(codes, book), rows
         return self._sources[where]
-
-    def select(self, where: str | None) -> Tensor:
-        """Rows of the bank whose attributes fulfil all conditions such as "male=0 & hair!=short"."""
-        chosen = torch.ones(len(self.bank), dtype=torch.bool)
-        for text in where.split("&") if where is not None else ():
-            match = CONDITION.fullmatch(text)
-            if match is None:
-                raise UserError(f"where={where}: {text.strip()!r} is not NAME=VALUE or NAME!=VALUE; & joins several")
-            name, relation, value = match.groups()
-            if name not in self.attributes:
-                names = ", ".join(self.attributes) or "none, as no attributes.csv was beside the images"
-                raise UserError(f"where={where}: unknown attribute {name}.{nearest_hint(name, self.attributes)} Known: {names}")
-            values, rows = self.attributes[name]
-            if value not in values:
-                listed = ", ".join(values[:20]) + " …" * (len(values) > 20)
-                raise UserError(f"where={where}: {name} is never {value!r}.{nearest_hint(value, values)} Values: {listed}")
-            chosen &= (rows == values.index(value)) == (relation == "=")
-        if not chosen.any():
-            raise UserError(f"where={where}: none of the {len(chosen)} images fulfils this")
-        return chosen.nonzero()[:, 0].to(self.device)
 
     def _checked_sources(self, where: str | None, settings: Settings) -> tuple[LatentSources, Tensor]:
         sources, rows = self.sources(where)
@@ -283,8 +254,8 @@ class LatentPatch(OnCodes, BankModule):
         scales: PositiveInt | None = None,
         rho: NonNegativeInt = 0,
     ) -> Tensor:
-        """New images. `where` selects sources, see `select`; None stands for the module's own value. For images that are not
-        aligned, source windows may lie up to `rho` codes beside the window."""
+        """New images. `where` selects sources, see `select_images`; None stands for the module's own value. For images that are
+        not aligned, source windows may lie up to `rho` codes beside the window."""
         self.check_size(size)
         values = {"patch": patch, "stride": stride, "neighbors": neighbors, "scales": scales}
         return self.tokenizer.decode(self.sample_codes(num_images, preset, where, rho, **values))
