@@ -105,10 +105,10 @@ class Labels(Condition):
 
     def of_labels(self, labels: Tensor) -> Tensor:
         """One-hot vectors [N, num_classes] of class indices [N]."""
-        return F.one_hot(labels, self.dim).float()
+        return F.one_hot(labels, self.dim).to(torch.get_default_dtype())
 
     def of_fakes(self, num_images: int, generator: torch.Generator) -> Tensor:
-        return self.of_labels(torch.randint(0, self.dim, (num_images,), generator=generator))
+        return self.of_labels(torch.randint(self.dim, (num_images,), generator=generator))
 
     def draw(self, num_images: int, device: torch.device | None = None) -> Tensor:
         return self.of_labels(noise.randint(0, self.dim, (num_images,), device))
@@ -181,13 +181,13 @@ class Clusters(Condition):
 
     def of_labels(self, labels: Tensor) -> Tensor:
         """One-hot vectors [N, k] of cluster numbers [N]."""
-        return F.one_hot(labels, self.dim).float()
+        return F.one_hot(labels, self.dim).to(torch.get_default_dtype())
 
     def of_batch(self, batch: Mapping[str, Tensor]) -> Tensor:
         return self.of_labels(self.labels[batch["index"]])
 
     def of_fakes(self, num_images: int, generator: torch.Generator) -> Tensor:
-        picks = torch.randint(0, max(1, int(self.count)), (num_images,), generator=generator)
+        picks = torch.randint(max(1, int(self.count)), (num_images,), generator=generator)
         return self.of_labels(self.labels[picks.to(self.labels.device)])
 
     def draw(self, num_images: int, device: torch.device | None = None) -> Tensor:
@@ -294,7 +294,7 @@ class DataInstancePrior(Condition):
         return self.bank.rows[batch["index"]]
 
     def of_fakes(self, num_images: int, generator: torch.Generator) -> Tensor:
-        return self.bank.rows[torch.randint(0, len(self.bank), (num_images,), generator=generator).to(self.bank.values.device)]
+        return self.bank.rows[torch.randint(len(self.bank), (num_images,), generator=generator).to(self.bank.values.device)]
 
     def draw(self, num_images: int, device: torch.device | None = None) -> Tensor:
         """Vectors of training images, for `mixup` mixtures of two; those of the other laws are codes only."""

@@ -96,6 +96,8 @@ class FastGAN(StagedModule):
 
     def check_data(self, sets: Mapping[str, Any]) -> None:
         super().check_data(sets)
+        if getattr(sets["image"], "labels", None) is not None:
+            raise UserError("datamodule.labels: FastGAN has no classes; set it to null")
         self.distance()
 
     def distance(self) -> Any:

@@ -144,7 +144,7 @@ class SNGAN(StagedModule):
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
         super().check_data(sets)
-        if getattr(sets["image"], "labels", None) is not None and self.condition is None:
+        if getattr(sets["image"], "labels", None) is not None and not (self.condition and self.condition.by_label):
             raise UserError(f"datamodule.labels: {type(self).__name__} has no classes; set it to null, or module.condition")
 
     # --- what trains --------------------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ class StyleGAN2(StagedModule):
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
         super().check_data(sets)
-        if getattr(sets["image"], "labels", None) is not None and self.condition is None:
+        if getattr(sets["image"], "labels", None) is not None and not (self.condition and self.condition.by_label):
             raise UserError(f"datamodule.labels: {type(self).__name__} has no classes; set it to null, or module.condition")
 
     def set_epoch_length(self, datamodule: LightningDataModule, world_size: int) -> None:

@@ -91,10 +91,10 @@ class JoinedDraws(TorchFunctionMode):
         if function is torch.Tensor.float:
             return arguments[0].double()  # losses go up to 32 bits, not down to them
         single = function is torch.randint and () in arguments  # of a stream that all ranks share
-        if function not in (torch.rand, torch.randn, torch.randn_like, torch.randint) or single:
+        if function not in (torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.randint) or single:
             return function(*arguments, **(keywords or {}))
-        if function is torch.randn_like:
-            function, shape = torch.randn, arguments[0].shape
+        if function in (torch.rand_like, torch.randn_like):
+            function, shape = torch.rand if function is torch.rand_like else torch.randn, arguments[0].shape
         elif function is torch.randint:
             function, shape = (lambda *size, generator: torch.randint(arguments[0], size, generator=generator)), arguments[1]
         else:
@@ -260,7 +260,8 @@ def joined(tmp_path_factory):
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@by_path([*HEADS, *(path for path in TRAINED if path.stem == "cdc")])  # whose discriminator stops early in most iterations
+# CDC's discriminator stops early in most iterations; BigGAN judges reals and fakes in one batch, here with their priors.
+@by_path([*HEADS, *(path for path in TRAINED if path.stem in ("cdc", "disp_biggan"))])
 def test_processes_equal_one_with_the_joined_batch(tmp_path, joined, path, ranks):
     """All stages, penalties and noise included, without batch statistics. The gradients of each step are reduced once, and
     those that no step uses never."""

@@ -68,6 +68,16 @@ def test_a_training_is_made_once_and_measured_by_the_judges_that_are_missing(tmp
     assert measured(trial, tmp_path, tmp_path, ["b.pth"], [])["judges"].keys() == {"b"} and len(calls) == 3
 
 
+def test_held_out_tiles_are_of_all_classes(tmp_path, monkeypatch):
+    """The classes are in sheets of their own, one after the other."""
+    monkeypatch.setattr(few_shot_gans, "HELDOUT", 8)
+    for number in range(4):
+        Image.new("RGB", (800, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.csv").write_text("\n".join(["index,split", *(f"{index},test" for index in range(20 + number))]))
+    _, test = emoji(tmp_path, tmp_path / "out", 10)
+    assert [Image.open(file).getpixel((5, 5))[0] for file in sorted(test.iterdir())] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
 def test_tiles_are_cut_once_by_share(tmp_path):
     sheet = Image.new("RGB", (800, 32))
     for tile in range(25):

@@ -20,7 +20,7 @@ def color(images: Tensor) -> Tensor:
 def translation(images: Tensor, share: float = 0.125) -> Tensor:
     """Shifts by whole pixels, up to a share of the side, zeros moved in."""
     batch_size, _, height, width = images.shape
-    reach = [round(side * share) for side in (height, width)]
+    reach = [int(side * share + 0.5) for side in (height, width)]
     rows, columns = (
         torch.arange(side, device=images.device) + torch.randint(-most, most + 1, (batch_size, 1), device=images.device)
         for side, most in zip((height, width), reach, strict=True)

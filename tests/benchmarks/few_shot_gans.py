@@ -90,9 +90,9 @@ def folders(trial: Trial, data: Path, runs: Path) -> tuple[Path, Path]:
 
 @cache
 def emoji(sheets: Path, out: Path, share: int) -> tuple[Path, Path]:
-    """Folders with every n-th training tile, and with the test tiles, cut from the sheets once."""
-    train, test = out / f"emoji_{share}", out / "emoji_heldout"
-    for folder, split, step in ((train, "train", 100 // share), (test, "test", 1)):
+    """Folders with every n-th training tile, and with test tiles of all classes evenly, cut from the sheets once."""
+    train, test = out / f"emoji_{share}", out / f"emoji_heldout_{HELDOUT}"
+    for folder, split in ((train, "train"), (test, "test")):
         if folder.exists():
             continue
         part = folder.with_suffix(".part")
@@ -102,7 +102,9 @@ def emoji(sheets: Path, out: Path, share: int) -> tuple[Path, Path]:
             sheet = Image.open(table.with_suffix(".png")).convert("RGB")
             rows = [row for row in csv.DictReader(table.open(encoding="utf-8")) if row["split"] == split]
             tiles += [(sheet, *divmod(int(row["index"]), 25)) for row in rows]
-        for number, (sheet, row, column) in enumerate(tiles[::step]):
+        count = min(HELDOUT, len(tiles))  # the sheets are of one class each
+        chosen = tiles[:: 100 // share] if split == "train" else [tiles[i * len(tiles) // count] for i in range(count)]
+        for number, (sheet, row, column) in enumerate(chosen):
             sheet.crop((32 * column, 32 * row, 32 * column + 32, 32 * row + 32)).save(part / f"{number:05d}.png")
         part.rename(folder)
     return train, test

@@ -10,7 +10,8 @@ from tests.modules import test_sngan
 from tests.modules.test_sngan import LABELS, changed, count, fit, state
 
 TINY = [*test_sngan.TINY, "datamodule.labels=folder"]
-TINY_OF = {"disp_biggan": ["module.condition.extractor=colors"]}  # needs no weights
+TINY_OF = {"disp_biggan": ["module.condition.extractor=colors", "datamodule.labels=null"]}  # needs no weights
+JOINED_BATCH = test_sngan.JOINED_BATCH
 PARAMETERS = {"biggan": 645_207, "disp_biggan": 960_855, "biggan_cifar": 12_816_135}
 
 

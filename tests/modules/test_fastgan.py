@@ -15,7 +15,7 @@ from modules.networks.skip_excitation import FastGANDiscriminator, FastGANGenera
 from modules.ops.pretrained import package_file
 from tests.modules.test_sngan import changed, count, state
 
-JOINED_BATCH = "the draws of DiffAugment are not laid out by images"
+JOINED_BATCH = ["module.augment=none"]  # whose draws are not laid out by images
 TINY = [
     "datamodule.num_images=5",
     "datamodule.image_size=[32,32]",
@@ -46,6 +46,12 @@ def fit(module, data=None, **trainer):
     runner = lightning.Trainer(**(settings | trainer))
     runner.fit(module, SyntheticDataModule([32, 32], **keys))
     return runner
+
+
+def drawn(**keys):
+    data = SyntheticDataModule([32, 32], num_images=4, **keys)
+    data.setup()
+    return data.sets()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +134,9 @@ def test_noise_matters_in_samples_and_not_along_latents():
 def test_without_reconstruction_training_runs_and_reads_no_file():
     assert fit(build(reconstruction_weight=0.0), max_epochs=1).callback_metrics.keys().isdisjoint({"train/reconstruction_l1"})
     with pytest.raises(UserError, match="module.reconstruction: vgg16_pool5 needs a file"):
-        build(reconstruction="vgg16").check_data({})
+        build(reconstruction="vgg16").check_data(drawn())
+    with pytest.raises(UserError, match="datamodule.labels: FastGAN has no classes"):
+        build().check_data(drawn(labels="folder"))
     with pytest.raises(UserError, match="FastGAN makes squares of 32, 64"):
         build(image_size=[16, 16])
 

@@ -13,7 +13,6 @@ from tests.modules import test_sngan
 from tests.modules.test_sngan import count, fit
 
 CLUSTERS = {"class_path": "modules.conditions.Clusters", "num_clusters": 3, "interval": 2, "max_images": 16, "max_clustered": 6}
-JOINED_BATCH = "its codes are of 32 bits, the comparison needs 64"
 TINY = [
     *(word for word in test_sngan.TINY if "n_dis" not in word and "channels" not in word),
     "module.g_channels=[8,8,8]",
@@ -74,6 +73,7 @@ def test_clusters_are_found_at_intervals_and_label_every_image():
     condition = module.condition
     assert int(condition.count) == 8 and set(condition.labels[:8].tolist()) <= {0, 1, 2} and not condition.labels[8:].any()
     assert 0 <= float(condition.agreement) <= 1 + 1e-6
+    assert module.trainer.callback_metrics["train/cluster_agreement"] == condition.agreement
     shares = condition.draw(3000).mean(0)
     assert torch.allclose(shares, torch.bincount(condition.labels[:8], minlength=3) / 8, atol=0.04)
     assert int(torch.bincount(condition.labels[:8]).sum()) == 8
@@ -92,7 +92,12 @@ def test_both_steps_have_the_fakes_of_the_reals_clusters():
 
 def test_one_cluster_is_no_condition():
     module = fit(build(condition=CLUSTERS | {"num_clusters": 1}))
-    assert not module.condition.labels.any() and torch.equal(module.condition.draw(4), torch.ones(4, 1))
+    ones = torch.ones(4, 1)
+    assert not module.condition.labels.any() and torch.equal(module.condition.draw(4), ones)
+    images = torch.rand(4, 3, 16, 16)
+    logits = module.discriminator.linear(module.discriminator.features(images)).squeeze(1)
+    assert torch.equal(module.discriminator(images, ones).logits, logits)  # unconditional networks
+    assert len(module.generator.embedding(ones).unique(dim=0)) == 1
 
 
 def test_sngan_takes_clusters_too():

@@ -15,6 +15,7 @@ from modules.losses.penalties import r1_penalty
 def test_ada_is_skipped_while_p_is_0():
     images = torch.randn(2, 3, 8, 8)
     assert ADA()(images) is images
+    assert torch.equal(ADA()._color(images, 0.0), torch.eye(4).expand(2, 4, 4))
 
 
 def test_ada_changes_about_as_many_images_as_p_says():
@@ -183,6 +184,33 @@ def test_cutout_is_one_square_of_half_the_side():
     for hole in holes[:50]:
         rows, columns = hole.any(1), hole.any(0)
         assert torch.equal(hole, rows[:, None] & columns[None])
+
+
+@pytest.mark.parametrize("side", [20, 32])
+def test_zeros_of_translation_and_cutout_are_as_many_as_expected(side):
+    """Means over 10,000 draws against sums over all shifts and all centers."""
+    torch.manual_seed(0)
+    images, reach, size = torch.ones(10_000, 1, side, side), int(side / 8 + 0.5), side // 2
+    kept = sum(side - abs(shift) for shift in range(-reach, reach + 1)) / (2 * reach + 1) / side
+    lengths = [min(side, center + size // 2) - max(0, center - size // 2) for center in range(side + 1)]
+    for operation, zeros in ((translation, 1 - kept**2), (cutout, (sum(lengths) / (side + 1) / side) ** 2)):
+        assert float((operation(images) == 0).float().mean()) == pytest.approx(zeros, abs=0.005)
+    if side == 32:  # published arithmetic: 0.134066 and 0.186467
+        assert 1 - kept**2 == pytest.approx(0.134066, abs=1e-6)
+        assert (sum(lengths) / (side + 1) / side) ** 2 == pytest.approx(0.186467, abs=1e-6)
+
+
+def test_diffaugment_color_keeps_gray_constants_and_has_exact_gradients():
+    torch.manual_seed(0)
+    moved = color(torch.full((5, 3, 4, 4), 0.3))
+    assert torch.allclose(moved, moved[:, :1, :1, :1].expand_as(moved), atol=1e-6)  # only the brightness acts
+    assert (moved - 0.3).abs().max() <= 0.5 and moved[:, 0, 0, 0].unique().numel() == 5
+
+    def repeated(images):
+        torch.manual_seed(1)
+        return color(images)
+
+    assert torch.autograd.gradcheck(repeated, torch.rand(2, 3, 2, 2, dtype=torch.float64, requires_grad=True))
 
 
 def test_policies():
