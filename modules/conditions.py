@@ -283,12 +283,17 @@ class DataInstancePrior(Condition):
         rows = (rows - self.mean) / self.deviation
         return rows if self.scaling == "standardize" else unit_rms(rows)
 
-    def of_images(self, images: Tensor) -> Tensor:
-        """Vectors of any images [N, 3, H, W] in [-1, 1], by the network of the training."""
+    def of_images(self, images: Tensor, neighbors: int = 0) -> Tensor:
+        """Vectors of any images [N, 3, H, W] in [-1, 1], by the network of the training; with `neighbors` the mean of so many
+        nearest ones of training images."""
         network, sha256 = self._network()
         if not torch.equal(_digest(sha256), self.sha256.cpu()):
             raise UserError(f"module.condition.weights: not the file that this model was trained with ({self.extractor})")
-        return self._scaled(network.to(images.device)(images))
+        vectors, rows = self._scaled(network.to(images.device)(images)), self.bank.rows
+        if not neighbors:
+            return vectors
+        nearest_rows = torch.cdist(vectors, rows).topk(min(neighbors, len(rows)), largest=False).indices
+        return rows[nearest_rows].mean(1)
 
     def of_batch(self, batch: Mapping[str, Tensor]) -> Tensor:
         return self.bank.rows[batch["index"]]

@@ -282,6 +282,8 @@ class SNGAN(StagedModule):
         if labels is not None:
             if condition is None or not condition.one_hot:
                 raise UserError(f"labels: this {type(self).__name__} was not trained with classes (module.condition)")
+            if not labels:
+                raise UserError("labels is []; expected at least one class")
             if wrong := [label for label in labels if not 0 <= label < condition.dim]:
                 raise UserError(f"labels: class {wrong[0]} is unknown; allowed are 0 to {condition.dim - 1}")
             picks = noise.randint(0, len(labels), (num_images,)).tolist()
@@ -322,11 +324,7 @@ class SNGAN(StagedModule):
         With `neighbors` the prior is the mean of so many nearest ones of training images, which helps with inputs that are
         unlike all of them.
         """
-        vectors, rows = self.condition.of_images(images), self.condition.bank.rows
-        if neighbors:
-            distances = torch.cdist(vectors, rows)
-            vectors = rows[distances.topk(min(neighbors, len(rows)), largest=False).indices].mean(1)
-        codes = self.generator_ema.embedding(vectors).repeat_interleave(variants, 0)
+        codes = self.generator_ema.embedding(self.condition.of_images(images, neighbors)).repeat_interleave(variants, 0)
         z = noise.randn(len(codes), self.hparams.z_dim, device=self.device)
         return resize(self.generator_ema(z, codes), images.shape[-2:])
 

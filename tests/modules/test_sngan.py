@@ -307,8 +307,9 @@ def test_classes_are_learned_and_chosen():
     assert (rows.min(0).values < 1e-5).all() and (rows.argmin(0).unique(return_counts=True)[1] > 0).all()
     task = Generate(num_images=6, options={"labels": [1]})
     assert len(dict(task(module))) == 6
-    with pytest.raises(UserError, match="labels: class 2 is unknown; allowed are 0 to 1"):
-        module.sample(1, labels=[2])
+    for labels, message in (([2], "class 2 is unknown; allowed are 0 to 1"), ([], r"labels is \[\]; expected at least one")):
+        with pytest.raises(UserError, match=message):
+            module.sample(1, labels=labels)
     with pytest.raises(UserError, match="this SNGAN was not trained with classes"):
         build().sample(1, labels=[0])
 
