@@ -1,7 +1,6 @@
 """Realism, diversity and novelty of the samples of fixed latents in the course of an adaptation."""
 
 import hashlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -60,12 +59,7 @@ def nearest(rows: EmbeddingCache, targets: EmbeddingCache) -> tuple[Tensor, Tens
 class AdaptationMeasure:
     """Measures sets of samples against training images and, where given, held-out images of the target: uint8 [N, 3, H, W].
 
-    Each image passes the networks once.
-
-    Args:
-        distance: for the perceptual distances.
-        backbone: for `kd`; None: without.
-        classifier: for `realism`; None: without.
+    Each image passes the networks once: `distance`, that of `kd`, and the classifier of `realism`.
     """
 
     def __init__(
@@ -107,17 +101,3 @@ class AdaptationMeasure:
         images = [part.images for part in (self.training, self.heldout) if part is not None]
         digest = hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in images)).hexdigest()
         return ", ".join([*names, f"reference {digest[:8]}"])
-
-
-def at_realism(rows: Sequence[tuple[float, float]], level: float) -> float:
-    """The value at which realism first reaches `level`, of rows (realism, value) in the order of a training: interpolated
-    between the rows around it; NaN if it never does."""
-    previous = None
-    for realism, value in rows:
-        if realism >= level:
-            if previous is None or realism == previous[0]:
-                return value
-            share = (level - previous[0]) / (realism - previous[0])
-            return previous[1] + share * (value - previous[1])
-        previous = (realism, value)
-    return torch.nan

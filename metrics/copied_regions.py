@@ -6,7 +6,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from core.errors import UserError
 from modules.ops.nearest import extract, nearest
 
 PATCH, STRIDE = 5, 2
@@ -14,15 +13,13 @@ TOLERANCE = 0.05  # root mean squared difference of two patches that count as eq
 MAX_DISTANCES = 2**24  # computed at once, 64 MB
 
 
-def copied_shares(images: Tensor, sources: Tensor, flip: bool = True, tolerance: float = TOLERANCE) -> Tensor:
+def copied_shares(images: Tensor, sources: Tensor) -> Tensor:
     """Size of the largest region of each image that is in each source, as a share of the image: float64 [n, m] in 0…1.
 
-    Floats [n, 3, H, W] and [m, 3, H, W] in 0…1. Around every second pixel of an image the nearest patch of the source, with
-    `flip` also of the mirrored one, is searched; 4-neighbors whose matches are equal within `tolerance` and lie at the same
+    Floats [n, 3, H, W] and [m, 3, H, W] in 0…1, of sides of 5 and more. Around every second pixel of an image the nearest patch
+    of the source and its mirror image is searched; 4-neighbors whose matches are equal within TOLERANCE and lie at the same
     offset are one region.
     """
-    if min(*images.shape[-2:], *sources.shape[-2:]) < PATCH:
-        raise UserError(f"images of {tuple(images.shape[-2:])} pixels contain no patch of {PATCH}")
     shape = [(side - PATCH) // STRIDE + 1 for side in images.shape[-2:]]
     width = sources.shape[-1] - PATCH + 1
     y, x = (STRIDE * torch.arange(side, device=images.device) for side in shape)
@@ -30,13 +27,12 @@ def copied_shares(images: Tensor, sources: Tensor, flip: bool = True, tolerance:
     queries = extract(images, PATCH, STRIDE)
     shares = []
     for source in sources:
-        both = torch.stack([source, source.flip(-1)]) if flip else source[None]
-        keys = extract(both, PATCH)
+        keys = extract(torch.stack([source, source.flip(-1)]), PATCH)
         chunk = max(1, MAX_DISTANCES // keys[..., 0].numel())
         distances, indices = nearest(queries.flatten(0, 1), keys.flatten(0, 1), chunk)
         indices, offsets = indices.view(len(images), -1), keys.shape[1] * 2
         labels = indices // keys.shape[1] * offsets * 2 + indices % keys.shape[1] - positions + offsets
-        equal = (distances / queries.shape[-1]).view_as(labels) <= tolerance**2
+        equal = (distances / queries.shape[-1]).view_as(labels) <= TOLERANCE**2
         largest = largest_region(labels.where(equal, -1).unflatten(1, shape))
         shares.append(largest.double() / (shape[0] * shape[1]))
     return torch.stack(shares, 1).cpu()

@@ -8,7 +8,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from core.errors import UserError
-from metrics.intervals import subsample_interval
+from metrics.intervals import mean_interval, subsample_interval
 
 MAX_ROWS = 1000  # of either side, for the interval of a distance
 Intervals = dict[str, list[float] | str]  # [low, high] by key, or the reason why there is none
@@ -17,7 +17,8 @@ Intervals = dict[str, list[float] | str]  # [low, high] by key, or the reason wh
 class SampleSetMetric(Metric):
     """`value` of the reference `reals` and all ranks' samples, in an order that does not depend on the ranks.
 
-    `value_names` are the names of its values, with * for a number, or where they begin with a key their ends.
+    `value_names` are the names of its values, with * for a number, or where they begin with a key their ends. `value` leaves in
+    `columns` what the samples [n] contribute to those values that are means over samples, by key.
     """
 
     full_state_update = False
@@ -30,6 +31,7 @@ class SampleSetMetric(Metric):
     def __init__(self, reals: Tensor) -> None:
         super().__init__()
         self.reals = reals
+        self.columns: dict[str, Tensor] = {}
         self.add_state("indices", default=[], dist_reduce_fx="cat")
         self.add_state("fakes", default=[], dist_reduce_fx="cat")
 
@@ -65,7 +67,7 @@ class SampleSetMetric(Metric):
 
     def intervals(self, values: Mapping[str, float], num_samples: int) -> Intervals:
         """95 % intervals of `values`, those of the last `compute`, for another draw of as many samples (`num_samples`)."""
-        return {}
+        return {key: mean_interval(column) for key, column in self.columns.items()}
 
 
 class FeatureMetric(SampleSetMetric):

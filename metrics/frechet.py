@@ -3,20 +3,17 @@
 import torch
 from torch import Tensor
 
-from core.errors import UserError
 from metrics.feature_metric import FeatureDistance, FeatureMetric
 
 MIN_REFERENCE, MIN_SAMPLES = 2000, 1000  # rows that the extrapolation needs
 
 
 def frechet_distance(reals: Tensor, fakes: Tensor) -> Tensor:
-    """|mu_r - mu_f|^2 + Tr(S_r) + Tr(S_f) - 2 Tr((S_r S_f)^(1/2)) of feature rows [m, d] and [n, d], float64 scalar.
+    """|mu_r - mu_f|^2 + Tr(S_r) + Tr(S_f) - 2 Tr((S_r S_f)^(1/2)) of feature rows [m, d] and [n, d], two and more: float64.
 
     The trace of the root is the nuclear norm of X_r X_f^T with rows X centered and scaled: exact for any rank, without a
     constant on the diagonal. Biased upwards by about c / N: compare only at equal m and n.
     """
-    if min(len(reals), len(fakes)) < 2:
-        raise UserError(f"the Fréchet distance needs 2 real and 2 generated samples, got {len(reals)} and {len(fakes)}")
     reals, fakes = reals.double(), fakes.double()
     shift = reals.mean(0) - fakes.mean(0)
     reals, fakes = _scaled(reals), _scaled(fakes)
@@ -41,8 +38,6 @@ def extrapolated_frechet(reals: Tensor, fakes: Tensor, points: int = 15) -> tupl
     The intercept of a line fitted to the distances of random subsets of n samples over 1 / n, n from a tenth of them, at
     least 500, up to all. The subsets are the same on every call. The bias of the reference [m, d] stays.
     """
-    if len(fakes) < MIN_SAMPLES:
-        raise UserError(f"the extrapolation needs {MIN_SAMPLES} samples, got {len(fakes)}")
     generator = torch.Generator().manual_seed(0)
     numbers = torch.linspace(max(500, len(fakes) // 10), len(fakes), points).long()
     picks = (torch.randperm(len(fakes), generator=generator)[:number].to(fakes.device) for number in numbers)
@@ -55,8 +50,7 @@ def extrapolated_frechet(reals: Tensor, fakes: Tensor, points: int = 15) -> tupl
 
 
 class FrechetDistance(FeatureDistance):
-    def value(self, reals: Tensor, fakes: Tensor) -> Tensor:
-        return frechet_distance(reals, fakes)
+    value = staticmethod(frechet_distance)
 
 
 class ExtrapolatedFrechet(FeatureMetric):

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from core.errors import UserError
 from metrics.feature_metric import FeatureDistance
 
 FULL_SAMPLE = 1000  # up to this many rows on either side all pairs are used once
@@ -13,20 +12,18 @@ SUBSETS = 100  # of FULL_SAMPLE rows each, above it: the published protocol
 MAX_KERNELS = 2**24  # computed at once: 128 MB
 
 
-def kernel_distance(reals: Tensor, fakes: Tensor, at_once: int = MAX_KERNELS) -> Tensor:
-    """Unbiased squared MMD of rows [m, d] and [n, d] under k(a, b) = (a.b / d + 1)^3: float64 scalar, may be negative."""
-    m, n = len(reals), len(fakes)
-    if min(m, n) < 2:
-        raise UserError(f"the kernel distance needs at least 2 real and 2 generated samples, got {m} and {n}")
+def kernel_distance(reals: Tensor, fakes: Tensor) -> Tensor:
+    """Unbiased squared MMD of two and more rows [m, d] and [n, d] under k(a, b) = (a.b / d + 1)^3: float64 scalar, may be
+    negative."""
     reals, fakes = reals.double(), fakes.double()
-    within = sum(_mean_within(x, at_once) for x in (reals, fakes))
-    return within - 2 * _kernel_sum(reals, fakes, at_once) / (m * n)
+    across = _kernel_sum(reals, fakes) / (len(reals) * len(fakes))
+    return _mean_within(reals) + _mean_within(fakes) - 2 * across
 
 
 def kernel_distance_of_subsets(reals: Tensor, fakes: Tensor) -> Callable[[Tensor], Tensor]:
     """`kernel_distance` of the reference to any subset of the samples, by their indices [k], from kernels computed once."""
     reals, fakes = reals.double(), fakes.double()
-    across, among, constant = _kernel(fakes, reals).mean(1), _kernel(fakes, fakes), _mean_within(reals, MAX_KERNELS)
+    across, among, constant = _kernel(fakes, reals).mean(1), _kernel(fakes, fakes), _mean_within(reals)
 
     def distance(picks: Tensor) -> Tensor:
         within = among[picks][:, picks].sum() - among.diagonal()[picks].sum()
@@ -49,14 +46,14 @@ def _kernel(left: Tensor, right: Tensor) -> Tensor:
     return (left @ right.T / right.shape[1] + 1).pow(3)
 
 
-def _kernel_sum(left: Tensor, right: Tensor, at_once: int) -> Tensor:
-    return torch.stack([_kernel(part, right).sum() for part in left.split(max(1, at_once // len(right)))]).sum()
+def _kernel_sum(left: Tensor, right: Tensor) -> Tensor:
+    return torch.stack([_kernel(part, right).sum() for part in left.split(max(1, MAX_KERNELS // len(right)))]).sum()
 
 
-def _mean_within(rows: Tensor, at_once: int) -> Tensor:
+def _mean_within(rows: Tensor) -> Tensor:
     """Mean kernel of two different rows."""
     diagonal = (rows.square().mean(1) + 1).pow(3).sum()
-    return (_kernel_sum(rows, rows, at_once) - diagonal) / (len(rows) * (len(rows) - 1))
+    return (_kernel_sum(rows, rows) - diagonal) / (len(rows) * (len(rows) - 1))
 
 
 class KernelDistance(FeatureDistance):

@@ -4,7 +4,6 @@ Diversity Metrics for Generative Models", 2020)."""
 import torch
 from torch import Tensor
 
-from core.errors import UserError
 from metrics.feature_metric import FeatureMetric
 from metrics.nearest_psnr import exact_distances
 
@@ -14,15 +13,13 @@ MIN_ROWS = 50  # of either side: with fewer the spheres are so large that everyt
 
 
 def manifold_scores(reals: Tensor, fakes: Tensor, neighbors: int = NEIGHBORS) -> dict[str, Tensor]:
-    """Shares of rows that lie in the spheres of the other side, from rows [m, d] and [n, d]; float64 scalars.
+    """Shares of rows that lie in the spheres of the other side, from rows [m, d] and [n, d], more than k; float64 scalars.
 
     The sphere of a row reaches to its k-th nearest other row of the same side. `precision`: samples in a sphere of a
     reference row, `recall`: the reverse, both with equality (<=). `density`: number of reference spheres around a sample over
     k, may exceed 1; `coverage`: reference rows with a sample in their sphere, both strictly (<). Compare only at equal m, n
     and k: two sets of one distribution do not reach 1.
     """
-    if min(len(reals), len(fakes)) <= neighbors:
-        raise UserError(f"{neighbors} neighbors need more real and generated samples, got {len(reals)} and {len(fakes)}")
     reals, fakes = reals.double(), fakes.double()
     across = exact_distances(reals, fakes)
     real_radii, fake_radii = (_radii(rows, neighbors) for rows in (reals, fakes))
@@ -56,6 +53,4 @@ class ManifoldScores(FeatureMetric):
     higher_is_better = True
     value_names = ("precision", "recall", "density", "coverage")
     min_samples = min_reference = MIN_ROWS
-
-    def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
-        return balanced_scores(reals, fakes)
+    value = staticmethod(balanced_scores)

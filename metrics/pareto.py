@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 QUALITY = (  # in order of preference: extrapolated Fréchet distances last, their standard errors never
     r"kid", r"kd_\w+(?<!_crops)", r"fid", r"fd_(?!infinity_)\w+", r"fid_infinity", r"fd_infinity_(?!error_)\w+",
@@ -12,7 +12,6 @@ QUALITY = (  # in order of preference: extrapolated Fréchet distances last, the
 DIVERSITY = (r"pixel_diversity", r"(st_)?lpips\w*_pairs", r"pd_\w+_pairs")
 HIGHER = r"precision\w*|recall\w*|density\w*|coverage\w*|inception_score\w*|source_share_min|realism"
 REALISTIC = 0.95  # realism from which the checkpoints of an adaptation count as arrived
-REPEATED = 30.0  # dB of the nearest training image, above which samples without a verdict count as copies
 
 
 class Candidate(NamedTuple):
@@ -101,15 +100,3 @@ def direction(key: str) -> int:
     if re.fullmatch(HIGHER, key):
         return 1
     return -1 if re.match(r"(kid|fid|kd|fd|sifid|sifd)(?!_infinity_error)(_|$)", key) else 0
-
-
-def repeats_training_images(results: Mapping[str, Any]) -> bool:
-    """The memorization verdict of a measurement; without one, whether a PSNR to training images exceeds 30 dB."""
-    verdict = results.get("verdict")
-    if isinstance(verdict, Mapping) and "copies" in verdict:
-        return bool(verdict["copies"])
-    return (results["metrics"].get("nearest_psnr_max") or -math.inf) > REPEATED
-
-
-def is_undecided(results: Mapping[str, Any]) -> bool:
-    return bool((results.get("verdict") or {}).get("undecided")) and not repeats_training_images(results)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from metrics.backbones.backbone import Backbone, batches, bicubic, check_bytes, full_precision, low_passed, read_state_dict
+from metrics.backbones.backbone import Backbone, bicubic, in_batches, low_passed, read_state_dict
 from modules.ops.trunks import ShiftTolerantTrunk
 
 MAX_SIZE = 256  # pixels of the longer side; larger images are brought down to it
@@ -32,12 +32,8 @@ class PerceptualDistance(nn.Module):
         stages = self.backbone.stages(self.backbone.normalize(images))
         return [(stage, 1 / stage.shape[1]) for stage in stages]
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        check_bytes(images)
-        with full_precision(images.device):
-            parts = [self._rows(part) for part in batches(images)]
-        return torch.cat(parts) if parts else torch.zeros(0, 0)
+        return torch.cat(in_batches(self._rows, images))
 
     def _rows(self, images: Tensor) -> Tensor:
         images = bicubic(low_passed(images, self.lowpass), self.size_of(*images.shape[-2:]))

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from core.errors import UserError
-from metrics.backbones.backbone import check_bytes, full_precision
-from metrics.feature_metric import Intervals, SampleSetMetric
-from metrics.intervals import mean_interval
+from metrics.backbones.backbone import in_batches
+from metrics.feature_metric import SampleSetMetric
 from modules.ops.images import from_uint8, resize, to_uint8
 from modules.ops.weights import read_hashed
 
@@ -45,12 +44,8 @@ class RealismClassifier(nn.Module):
         size = tuple(round(side * factor) for side in images.shape[-2:])
         return self.layers(resize(images, size)).flatten()
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        check_bytes(images)
-        with full_precision(images.device):
-            parts = [self.logits(from_uint8(part)).sigmoid() for part in images.split(BATCH)]
-        return torch.cat(parts) if parts else torch.zeros(0, device=images.device)
+        return torch.cat(in_batches(lambda part: self.logits(from_uint8(part)).sigmoid(), images, BATCH))
 
 
 def unrealistic(source: Tensor, target: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -146,7 +141,5 @@ class Realism(SampleSetMetric):
         return self.classifier[0](samples)
 
     def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
+        self.columns = {"realism": fakes.double()}
         return {"realism": fakes.double().mean()}
-
-    def intervals(self, values: Mapping[str, float], num_samples: int) -> Intervals:
-        return {"realism": mean_interval(self.rows)}

@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.errors import UserError
 from core.files import atomic_write
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
-REQUIRED = ("backbone", "num_real", "num_generated", "resize")
 
 
 def versions() -> dict[str, str]:
@@ -27,10 +25,7 @@ def finite(values: Mapping[str, float], notes: list[str]) -> dict[str, float | N
 
 
 def write_measurement(path: Path, results: Mapping[str, Any]) -> None:
-    """Writes `results` as sorted JSON. UserError if their protocol lacks what makes the numbers comparable."""
-    missing = [key for key in REQUIRED if key not in results["protocol"]]
-    if missing:
-        raise UserError(f"{path} is not written: the protocol lacks {', '.join(missing)}")
+    """Writes `results` as sorted JSON."""
     text = json.dumps(results, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     with atomic_write(path) as file:
         file.write(f"{text}\n".encode())

@@ -5,20 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from core.errors import UserError
-from metrics.feature_metric import Intervals, SampleSetMetric
+from metrics.feature_metric import SampleSetMetric
 from metrics.frechet import frechet_distance
-from metrics.intervals import mean_interval
 
 
 def single_image_frechet(real_maps: Tensor, fake_maps: Tensor) -> Tensor:
     """Fréchet distance of each fake image's feature map [n, C, h, w] to that of the one real image [1, C, h', w']: float64 [n],
     on the CPU. Each position is one observation of C features, covariances divide by positions - 1."""
-    if len(real_maps) != 1 or real_maps.shape[1] != fake_maps.shape[1]:
-        raise UserError(
-            f"one real map and fake maps of as many channels are compared, got {tuple(real_maps.shape)} and "
-            f"{tuple(fake_maps.shape)}"
-        )
     reals, *fakes = (maps.flatten(1).T.cpu().double() for maps in (real_maps[0], *fake_maps))
     return torch.tensor([frechet_distance(reals, rows).item() for rows in fakes], dtype=torch.float64)
 
@@ -48,12 +41,9 @@ class SingleImageFrechet(SampleSetMetric):
         return dict(zip(self.real_maps, self.measure(fakes).double().mean(0).tolist(), strict=True))
 
     def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
-        table = fakes.double()
-        values = dict(zip(self.real_maps, table.mean(0), strict=True))
-        return values | {f"{key}_median": column.quantile(0.5) for key, column in zip(values, table.T, strict=True)}
-
-    def intervals(self, values: Mapping[str, float], num_samples: int) -> Intervals:
-        return {key: mean_interval(column) for key, column in zip(self.real_maps, self.rows.T, strict=True)}
+        self.columns = dict(zip(self.real_maps, fakes.double().T, strict=True))
+        medians = {f"{key}_median": column.quantile(0.5) for key, column in self.columns.items()}
+        return dict(zip(self.real_maps, fakes.double().mean(0), strict=True)) | medians
 
     def remarks(self, keys: Sequence[str]) -> list[str]:
         missing = [key for key in keys if key not in self.real_maps]

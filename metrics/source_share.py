@@ -1,15 +1,12 @@
 """Which training images do the patches of samples come from?"""
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import UserError
 from metrics.backbones.backbone import check_bytes
-from metrics.feature_metric import Intervals, SampleSetMetric
-from metrics.intervals import mean_interval
+from metrics.feature_metric import SampleSetMetric
 from modules.ops.images import from_uint8
 from modules.ops.nearest import extract, nearest
 
@@ -43,11 +40,7 @@ class SourceShare(SampleSetMetric):
         return source_counts(samples, self.reals)
 
     def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:
-        self.shares = fakes.double() / fakes.double().sum(1, keepdim=True)  # of each sample
-        shares = self.shares.mean(0)
-        named = {f"source_share_{i}": share for i, share in enumerate(shares)} if len(shares) <= MAX_NAMED else {}
-        return {"source_share_min": shares.min()} | named
-
-    def intervals(self, values: Mapping[str, float], num_samples: int) -> Intervals:
-        keys = [key for key in values if key != "source_share_min"]
-        return {key: mean_interval(column) for key, column in zip(keys, self.shares.T, strict=False)}
+        shares = fakes.double() / fakes.double().sum(1, keepdim=True)  # of each sample
+        keys = [f"source_share_{i}" for i in range(len(reals))] if len(reals) <= MAX_NAMED else []
+        self.columns = dict(zip(keys, shares.T, strict=False))
+        return {"source_share_min": shares.mean(0).min()} | dict(zip(keys, shares.mean(0), strict=False))

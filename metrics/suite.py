@@ -1,5 +1,6 @@
 """Suite: the metrics of one measurement, by name."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -127,6 +128,6 @@ class Suite:
             for key, interval in (metric.intervals(known, num_samples) if known else {}).items():
                 if isinstance(interval, str):
                     self.notes.append(f"no interval of {key}: {interval}")
-                elif key in known and None not in finite(dict(zip(("low", "high"), interval, strict=True)), []).values():
+                elif key in known and all(map(math.isfinite, interval)):
                     intervals[key] = interval
         return intervals

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from callbacks.sample_metrics import SampleMetrics, reference_set
 from metrics.kernel import kernel_distance
 from metrics.nearest_psnr import nearest_psnr
-from metrics.pareto import is_undecided, repeats_training_images
 from metrics.pixel_diversity import pixel_diversity
 from metrics.sifid import SingleImageFrechet
 from modules.base import GenerativeModule, sampling_mode
@@ -73,11 +72,11 @@ class CheckpointEntry:
 
     @property
     def copies(self) -> bool:
-        return repeats_training_images(self.results)
+        return bool((self.results.get("verdict") or {}).get("copies"))
 
     @property
     def undecided(self) -> bool:
-        return is_undecided(self.results)
+        return bool((self.results.get("verdict") or {}).get("undecided"))
 
     def interval(self, key: str) -> Sequence[float] | None:
         low, high = (self.results.get("intervals") or {}).get(key) or (None, None)

@@ -12,6 +12,7 @@ from tests.benchmarks.adaptation_table import (
     METHODS,
     Trial,
     at_end,
+    at_realism,
     equal_realism,
     measured,
     orders,
@@ -117,3 +118,9 @@ def test_every_method_has_a_configuration():
 
 def test_the_published_table_is_that_of_its_json():
     assert table(read(ROOT / "docs/adaptation_table.json")) == (ROOT / "docs/adaptation_table.md").read_text(encoding="utf-8")
+
+
+def test_value_at_equal_realism_is_interpolated_where_it_is_first_reached():
+    rows = [(0.0, 0.5), (0.8, 0.3), (1.0, 0.2), (0.7, 0.1), (1.0, 0.0)]
+    assert at_realism(rows, 0.9) == pytest.approx(0.25) and at_realism(rows, 0.0) == 0.5
+    assert at_realism(rows[:1], 0.0) == 0.5 and math.isnan(at_realism(rows[:2], 0.9))

@@ -1,9 +1,10 @@
 """Backbone: the base class of all feature extractors."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,15 +54,13 @@ class Backbone(nn.Module):
         """Features [N, num_features] of normalized float images."""
         raise NotImplementedError
 
-    @torch.no_grad()
     def forward(self, images: Tensor, size: int | None = None) -> Tensor:
         """`size` is the network's input in pixels, by default `input_size`."""
-        check_bytes(images)
-        rows = [torch.zeros(0, self.num_features, device=images.device)]
-        with full_precision(images.device):
-            for part in batches(images):
-                rows.append(self.embed(self.normalize(self.resize(low_passed(part, self.lowpass), size or self.input_size))))
-        return torch.cat(rows)
+
+        def rows(part: Tensor) -> Tensor:
+            return self.embed(self.normalize(self.resize(low_passed(part, self.lowpass), size or self.input_size)))
+
+        return torch.cat(in_batches(rows, images))
 
     @property
     def map_keys(self) -> tuple[str, ...]:
@@ -72,13 +71,10 @@ class Backbone(nn.Module):
         """Maps [N, C, h, w] of normalized float images, for as many of `map_keys` as their size reaches."""
         raise NotImplementedError
 
-    @torch.no_grad()
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """uint8 [N, 3, H, W], N at least 1, at their original size -> feature maps [N, C, h, w] by key, image by image so
         that their last bits depend on the image alone. A layer with fewer than two positions is left out."""
-        check_bytes(images)
-        with full_precision(images.device):
-            parts = [self.layers(self.normalize(low_passed(image, self.lowpass))) for image in images.split(1)]
+        parts = in_batches(lambda image: self.layers(self.normalize(low_passed(image, self.lowpass))), images, 1)
         maps = dict(zip(self.map_keys, map(torch.cat, zip(*parts, strict=True)), strict=False))
         return {key: layer for key, layer in maps.items() if layer.shape[-2:].numel() > 1}
 
@@ -88,9 +84,6 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> "Backbone":
         return super().train(False)
-
-    def freeze(self) -> "Backbone":
-        return self.eval().requires_grad_(False)
 
     def protocol(self) -> dict[str, str | int | None]:
         return {
@@ -128,8 +121,15 @@ def load_state_dict(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     network.load_state_dict(counters | state)
 
 
-def batches(images: Tensor) -> tuple[Tensor, ...]:
-    return images.split(CPU_BATCH if images.device.type == "cpu" else BATCH) if len(images) else ()
+@torch.no_grad()
+def in_batches(function: Callable[[Tensor], Any], images: Tensor, batch_size: int | None = None) -> list[Any]:
+    """`function` of uint8 [N, 3, H, W] in parts, of which there is one even without images: no autocast and, on a GPU,
+    deterministic convolutions without TF32."""
+    check_bytes(images)
+    on_cpu = images.device.type == "cpu"
+    exact = nullcontext() if on_cpu else torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    with torch.autocast(images.device.type, enabled=False), exact:
+        return [function(part) for part in images.split(batch_size or (CPU_BATCH if on_cpu else BATCH))]
 
 
 def low_passed(images: Tensor, side: int | None) -> Tensor:
@@ -149,14 +149,6 @@ def outputs_of(layers: list[nn.Module], network: nn.Module, images: Tensor) -> l
             stack.enter_context(layer.register_forward_hook(lambda _, __, output: outputs.append(output)))
         network(images)
     return outputs
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """No autocast and, on a GPU, deterministic convolutions without TF32."""
-    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-    with torch.autocast(device.type, enabled=False), exact if device.type == "cuda" else nullcontext():
-        yield
 
 
 def check_bytes(images: Tensor) -> None:

@@ -32,7 +32,7 @@ class Inception(Backbone):
         self.register_buffer("class_weights", network.fc.weight.detach().clone(), persistent=False)
         network.fc = nn.Identity()
         self.weights_sha256 = sha256
-        self.freeze()
+        self.eval().requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:
         return self.network(images)

@@ -25,7 +25,7 @@ class MobileNetV2(Backbone):
             self.name = f"mobilenet_v2_{sha256[:8]}"
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1) * 255)
-        self.freeze()
+        self.eval().requires_grad_(False)
 
     def normalize(self, images: Tensor) -> Tensor:
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)

@@ -22,7 +22,7 @@ class RandomCNN(Backbone):
         for number, (inputs, outputs) in enumerate(pairwise((3, *self.widths))):
             weight = torch.randn(outputs, inputs, 3, 3, generator=generator) * (2 / (9 * inputs)) ** 0.5
             self.register_buffer(f"weight{number}", weight)
-        self.freeze()
+        self.eval().requires_grad_(False)
 
     def stages(self, images: Tensor) -> list[Tensor]:
         maps = [images]

@@ -31,7 +31,7 @@ from core.files import atomic_write
 from datamodules.folder import ImageFolder
 from datamodules.listing import list_images
 from experiment.manifest import read_manifest
-from metrics.adaptation import AdaptationMeasure, AdaptationValues, at_realism
+from metrics.adaptation import AdaptationMeasure, AdaptationValues
 from metrics.backbones.registry import load_backbone
 from metrics.features import ImageSet
 from metrics.intervals import mean_interval
@@ -149,6 +149,20 @@ def image_set(images: torch.Tensor, backbone: torch.nn.Module) -> ImageSet:
 def equal_realism(row: dict[str, Any], key: str, level: float = LEVEL) -> float:
     """A value, or the iteration, of a training at a level of realism."""
     return at_realism([(float(point["realism"]), float(point[key])) for point in row["curve"]], level)
+
+
+def at_realism(rows: Sequence[tuple[float, float]], level: float) -> float:
+    """The value at which realism first reaches `level`, of rows (realism, value) in the order of a training: interpolated
+    between the rows around it; NaN if it never does."""
+    previous = None
+    for realism, value in rows:
+        if realism >= level:
+            if previous is None or realism == previous[0]:
+                return value
+            share = (level - previous[0]) / (realism - previous[0])
+            return previous[1] + share * (value - previous[1])
+        previous = (realism, value)
+    return math.nan
 
 
 def at_end(row: dict[str, Any], key: str) -> float:

@@ -4,7 +4,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from metrics.adaptation import AdaptationMeasure, at_realism, mean_pair_distance, nearest
+from metrics.adaptation import AdaptationMeasure, mean_pair_distance, nearest
 from metrics.perceptual_diversity import EmbeddingCache
 
 
@@ -74,9 +74,3 @@ def test_each_image_passes_the_network_once():
     assert distance.passes == 3 + 6 + 40
     measure(noise(40, 3))
     assert distance.passes == 3 + 6 + 80
-
-
-def test_value_at_equal_realism_is_interpolated_where_it_is_first_reached():
-    rows = [(0.0, 0.5), (0.8, 0.3), (1.0, 0.2), (0.7, 0.1), (1.0, 0.0)]
-    assert at_realism(rows, 0.9) == pytest.approx(0.25) and at_realism(rows, 0.0) == 0.5
-    assert at_realism(rows[:1], 0.0) == 0.5 and math.isnan(at_realism(rows[:2], 0.9))

@@ -38,7 +38,7 @@ def picture(seed: int = 0, height: int = 24, width: int = 24) -> Tensor:
 def test_copies_moved_copies_and_mirrored_ones() -> None:
     image, other = picture(), picture(1)
     assert copied_shares(image, image).item() == 1
-    assert copied_shares(image.flip(-1), image).item() == 1 and copied_shares(image.flip(-1), image, flip=False).item() == 0
+    assert copied_shares(image.flip(-1), image).item() == 1
     assert copied_shares(image, other).item() == 0
     pasted = other.clone()
     pasted[:, :, 2:18, 5:21] = image[:, :, 7:23, 1:17]
@@ -55,11 +55,6 @@ def test_two_regions_with_different_offsets_do_not_add_up() -> None:
 def test_tolerance() -> None:
     image = picture()
     assert copied_shares(image + 0.03, image).item() == 1 and copied_shares(image + 0.08, image).item() == 0
-
-
-def test_too_small_is_refused() -> None:
-    with pytest.raises(ValueError, match="no patch of 5"):
-        copied_shares(picture(height=4), picture())
 
 
 def test_shrink_keeps_the_aspect_and_small_images() -> None:

@@ -257,6 +257,7 @@ def test_of_many_training_images_those_near_the_samples_are_compared() -> None:
     assert distances.samples.shape == (2, MAX_COMPARED) and distances.samples.amin(1).tolist() == [0, 0]
     many = samples[:1].expand(MAX_SAMPLES + 1, -1, -1, -1)
     assert len(patch_distances(many, training[:1], torch.zeros(len(many), dtype=torch.long)).samples) == MAX_SAMPLES
+    assert patch_distances(samples[:, :, :4], training[:, :, :4], torch.zeros(2, dtype=torch.long)) is None  # no patch of 5
 
 
 def test_pairs_show_the_nearest_first() -> None:

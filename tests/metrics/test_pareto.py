@@ -15,9 +15,7 @@ from metrics.pareto import (
     direction,
     first_key,
     first_realistic,
-    is_undecided,
     pareto_front,
-    repeats_training_images,
 )
 
 
@@ -99,14 +97,6 @@ def test_keys_are_found_in_their_order():
     assert [direction(key) for key in keys] == [-1, -1, 1, 0, 0, 0]
 
 
-def test_the_verdict_comes_before_the_rule_of_thumb():
-    near = {"nearest_psnr_max": 35.0}
-    assert repeats_training_images({"metrics": near}) and not repeats_training_images({"metrics": {"nearest_psnr_max": 20.0}})
-    assert not repeats_training_images({"metrics": near, "verdict": {"copies": False}})
-    assert repeats_training_images({"metrics": {}, "verdict": {"copies": True}})
-    assert not repeats_training_images({"metrics": {}})
-
-
 @pytest.mark.parametrize("lowpass", [None, 32])
 @pytest.mark.parametrize("published", [False, True])
 def test_a_standard_error_is_never_chosen_or_judged(published, lowpass):
@@ -135,13 +125,6 @@ def test_undecided_ones_take_part_and_are_counted():
     points[3] = points[3]._replace(copies=True, undecided=False)
     reason = choose(points).reason
     assert "1 of 20 are excluded as copies of training images. For 2 of 20 (including this one) the memorization" in reason
-
-
-def test_undecided_is_what_the_verdict_says():
-    assert is_undecided({"metrics": {}, "verdict": {"copies": False, "undecided": True}})
-    for verdict in ({"copies": True, "undecided": True}, {"copies": False, "undecided": False}, {"copies": False}, {}, None):
-        assert not is_undecided({"metrics": {}, "verdict": verdict})
-    assert not is_undecided({"metrics": {"nearest_psnr_max": 35.0}})
 
 
 def test_the_first_realistic_checkpoint():

@@ -51,7 +51,7 @@ def test_collage_gives_back_its_parts() -> None:
     }
     metric.update(reals[1:2])
     assert metric.compute()["source_share_1"] == pytest.approx(1 / 2)
-    assert metric.shares.tolist() == [[third, 0, pytest.approx(2 / 3)], [0, 1, 0]]
+    assert [column.tolist() for column in metric.columns.values()] == [[third, 0], [0, 1], [pytest.approx(2 / 3), 0]]
 
 
 def test_many_training_images_are_not_named_one_by_one() -> None:
