@@ -63,14 +63,13 @@ class AdaptationMeasure:
     """
 
     def __init__(
-        self, training: Tensor, heldout: Tensor | None, distance: PerceptualDistance, backbone: Backbone | None = None,
+        self, training: Tensor, heldout: Tensor | None, distance: PerceptualDistance, backbone: Backbone,
         classifier: RealismClassifier | None = None,
     ) -> None:  # fmt: skip
         self.distance, self.backbone, self.classifier = distance, backbone, classifier
         self.training, self.heldout = (None if x is None else EmbeddingCache(x, distance) for x in (training, heldout))
         self.size = max(MIN_KD_SIZE, 2 * max(training.shape[-2:]))
-        reference = training if heldout is None else heldout
-        self.features = None if backbone is None else self._features(reference)
+        self.features = self._features(training if heldout is None else heldout)
 
     def __call__(self, samples: Tensor) -> AdaptationValues:
         rows = EmbeddingCache(samples, self.distance)
@@ -83,7 +82,7 @@ class AdaptationMeasure:
             values["clusters"] = intra.group.unique().numel()
         if self.heldout is not None:
             values["nearest_heldout"] = float(nearest(rows, self.heldout)[0].mean())
-        if self.features is not None and min(len(samples), len(self.features)) > 1:
+        if min(len(samples), len(self.features)) > 1:
             values["kd"] = float(kernel_distance(self.features, self._features(samples)))
         if self.classifier is not None:
             values["realism"] = float(self.classifier(samples).double().mean())
@@ -95,8 +94,7 @@ class AdaptationMeasure:
     def protocol(self) -> str:
         """The networks of these numbers, and a hash of the images they refer to."""
         names = [f"{self.distance.key} at {self.distance.size_of(*self.training.images.shape[-2:])[0]} pixels"]
-        if self.backbone is not None:
-            names += [f"{self.backbone.key('kd')} at {min(self.size, self.backbone.input_size)} pixels"]
+        names += [f"{self.backbone.key('kd')} at {min(self.size, self.backbone.input_size)} pixels"]
         names += [f"realism {self.classifier.sha256[:8]}"] if self.classifier and self.classifier.sha256 else []
         images = [part.images for part in (self.training, self.heldout) if part is not None]
         digest = hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in images)).hexdigest()

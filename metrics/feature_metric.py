@@ -25,8 +25,6 @@ class SampleSetMetric(Metric):
     value_names: tuple[str, ...] = ("",)
     min_samples = 1
     min_reference, max_reference = 0, None  # images or feature rows
-    indices: list[Tensor]
-    fakes: list[Tensor]
 
     def __init__(self, reals: Tensor) -> None:
         super().__init__()
@@ -78,8 +76,6 @@ class FeatureMetric(SampleSetMetric):
 
 
 class FeatureDistance(FeatureMetric):
-    higher_is_better = False
-
     def of_subsets(self) -> Callable[[Tensor], Tensor]:
         """The distance of any subset of the rows, by their indices [k]."""
         reals = self.reals.cpu()

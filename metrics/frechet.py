@@ -54,7 +54,6 @@ class FrechetDistance(FeatureDistance):
 
 
 class ExtrapolatedFrechet(FeatureMetric):
-    higher_is_better = False
     min_samples, min_reference = MIN_SAMPLES, MIN_REFERENCE
 
     def value(self, reals: Tensor, fakes: Tensor) -> dict[str, Tensor]:

@@ -24,7 +24,6 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> Tensor:
 class InceptionScore(FeatureMetric):
     """Inception Score by the classifier `weights` [classes, d], without its bias as in the code of published numbers."""
 
-    higher_is_better = True
     min_samples, min_reference = 5000, 0  # the score of fewer is biased low
 
     def __init__(self, reals: Tensor, weights: Tensor) -> None:

@@ -7,8 +7,6 @@ import torch
 from scipy.special import betaincinv, stdtrit
 from torch import Tensor
 
-from core.errors import UserError
-
 SUBSETS = 200
 MIN_SAMPLES = 10  # with fewer the spread is not known well enough
 
@@ -20,8 +18,6 @@ def subsample_interval(statistic: Callable[[Tensor], float], num_samples: int, v
     For n out of N samples the variance over subsets times n / (N - n) is that of the whole (Politis and Romano, "Large sample
     confidence regions based on subsamples under minimal assumptions", 1994; delete-d jackknife).
     """
-    if num_samples < MIN_SAMPLES:
-        raise UserError(f"an interval needs {MIN_SAMPLES} samples, got {num_samples}")
     generator, half = torch.Generator().manual_seed(seed), num_samples // 2
     picks = (torch.randperm(num_samples, generator=generator)[:half] for _ in range(SUBSETS))
     values = torch.tensor([float(statistic(pick)) for pick in picks], dtype=torch.float64)
@@ -29,10 +25,8 @@ def subsample_interval(statistic: Callable[[Tensor], float], num_samples: int, v
 
 
 def mean_interval(values: Tensor) -> list[float]:
-    """Student's 95 % interval [low, high] of the mean of independent values [n]."""
+    """Student's 95 % interval [low, high] of the mean of independent values [n], two and more."""
     values = torch.as_tensor(values, dtype=torch.float64).flatten()
-    if len(values) < 2:
-        raise UserError(f"the interval of a mean needs at least 2 values, got {len(values)}")
     return student_interval(values.mean().item(), values.std().item() / math.sqrt(len(values)), len(values) - 1)
 
 

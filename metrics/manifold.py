@@ -50,7 +50,6 @@ def _radii(rows: Tensor, neighbors: int) -> Tensor:
 
 
 class ManifoldScores(FeatureMetric):
-    higher_is_better = True
     value_names = ("precision", "recall", "density", "coverage")
     min_samples = min_reference = MIN_ROWS
     value = staticmethod(balanced_scores)

@@ -130,14 +130,14 @@ def _nearest(rows: Tensor, targets: EmbeddingCache) -> Tensor:
     return torch.cat([exact_distances(rows, targets[part]).cpu() for part in parts], 1).argmin(1)
 
 
-def intra_distances(samples: EmbeddingCache, nearest: Tensor, max_members: int = CLUSTER) -> Pairs:
+def intra_distances(samples: EmbeddingCache, nearest: Tensor) -> Pairs:
     """All pairs of samples that have the same `nearest` target [n] (Ojha et al., "Few-shot Image Generation via Cross-domain
-    Correspondence", 2021; pairs as in the authors' code). Of more than `max_members` a random choice is compared; a cluster
+    Correspondence", 2021; pairs as in the authors' code). Of more than 50 a random choice is compared; a cluster
     with fewer than two members has no pairs and is left out of `Pairs.mean`."""
     generator, clusters = torch.Generator().manual_seed(0), []
     for target in range(int(nearest.max()) + 1):
         members = (nearest == target).nonzero().flatten()
-        members = members[torch.randperm(len(members), generator=generator)[:max_members]].sort().values
+        members = members[torch.randperm(len(members), generator=generator)[:CLUSTER]].sort().values
         left, right = torch.triu_indices(len(members), len(members), 1)
         distances = _among(samples, members)[left, right]
         clusters.append(Pairs(members[left], members[right], distances, torch.full_like(left, target)))
@@ -167,7 +167,6 @@ class PerceptualDiversity(SampleSetMetric):
     `K_cluster_<i>` the samples around each of up to 16 training images.
     """
 
-    higher_is_better = True
     value_names = ("_pairs", "_ratio", "_intra", "_intra_all", "_clusters", "_cluster_*")
     min_samples = 2
 

@@ -130,7 +130,6 @@ def load_realism(path: str) -> RealismClassifier:
 class Realism(SampleSetMetric):
     """Mean probability p_t of the samples, uint8, by a classifier; near 0 for source images, near 1 for real targets."""
 
-    higher_is_better = True
     value_names = ("realism",)
 
     def __init__(self, reals: Tensor, classifier: RealismClassifier) -> None:

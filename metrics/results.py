@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.files import atomic_write
-
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 
 
@@ -27,8 +25,7 @@ def finite(values: Mapping[str, float], notes: list[str]) -> dict[str, float | N
 def write_measurement(path: Path, results: Mapping[str, Any]) -> None:
     """Writes `results` as sorted JSON."""
     text = json.dumps(results, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    with atomic_write(path) as file:
-        file.write(f"{text}\n".encode())
+    path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def format_measurement(results: Mapping[str, Any]) -> str:

@@ -20,7 +20,6 @@ class SingleImageFrechet(SampleSetMetric):
     """`single_image_frechet` to the training image, uint8 [1, 3, H, W], for every layer of `maps`, a `Backbone.maps`: the
     mean over the samples, and the median, since one blurred sample can move the mean."""
 
-    higher_is_better = False
     value_names = ("", "_median")
     max_reference = 1
 

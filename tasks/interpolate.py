@@ -1,6 +1,5 @@
 """Changes images gradually into one another."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
@@ -19,7 +18,6 @@ from tasks.inputs import read_prepared
 from tasks.task import Function, Images, Task, numbered
 
 Files = Annotated[list[PathStr], Field(min_length=2)]
-Way = Callable[[Tensor, Tensor, float], Tensor]
 
 
 @dataclass(kw_only=True)
@@ -69,7 +67,7 @@ def spherical(first: Tensor, second: Tensor, share: float) -> Tensor:
     return (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second) / angle.sin()
 
 
-def between(points: Tensor, steps: int, loop: bool, way: Way = spherical) -> Tensor:
+def between(points: Tensor, steps: int, loop: bool, way: Function = spherical) -> Tensor:
     """Points [F, …] on a path through `points` [N, …], `steps` from each to the next; the last one, or with `loop` the first
     one again, ends it. `way` gives the point at a share of the way from one to another."""
     stops = [*points, points[0]] if loop else [*points]

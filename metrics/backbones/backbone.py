@@ -19,19 +19,18 @@ BATCH, CPU_BATCH = 64, 4
 
 
 class Backbone(nn.Module):
-    """uint8 [N, 3, H, W] of any size -> features [N, num_features], float32.
+    """uint8 [N, 3, H, W] of any size -> features [N, d], float32.
 
     Always in eval mode, without gradient, in full precision. `lowpass` averages images down to that size first: on flat
     drawings invisible noise otherwise moves features half as far as another domain does.
     """
 
     name: str
-    num_features: int
     input_size: int
     resize_filter = "bicubic, antialiased"
     min_size = 64  # pixels of the shorter side that `stages` need
     weights_sha256: str | None = None  # of the weight file, if there is one
-    class_weights: Tensor | None  # [classes, num_features] of the classifier of the inception score
+    class_weights: Tensor | None  # [classes, d] of the classifier of the inception score
 
     def __init__(self, lowpass: int | None = None) -> None:
         super().__init__()
@@ -51,7 +50,7 @@ class Backbone(nn.Module):
         return bicubic(images, (size, size))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Features [N, num_features] of normalized float images."""
+        """Features [N, d] of normalized float images."""
         raise NotImplementedError
 
     def forward(self, images: Tensor, size: int | None = None) -> Tensor:

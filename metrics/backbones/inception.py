@@ -23,7 +23,7 @@ MIN_STEM_SIZE = 7  # pixels that either part needs on both sides
 class Inception(Backbone):
     """An Inception-v3 with torchvision's names: the 2048 features before its classifier `fc`."""
 
-    input_size, num_features, min_size = 299, 2048, 96
+    input_size, min_size = 299, 96
 
     def __init__(self, network: nn.Module, state: Mapping[str, Tensor], sha256: str, lowpass: int | None = None) -> None:
         super().__init__(lowpass)

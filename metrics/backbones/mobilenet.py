@@ -11,9 +11,9 @@ from modules.ops.pretrained import PACKAGE_SHA256
 
 
 class MobileNetV2(Backbone):
-    """Classifier of ImageNet (Sandler et al., 2018), pooled last features. `state` is torchvision's state dict."""
+    """Classifier of ImageNet (Sandler et al., 2018), the 1280 pooled last features. `state` is torchvision's state dict."""
 
-    name, input_size, num_features = "mobilenet_v2", 224, 1280
+    name, input_size = "mobilenet_v2", 224
 
     def __init__(self, state: Mapping[str, Tensor], sha256: str, lowpass: int | None = None) -> None:
         super().__init__(lowpass)

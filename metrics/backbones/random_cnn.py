@@ -14,7 +14,6 @@ class RandomCNN(Backbone):
 
     name, input_size = "rand_cnn", 128
     widths = (32, 64, 128, 256)
-    num_features = sum(widths)
 
     def __init__(self, lowpass: int | None = None) -> None:
         super().__init__(lowpass)

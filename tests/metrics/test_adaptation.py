@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from metrics.adaptation import AdaptationMeasure, mean_pair_distance, nearest
+from metrics.backbones.random_cnn import RandomCNN
+from metrics.kernel import kernel_distance
 from metrics.perceptual_diversity import EmbeddingCache
 
 
@@ -46,7 +48,7 @@ def test_values_are_those_of_the_loops(max_values):
 
 def test_a_set_of_samples_against_training_and_heldout_images():
     training, heldout, samples = noise(3, 0), noise(6, 1), noise(30, 2)
-    values = AdaptationMeasure(training, heldout, Pixels())(samples)
+    values = AdaptationMeasure(training, heldout, Pixels(), RandomCNN())(samples)
     table = [[distance(a, b) for b in training] for a in samples]
     near = [row.index(min(row)) for row in table]
     clusters = [[s for s, n in zip(samples, near, strict=True) if n == i] for i in range(3)]
@@ -57,19 +59,20 @@ def test_a_set_of_samples_against_training_and_heldout_images():
     assert values.nearest_training == pytest.approx(lowest[14], rel=1e-5)
     held = [min(distance(a, b) for b in heldout) for a in samples]
     assert values.nearest_heldout == pytest.approx(sum(held) / 30, rel=1e-5)
-    assert math.isnan(values.realism) and math.isnan(values.kd)
+    expected = kernel_distance(RandomCNN()(heldout, size=64), RandomCNN()(samples, size=64))
+    assert math.isnan(values.realism) and values.kd == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_copies_are_near_the_training_images_and_have_no_diversity_around_them():
     training = noise(3, 0)
-    values = AdaptationMeasure(training, None, Pixels())(training.repeat(5, 1, 1, 1))
+    values = AdaptationMeasure(training, None, Pixels(), RandomCNN())(training.repeat(5, 1, 1, 1))
     assert values.intra == pytest.approx(0, abs=1e-6) and values.nearest_training == pytest.approx(0, abs=1e-5)
     assert values.clusters == 3 and values.pairs > 1 and math.isnan(values.nearest_heldout)
 
 
 def test_each_image_passes_the_network_once():
     distance = Pixels()
-    measure = AdaptationMeasure(noise(3, 0), noise(6, 1), distance)
+    measure = AdaptationMeasure(noise(3, 0), noise(6, 1), distance, RandomCNN())
     measure(noise(40, 2))
     assert distance.passes == 3 + 6 + 40
     measure(noise(40, 3))

@@ -46,7 +46,7 @@ def test_random_cnn_is_the_same_everywhere_and_frozen() -> None:
     assert not any(part.training for part in second.modules())
     images = noise(3, 3, 20, 30)
     features = first(images)
-    assert features.shape == (3, first.num_features) and features.dtype == torch.float32
+    assert features.shape == (3, 480) and features.dtype == torch.float32
     assert not features.requires_grad and torch.equal(features, second(images))
     assert first.key("kd") == "kd_rand_cnn" and first.key("fd") == "fd_rand_cnn"
 
@@ -57,7 +57,7 @@ def test_features_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(backbone_module, "CPU_BATCH", 2)
     assert torch.allclose(backbone(images), together, atol=1e-6)
     assert torch.allclose(torch.cat([backbone(image[None]) for image in images]), together, atol=1e-5)
-    assert backbone(images[:0]).shape == (0, backbone.num_features)
+    assert backbone(images[:0]).shape == (0, 480)
 
 
 def test_full_precision_under_autocast() -> None:

@@ -17,7 +17,7 @@ def results() -> dict:
 
 
 def test_results_are_sorted_json(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "metrics.json"
+    path = tmp_path / "metrics.json"
     write_measurement(path, results())
     assert json.loads(path.read_text()) == results()
     assert path.read_text().index('"diagnostics"') < path.read_text().index('"reference_points"')
