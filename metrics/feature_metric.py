@@ -17,8 +17,8 @@ Intervals = dict[str, list[float] | str]  # [low, high] by key, or the reason wh
 class SampleSetMetric(Metric):
     """`value` of the reference `reals` and all ranks' samples, in an order that does not depend on the ranks.
 
-    `value_names` are the names of its values, with * for a number, or where they begin with a key their ends. `value` leaves in
-    `columns` what the samples [n] contribute to those values that are means over samples, by key.
+    `value_names` are the names of its values, with * for a number, or where they begin with a key their ends. `value` sets
+    `columns`, the contributions [n] of the samples to those values that are means over samples, by key.
     """
 
     full_state_update = False

@@ -57,8 +57,6 @@ def _mean_within(rows: Tensor) -> Tensor:
 
 
 class KernelDistance(FeatureDistance):
-    """`kernel_distance` where a side has at most 1000 rows, else `subset_kernel_distance`."""
-
     def value(self, reals: Tensor, fakes: Tensor) -> Tensor:
         small = min(len(reals), len(fakes)) <= FULL_SAMPLE
         return kernel_distance(reals, fakes) if small else subset_kernel_distance(reals, fakes)

@@ -32,14 +32,14 @@ def manifold_scores(reals: Tensor, fakes: Tensor, neighbors: int = NEIGHBORS) ->
     }
 
 
-def balanced_scores(reals: Tensor, fakes: Tensor, neighbors: int = NEIGHBORS, repeats: int = 20) -> dict[str, Tensor]:
+def balanced_scores(reals: Tensor, fakes: Tensor, neighbors: int = NEIGHBORS) -> dict[str, Tensor]:
     """`manifold_scores` at equal numbers, since against many more samples coverage is trivially 1: the mean over 20 random
     choices from the larger side, the same on every call; of 1000 and more one choice does."""
     num_samples = min(len(reals), len(fakes), MAX_ROWS)
     if len(reals) == len(fakes) == num_samples:
         return manifold_scores(reals, fakes, neighbors)
     generator, draws = torch.Generator().manual_seed(0), []
-    for _ in range(repeats if num_samples < 1000 else 1):
+    for _ in range(20 if num_samples < 1000 else 1):
         chosen = (rows[torch.randperm(len(rows), generator=generator)[:num_samples].to(rows.device)] for rows in (reals, fakes))
         draws.append(manifold_scores(*chosen, neighbors))
     return {name: torch.stack([scores[name] for scores in draws]).mean() for name in draws[0]}

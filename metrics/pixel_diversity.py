@@ -26,8 +26,6 @@ def pixel_diversity(fakes: Tensor, reals: Tensor) -> dict[str, Tensor]:
 
 
 class PixelDiversity(SampleSetMetric):
-    """`pixel_diversity` from integer sums."""
-
     value_names = ("pixel_diversity", "pixel_diversity_pooled", "pixel_diversity_raw")
     min_samples = 2
 
