@@ -58,9 +58,7 @@ def nearest(rows: EmbeddingCache, targets: EmbeddingCache) -> tuple[Tensor, Tens
 
 class AdaptationMeasure:
     """Measures sets of samples against training images and, where given, held-out images of the target: uint8 [N, 3, H, W].
-
-    Each image passes the networks once: `distance`, that of `kd`, and the classifier of `realism`.
-    """
+    Each image passes the networks once: `distance`, `backbone` for `kd`, and where there is one `classifier` for `realism`."""
 
     def __init__(
         self, training: Tensor, heldout: Tensor | None, distance: PerceptualDistance, backbone: Backbone,
