@@ -98,7 +98,8 @@ class Labels(Condition):
         if (num_classes := int(labels.max()) + 1) > self.dim:
             raise UserError(f"module.condition.num_classes is {self.dim}, but the images have {num_classes} classes")
         if single := (labels.bincount() == 1).nonzero().flatten().tolist():
-            raise UserError(f"datamodule.labels: class {single[0]} (counted from 0) has one image; at least two are needed")
+            image = sets["image"].names[int((labels == single[0]).nonzero())]
+            raise UserError(f"datamodule.labels: class {single[0]} has one image, {image}; at least two are needed")
 
     def of_batch(self, batch: Mapping[str, Tensor]) -> Tensor:
         return self.of_labels(batch["label"])

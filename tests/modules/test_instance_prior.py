@@ -333,7 +333,7 @@ def test_images_give_their_priors_to_new_ones(tmp_path):
         ("sngan", ["module.augment=diffaugment", "module.policy=colour"], "unknown operation 'colour'"),
         ("sngan", ["datamodule.labels=folder"], "datamodule.labels: SNGAN has no classes"),
         ("disp_sngan", ["datamodule.labels=folder"], "datamodule.labels: SNGAN has no classes"),
-        ("biggan", ["datamodule.num_images=3"], "class 1 (counted from 0) has one image; at least two are needed"),
+        ("biggan", ["datamodule.num_images=3"], "class 1 has one image, image_001.png; at least two are needed"),
         ("biggan", ["datamodule.labels=null"], "module.condition needs class labels: set datamodule.labels"),
         ("selfcondgan", ["module.condition.num_clusters=9"], "num_clusters is 9, but there are"),
     ],
