@@ -44,7 +44,7 @@ def open_checkpoint(path: Path, arguments: list[str]) -> tuple[dict[str, Any], D
 
 def run_test(checkpoint: dict[str, Any], config: DictConfig, module: Any) -> tuple[dict[str, Any], Any, Any, Any]:
     """The checkpoint, its module, the metrics with their results, and the data."""
-    from callbacks.terminate_ranks import TerminateAllRanks
+    from callbacks.fit_control import TerminateAllRanks
 
     metrics, data = build(config.callbacks.metrics), build(config.datamodule)
     data.setup("test")

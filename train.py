@@ -85,12 +85,9 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
     from lightning import seed_everything  # not at the top: help and user errors need no torch
     from lightning.pytorch.callbacks import Checkpoint
 
-    from callbacks.config_snapshot import ConfigSnapshot
+    from callbacks.fit_control import CheckRanksAgree, TerminateAllRanks, WholeEpochs
     from callbacks.monitors import check_monitors
-    from callbacks.ranks_agree import CheckRanksAgree
     from callbacks.run_manifest import RunManifest
-    from callbacks.terminate_ranks import TerminateAllRanks
-    from callbacks.whole_epochs import WholeEpochs
     from experiment.checkpoint import AtomicCheckpointIO, remove_leftovers
     from experiment.ranks import check_port, check_world_size, cluster_plugins, start_facts
     from experiment.resume import checkpoint_files, move_results_aside, resume_point
@@ -112,7 +109,7 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
     loggers = [build(node) for node in (config.logger or {}).values() if node and not dry_run]  # wandb takes time
     callbacks = [WholeEpochs(), CheckRanksAgree(start_facts(config, datamodule, checkpoint))]
     callbacks += [build(node) for node in (config.callbacks or {}).values() if node]
-    callbacks += [ConfigSnapshot(config), manifest := RunManifest(config, stored, source), TerminateAllRanks()]
+    callbacks += [manifest := RunManifest(config, stored, source), TerminateAllRanks()]
     objects = {"logger": loggers, "callbacks": callbacks, "plugins": [AtomicCheckpointIO(stored), *cluster_plugins()]}
     if "enable_checkpointing" not in config.trainer:  # without a checkpoint callback Lightning would add its own
         objects["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in callbacks)

@@ -3,7 +3,7 @@
 import csv
 import math
 import time
-from io import TextIOWrapper
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from callbacks.image_grid import log_images
+from callbacks.sample_metrics import draw_samples, evenly_spaced
 from core.errors import UserError
 from core.files import atomic_write
 from core.types import PathStr, PositiveInt, Seed
@@ -21,8 +23,8 @@ from metrics.adaptation import AdaptationMeasure, AdaptationValues
 from metrics.backbones.registry import load_backbone
 from metrics.perceptual_distance import load_perceptual
 from metrics.realism import load_realism
-from modules.base import GenerativeModule, sampling_mode
-from modules.ops.images import from_uint8, image_grid, to_uint8
+from modules.base import GenerativeModule
+from modules.ops.images import from_uint8, image_grid, to_pixels
 
 COLUMNS = ("iteration", *AdaptationValues._fields, "seconds", "protocol")
 SHOWN = 10  # samples in a row of the grid
@@ -71,26 +73,26 @@ class AdaptationCurve(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if not trainer.is_global_zero:
             return
-        for network in (self.backbone, self.distance, self.classifier):
-            if network is not None:
-                network.to(pl_module.device)
-        sets = trainer.datamodule.sets()
-        training, heldout = (self._uint8(sets.get(key)) for key in ("image", "image_heldout"))
+        sets, networks = trainer.datamodule.sets(), (self.distance, self.backbone, self.classifier)
+        for network in filter(None, networks):
+            network.to(pl_module.device)
+        images = {key: evenly_spaced(sets[key], self.max_heldout) for key in ("image", "image_heldout") if sets.get(key)}
         if self.classifier is None:
-            reason = "" if heldout is not None else ", which needs held-out images of both domains"
+            reason = "" if "image_heldout" in images else ", which needs held-out images of both domains"
             rank_zero_info(f"AdaptationCurve: no realism: it needs callbacks.curve.realism=FILE{reason}")
-        training, heldout = (None if images is None else images.to(pl_module.device) for images in (training, heldout))
-        self._measure = AdaptationMeasure(training, heldout, self.distance, self.backbone, self.classifier)
-        self.rows = [row for row in self._read(trainer) if row["iteration"] < pl_module.iteration]
+        training, *heldout = (pixels.to(pl_module.device) for pixels in images.values())
+        self._measure = AdaptationMeasure(training, *heldout or [None], *networks)
+        earlier = read_curve(Path(trainer.default_root_dir) / "curve.csv")
+        self.rows = [row for row in earlier if row["iteration"] < pl_module.iteration]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: GenerativeModule, batch: Any, batch_idx: int) -> None:
         if pl_module.iteration % self.every_n_iterations == 0:  # averages are up to date now
             self._evaluate(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
-        if trainer.is_global_zero and self._measure and pl_module.finished(trainer.current_epoch):
-            if not self.rows or self.rows[-1]["iteration"] < pl_module.iteration:
-                self._evaluate(trainer, pl_module)
+        measured = self.rows and self.rows[-1]["iteration"] == pl_module.iteration
+        if pl_module.finished(trainer.current_epoch) and not measured:
+            self._evaluate(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         return {"first": self._first}
@@ -100,62 +102,38 @@ class AdaptationCurve(Callback):
 
     # --- measuring ----------------------------------------------------------------------------------------------------
 
-    def _uint8(self, images: Any) -> Tensor | None:
-        """Evenly spaced images of a set as uint8 [N, 3, H, W]; None for an empty set."""
-        if images is None or not len(images):
-            return None
-        originals = images.originals()
-        picks = torch.linspace(0, len(originals) - 1, min(len(originals), self.max_heldout)).long().tolist()
-        return to_uint8(originals.take(picks))
-
-    def _draw(self, module: GenerativeModule) -> Tensor:
-        parts = []
-        for start in range(0, self.num_images, self.chunk):
-            indices = range(start, min(start + self.chunk, self.num_images))
-            with sampling_mode(module, self.seed, indices):
-                parts.append(to_uint8(module.sample(len(indices))))
-        return torch.cat(parts)
-
     def _evaluate(self, trainer: Trainer, module: GenerativeModule) -> None:
         if not (trainer.is_global_zero and module.samples_ready):
             return
         begin = time.monotonic()
-        samples = self._draw(module)
+        samples = torch.cat([part for _, part in draw_samples(module, self.num_images, self.chunk, self.seed)])
         values = self._measure(samples)._asdict()
-        if self._first is None:
-            self._first = samples[:SHOWN].cpu()
         protocol = f"{self._measure.protocol()}, {self.num_images} samples of seed {self.seed}"
         row = {"iteration": module.iteration, **values, "seconds": time.monotonic() - begin, "protocol": protocol}
         self.rows.append(row)
-        grid = to_uint8(image_grid(from_uint8(torch.cat([self._first, samples[:SHOWN].cpu()])), len(self._first)))
-        pictures = {"adaptation": grid.permute(1, 2, 0).numpy(), "curve": plot(self.rows)}
-        self._write(trainer, pictures, module.iteration)
-        known = {f"curve/{key}": value for key, value in values.items() if not math.isnan(value)}
+        shown = samples[:SHOWN].cpu()
+        self._first = shown if self._first is None else self._first
+        grid = image_grid(from_uint8(torch.cat([self._first, shown])), len(shown))
+        pictures = {"adaptation": to_pixels(grid), "curve": plot(self.rows)}
+        self._write(Path(trainer.default_root_dir), pictures, module.iteration)
+        known = {key: value for key, value in values.items() if not math.isnan(value)}
+        logged = {f"curve/{key}": value for key, value in known.items()} | {"iteration": module.iteration}
         for logger in trainer.loggers:
-            logger.log_metrics({**known, "iteration": module.iteration}, step=trainer.fit_loop.total_batch_idx)
-            if hasattr(logger, "log_image"):
-                for name, pixels in pictures.items():
-                    logger.log_image(f"curve/{name}", [pixels], step=trainer.fit_loop.total_batch_idx)
-        shown = ", ".join(f"{key} {values[key]:.3f}" for key in ("realism", "intra", "pairs") if not math.isnan(values[key]))
-        rank_zero_info(f"iteration {module.iteration}: {shown}")
+            logger.log_metrics(logged, step=trainer.fit_loop.total_batch_idx)
+        log_images(trainer, {f"curve/{name}": pixels for name, pixels in pictures.items()})
+        text = ", ".join(f"{key} {known[key]:.3f}" for key in ("realism", "intra", "pairs") if key in known)
+        rank_zero_info(f"iteration {module.iteration}: {text}")
 
-    # --- files --------------------------------------------------------------------------------------------------------
-
-    def _read(self, trainer: Trainer) -> list[dict[str, Any]]:
-        return read_curve(Path(trainer.default_root_dir) / "curve.csv")
-
-    def _write(self, trainer: Trainer, pictures: dict[str, np.ndarray], iteration: int) -> None:
-        folder = Path(trainer.default_root_dir)
+    def _write(self, folder: Path, pictures: dict[str, np.ndarray], iteration: int) -> None:
+        table = StringIO(newline="")
+        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in self.rows)
         with atomic_write(folder / "curve.csv") as file:
-            table = TextIOWrapper(file, encoding="utf-8", newline="")
-            writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in self.rows)
-            table.flush()
-            table.detach()  # the file is closed by atomic_write
-        names = {"adaptation": folder / f"images/adaptation_{iteration:06d}.png", "curve": folder / "curve.png"}
+            file.write(table.getvalue().encode())
+        names = {"adaptation": f"images/adaptation_{iteration:06d}.png", "curve": "curve.png"}
         for name, pixels in pictures.items():
-            with atomic_write(names[name]) as file:
+            with atomic_write(folder / names[name]) as file:
                 Image.fromarray(pixels).save(file, format="PNG")
 
 
@@ -165,12 +143,8 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    text = ("protocol",)
-    return [{key: value if key in text else _number(value) for key, value in row.items() if key in COLUMNS} for row in rows]
-
-
-def _number(text: str) -> float | int:
-    return int(text) if text.isdigit() else float(text)
+    kinds = {"iteration": int, "clusters": int, "protocol": str}  # of the others float
+    return [{key: kinds.get(key, float)(value) for key, value in row.items() if key in COLUMNS} for row in rows]
 
 
 def plot(rows: list[dict[str, Any]]) -> np.ndarray:
@@ -192,13 +166,10 @@ def plot(rows: list[dict[str, Any]]) -> np.ndarray:
     draw.text((MARGIN + PANEL - 50, MARGIN + PANEL + 22), x_key, fill="black")
     for index, (key, color) in enumerate((("intra", "#0b57a4"), ("pairs", "#b35900"))):
         draw.text((MARGIN + 80 * index, MARGIN - 22), key, fill=color)
-        points = [
-            (MARGIN + row[x_key] / right * PANEL, MARGIN + (1 - row[key] / top) * PANEL)
-            for row in rows
-            if not math.isnan(row[key])
-        ]
+        shown = [row for row in rows if not math.isnan(row[key])]
+        points = [(MARGIN + row[x_key] / right * PANEL, MARGIN + (1 - row[key] / top) * PANEL) for row in shown]
         if len(points) > 1:
             draw.line(points, fill=color, width=2)
-        for x, y in points:
-            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=color)
+        for point in points:
+            draw.circle(point, 3, fill=color)
     return np.asarray(picture)

@@ -1,10 +1,9 @@
 """Checks before a training that the keys which callbacks monitor are logged."""
 
-import ast
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from itertools import takewhile
 from typing import Any
@@ -41,16 +40,7 @@ def check_monitors(trainer: Trainer, module: LightningModule, sets: Mapping[str,
 def names_in_code(kind: type) -> list[str]:
     """The strings in the files of a class and its bases that can be logged names, with * for what an f-string inserts."""
     classes = takewhile(lambda base: base is not LightningModule, kind.__mro__)
-    trees = [ast.parse(inspect.getsource(sys.modules[name])) for name in dict.fromkeys(base.__module__ for base in classes)]
-    names = [string.removeprefix("train/") for tree in trees for string in _strings(tree)]
-    return [name for name in dict.fromkeys(names) if re.fullmatch(r"(?=.*\w\w)[\w*]+", name)]
-
-
-def _strings(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.JoinedStr):
-        yield "".join(part.value if isinstance(part, ast.Constant) else "*" for part in node.values)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-        yield node.value
-    else:
-        for child in ast.iter_child_nodes(node):
-            yield from _strings(child)
+    sources = [inspect.getsource(sys.modules[name]) for name in dict.fromkeys(base.__module__ for base in classes)]
+    strings = [string for source in sources for string in re.findall(r'"(?:train/)?((?:\w|\{[^{}"]*\})+)"', source)]
+    names = dict.fromkeys(re.sub(r"\{[^{}]*\}", "*", string) for string in strings)
+    return [name for name in names if re.search(r"\w\w", name)]

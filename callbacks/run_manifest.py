@@ -1,4 +1,4 @@
-"""Keeps the run manifest, `run.json`, up to date."""
+"""What a run is: its configuration and its manifest, `run.json`, in its folder, in its checkpoints and at the loggers."""
 
 import os
 import secrets
@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import OmegaConf
 
 from core.files import PROJECT
 from experiment.checkpoint import StoredCheckpoint
@@ -24,19 +25,22 @@ LOGGED = ("git", "versions", "world_size", "data", "parameters", "num_stages", "
 
 
 class RunManifest(Callback):
-    """Keeps `run.json` in the run folder; rank 0 writes it before the first step and updates it every epoch.
+    """Writes `config.yaml` into the run folder, and keeps `run.json`, written before the first step and updated every epoch.
 
     `status` is running, finished (nothing is left to train), interrupted (Ctrl-C, a signal, a limit of the trainer) or failed.
     A process that is killed leaves "running" behind: `host`, `pid` and `started` tell whether it still is. `wandb_id` is made
     at the first start in a folder and used again by every resume there. `lineage` lists the checkpoints that the run was
     resumed from (kind "resume"), and the file of source weights, here with content and SHA-256 (kind "source").
+
+    Checkpoints get "run", "config" in plain containers (P 8.2), "data", number and fingerprint of every set, and "roots", their
+    absolute paths.
     """
 
     def __init__(
         self, config: Mapping[str, Any], stored: StoredCheckpoint | None = None, source: tuple[str, Any, str] | None = None
     ) -> None:
-        self.run_name: str = config["run_name"]
-        self.folder = Path(config["run_dir"])
+        self.config: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+        self.run_name, self.folder = config["run_name"], Path(config["run_dir"])
         self.wandb_id: str | None = None
         self._earlier = {} if config["resume"] is None else read_manifest(self.folder)
         run = (stored.checkpoint.get("run") or {}) if stored else {}
@@ -86,9 +90,10 @@ class RunManifest(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if trainer.is_global_zero:
+            OmegaConf.save(OmegaConf.create(self.config), self.folder / "config.yaml")
             manifest = read_manifest(self.folder)
             for logger in trainer.loggers:
-                logger.log_hyperparams({"run": {key: manifest[key] for key in LOGGED}})
+                logger.log_hyperparams({**self.config, "run": {key: manifest[key] for key in LOGGED}})
 
     def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
         if has_finished(trainer, pl_module):  # a finished run that is resumed would train one epoch more (P 6.12)
@@ -98,12 +103,12 @@ class RunManifest(Callback):
         if batch_idx == 0:  # not at the epoch's start: the module enters its stage after the callbacks' hooks
             self._update(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: GenerativeModule, *arguments: Any) -> None:
-        if (trainer.fit_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0 or trainer.is_last_batch:  # a row is written
-            pl_module.log("train/stage", float(pl_module.stage), batch_size=1)
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: GenerativeModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = {"run_name": self.run_name, "wandb_id": self.wandb_id, "lineage": self._lineage}
+        checkpoint["config"], data = self.config, trainer.datamodule
+        sets = data.sets() if hasattr(data, "sets") else {}
+        checkpoint["data"] = {key: {"count": len(s.files), "fingerprint": s.fingerprint} for key, s in sets.items()}
+        checkpoint["roots"] = data.roots() if hasattr(data, "roots") else {}
 
     def on_exception(self, trainer: Trainer, pl_module: GenerativeModule, exception: BaseException) -> None:
         status = "interrupted" if isinstance(exception, INTERRUPTIONS) else "failed"

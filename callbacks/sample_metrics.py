@@ -1,7 +1,7 @@
 """SampleMetrics: draws samples with fixed seeds and measures them against the reference images."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
+from callbacks.image_grid import log_images
 from core.errors import UserError, nearest_hint
 from core.types import PathStr, PositiveInt, Seed
 from metrics.backbones.backbone import Backbone
@@ -27,7 +28,7 @@ from metrics.results import finite
 from metrics.suite import FEATURE_METRICS, FULL, METRICS, QUICK, Suite, possible_keys, select_metrics
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import Autoencodes, Reconstructs
-from modules.ops.images import from_uint8, rmse_by_image, to_uint8
+from modules.ops.images import from_uint8, rmse_by_image, to_pixels, to_uint8
 from modules.ops.pretrained import PACKAGE
 
 SLOW_SECONDS = 5.0  # estimated time of drawing from which a message announces it
@@ -104,7 +105,7 @@ class SampleMetrics(Callback):
 
     def keys_in_training(self, sets: Mapping[str, Any]) -> list[str]:
         """The keys, with * for a number, that a measurement in training may give beside the module's diagnostics."""
-        num_reference, keys = len(reference_set(sets)[1].originals()), list(LOGGED_VERDICTS)
+        num_reference, keys = len(reference_set(sets)[1]), list(LOGGED_VERDICTS)
         for name in self.quick or QUICK:
             crops, sample_crops = (self.crops, self.sample_crops) if name == "kd_crops" else (1, 1)
             if not METRICS[name].missing_samples(self.num_images * sample_crops, num_reference * crops):
@@ -129,11 +130,8 @@ class SampleMetrics(Callback):
         self._measure(trainer, pl_module, "test")
 
     def on_train_end(self, trainer: Trainer, pl_module: GenerativeModule) -> None:
-        if self.nearest is None or not trainer.is_global_zero:
-            return
-        pixels, line = to_uint8(self.nearest).permute(1, 2, 0).cpu().numpy(), self.results["verdict"]["line"]
-        for logger in [logger for logger in trainer.loggers if hasattr(logger, "log_image")]:
-            logger.log_image("grids/nearest", [pixels], step=trainer.fit_loop.total_batch_idx, caption=[line])
+        if self.nearest is not None and trainer.is_global_zero:
+            log_images(trainer, {"grids/nearest": to_pixels(self.nearest)}, caption=[self.results["verdict"]["line"]])
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -143,27 +141,26 @@ class SampleMetrics(Callback):
         requested, default = (self.full, FULL) if evaluated else (self.quick, QUICK)
         results: dict[str, Any] = {key: {} for key in ("metrics", "reference_points", "intervals", "verdict")}
         self.nearest = self.drawn = None
-        images = reference_set(sets)[1].originals()
+        reference, images = reference_set(sets)
         with sampling_mode(module, self.seed):
             for network in filter(None, (self.backbone, self.perceptual, self.classifier)):
                 network.to(module.device)
-            self._reference = reference = self._reference or self._read_reference(trainer, module, images)
+            self._reference = self._reference or self._read_reference(trainer, module, images)
             results["diagnostics"] = finite(module.diagnostics(sets), notes)
             if module.samples_ready:
                 available = [name for name in default if name != "realism" or self.classifier]
-                names = select_metrics(available, reference, self.backbone) if requested is None else requested
+                names = select_metrics(available, self._reference, self.backbone) if requested is None else requested
                 suite, samples = self._draw_set(trainer, module, names, self.seed)
                 results["metrics"] = suite.compute()
                 verdict: dict[str, Any] = {"comparisons": COMPARISONS[:1]}
-                unlike = trainer.datamodule.unlike_training
-                if unlike := unlike.get("tile", unlike.get("image")):
+                if unlike := trainer.datamodule.unlike_training.get(reference):
                     notes.append(f"the reference is not what was trained on: {unlike}")
                     verdict["reference_name"] = "reference images"
                 if evaluated:
                     results |= self._evaluate(trainer, module, suite, results["metrics"], sets)
                     results["metrics"] |= self._by_class(module, images)
                     verdict |= {"comparisons": COMPARISONS, "reconstruction": compare_reconstructions(module, sets)}
-                results["verdict"], self.nearest = memorization(samples, reference, self.backbone, **verdict)
+                results["verdict"], self.nearest = memorization(samples, self._reference, self.backbone, **verdict)
                 self.drawn = samples.images.cpu()
                 notes += suite.notes
             else:
@@ -193,7 +190,7 @@ class SampleMetrics(Callback):
             torch.manual_seed(self.seed)
             images = {name: to_uint8(images) for name, images in module.baselines(self.num_images).items()}
             if "side" in sets:
-                images = {"side": _evenly_spaced(sets["side"], self.num_images).to(module.device)} | images
+                images = {"side": evenly_spaced(sets["side"], self.num_images).to(module.device)} | images
             points = reference_points(suite, self._reference, images, self.num_images, self._sample_set)
         points = {name: finite(values, suite.notes) for name, values in points.items()}
         return {"metrics": metrics, "intervals": intervals, "reference_points": points}
@@ -206,11 +203,8 @@ class SampleMetrics(Callback):
             return {}
         num_samples, values = max(2, self.num_images // (int(labels.max()) + 1)), {}
         for label in labels.unique().tolist():
-            features = []
-            for first in range(0, num_samples, self.chunk):
-                chunk = range(first, min(first + self.chunk, num_samples))
-                with sampling_mode(module, self.seed, chunk):
-                    features.append(self.backbone(to_uint8(module.sample(len(chunk), labels=[label]))))
+            chunks = draw_samples(module, num_samples, self.chunk, self.seed, labels=[label])
+            features = [self.backbone(samples) for _, samples in chunks]
             reals = self._reference.whole[(labels == label).to(module.device)]
             if len(reals) > 1:
                 values[f"{self.backbone.key('kd')}_class_{label}"] = float(kernel_distance(reals, torch.cat(features)))
@@ -240,18 +234,15 @@ class SampleMetrics(Callback):
         """The metrics, updated by this rank's part of the samples with that seed, and the samples of all ranks."""
         networks = (self.backbone, self.perceptual)
         suite = Suite(names, self._reference, *networks, self.num_images, self.sample_crops, self.classifier)
-        starts = range(trainer.global_rank * self.chunk, self.num_images, trainer.world_size * self.chunk)
         empty = self._sample_set(self._reference.images[:0])  # a rank that draws nothing takes part in the gathering (P 9.6)
         suite.update(empty, 0)
         parts, numbers, begin = [empty], [torch.arange(0, device=module.device)], time.monotonic()
-        for first in starts:
-            images = range(first, min(first + self.chunk, self.num_images))
-            with sampling_mode(module, seed, images):
-                samples = to_uint8(module.sample(len(images)))
+        for first, samples in draw_samples(module, self.num_images, self.chunk, seed, trainer.global_rank, trainer.world_size):
             parts.append(self._sample_set(samples, first=first, seed=seed))
-            numbers.append(torch.arange(first, images.stop, device=samples.device))
+            numbers.append(torch.arange(first, first + len(samples), device=samples.device))
             suite.update(parts[-1], first)
-            if first == 0 and (seconds := (time.monotonic() - begin) * len(starts)) > SLOW_SECONDS:
+            seconds = (time.monotonic() - begin) * self.num_images / (self.chunk * trainer.world_size)
+            if first == 0 and seconds > SLOW_SECONDS:
                 rank_zero_info(f"SampleMetrics: drawing and measuring {self.num_images} samples takes about {seconds:.0f} s")
         return suite, ImageSet.concatenate(parts).gather(torch.cat(numbers))
 
@@ -284,11 +275,21 @@ class SampleMetrics(Callback):
             "seed": self.seed,
             "sampling_seeds": self.sampling_seeds,
             "max_reference": self.max_reference if num_real < len(images) else None,
+            **({} if self.classifier is None else {"realism": self.classifier.sha256}),
         }
-        if self.classifier is not None:
-            settings["realism"] = self.classifier.sha256
         crops = {"reference": self._reference.crops.shape[1] or self.crops, "samples": self.sample_crops}
         return measurement_protocol(self.backbone, self.perceptual, module.image_size, crops, settings, notes)
+
+
+def draw_samples(
+    module: GenerativeModule, num_images: int, chunk: int, seed: int, rank: int = 0, ranks: int = 1, **keywords: Any
+) -> Iterator[tuple[int, Tensor]]:
+    """The chunks of a rank, each with the number of its first sample, uint8 [n, 3, H, W]."""
+    for first in range(rank * chunk, num_images, ranks * chunk):
+        images = range(first, min(first + chunk, num_images))
+        with sampling_mode(module, seed, images):
+            samples = to_uint8(module.sample(len(images), **keywords))
+        yield first, samples
 
 
 def measure_autoencoder(module: Autoencodes, sets: Mapping[str, Any], perceptual: PerceptualDistance | None) -> dict[str, Any]:
@@ -297,7 +298,7 @@ def measure_autoencoder(module: Autoencodes, sets: Mapping[str, Any], perceptual
     named = {"training": sets.get("source", sets["image"]), "heldout": sets["image_heldout"], "sources": sets["image"]}
     num_images, errors = min(MAX_AUTOENCODED, *map(len, named.values())), {}
     for name, images in named.items():
-        pixels = _evenly_spaced(images, num_images).to(module.device)
+        pixels = evenly_spaced(images, num_images).to(module.device)
         outputs = module.autoencode(from_uint8(pixels))
         errors.setdefault("mse", {})[name] = squared_errors(from_uint8(pixels), outputs)
         if perceptual is not None:
@@ -313,7 +314,7 @@ def compare_reconstructions(module: GenerativeModule, sets: Mapping[str, Any]) -
     names = [name for name in sets if len(sets[name]) and len(sets.get(f"{name}_heldout", ()))]
     if not names or not isinstance(module, Reconstructs):
         return None
-    pixels = [_evenly_spaced(sets[name], MAX_RECONSTRUCTED) for name in (names[0], f"{names[0]}_heldout")]
+    pixels = [evenly_spaced(sets[name], MAX_RECONSTRUCTED) for name in (names[0], f"{names[0]}_heldout")]
     inputs = [from_uint8(images).to(module.device) for images in pixels]
     outputs = [torch.cat([module.reconstruct(image) for image in images.split(1)]) for images in inputs]
     if torch.equal(outputs[0][0], outputs[1][0]) or any(a.shape != b.shape for a, b in zip(inputs, outputs, strict=True)):
@@ -323,11 +324,11 @@ def compare_reconstructions(module: GenerativeModule, sets: Mapping[str, Any]) -
 
 
 def reference_set(sets: Mapping[str, Any]) -> tuple[str, Any]:
-    """Name and images of the set that samples are measured against: of a tiling its parts."""
-    return next((key, sets[key]) for key in ("tile", "image") if key in sets)
+    """Name and images, none mirrored, of the set that samples are measured against: of a tiling its parts."""
+    return next((key, sets[key].originals()) for key in ("tile", "image") if key in sets)
 
 
-def _evenly_spaced(images: Any, num_images: int) -> Tensor:
+def evenly_spaced(images: Any, num_images: int) -> Tensor:
     """At most `num_images` evenly spaced images of a set as uint8 [N, 3, H, W]."""
     originals = images.originals()
     picks = torch.linspace(0, len(originals) - 1, min(num_images, len(originals))).long().tolist()

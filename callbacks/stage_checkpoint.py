@@ -13,7 +13,6 @@ from pydantic import Field
 from core.errors import UserError
 from core.files import atomic_link
 from core.types import PathStr, PositiveInt
-from experiment.checkpoint import read_checkpoint
 from experiment.manifest import read_manifest
 from modules.base import GenerativeModule
 from modules.ops.weights import file_sha256
@@ -136,8 +135,7 @@ class StageCheckpoint(ModelCheckpoint):
             return
         stage = module.stage_at(epoch)
         file = self._stage_file(stage)
-        linked = Path(file).is_file() and Path(file).samefile(trainer.ckpt_path)
-        if not linked and _epoch_of(file) != epoch:  # missing, or of a time when the stage was shorter
+        if not (Path(file).is_file() and Path(file).samefile(trainer.ckpt_path)):  # missing, or of a time when it was shorter
             atomic_link(trainer.ckpt_path, file)
             self._upload(trainer, "stages", f"stage-{stage}", file)
 
@@ -154,14 +152,6 @@ class StageCheckpoint(ModelCheckpoint):
                 run.log_artifact(path, name=f"model-{run.id}", type="model", aliases=aliases)
             except Exception as error:  # of many types; a server that is away must not end the training
                 rank_zero_warn(f"{path} was not uploaded to W&B: {error}")
-
-
-def _epoch_of(file: str) -> int | None:
-    """The epoch in a checkpoint; None if the file is missing or damaged."""
-    try:
-        return read_checkpoint(file)["epoch"]
-    except (OSError, ValueError):
-        return None
 
 
 def _wandb_runs(trainer: Trainer) -> list[Any]:

@@ -84,7 +84,7 @@ def findings_of(images: Iterable[ImageFinding]) -> list[Finding]:
     for image in images:
         if image.treatment:
             findings += _of_image(image.name, image.treatment, image.hash)
-            by_digest[image.digest or image.name].append(image)
+            by_digest[image.digest].append(image)
     findings += [_copies("duplicate", group, "the same file") for group in by_digest.values() if len(group) > 1]
     hashed = [group[0] for group in by_digest.values() if group[0].hash]
     for i, j, mirrored in near_copies([image.hash for image in hashed]):
@@ -99,12 +99,10 @@ def quick_check(sets: Mapping[str, ImageFolder]) -> list[Finding]:
     rows, first_set = [], {}
     for key, images in sets.items():
         for position, treatment in enumerate(images.treatments):
-            name, digest, hashed = f"{key}/{images.files[position]}", "", None
-            if images.pixels is not None:
-                digest = images.digests[position]
-                hashed = perceptual_hash(images.pixels[position]) if compared else None
-            if first_set.setdefault(digest or name, key) == key:  # the data module has reported files of several sets
-                rows.append(ImageFinding(name, digest, treatment, hashed))
+            hashed = perceptual_hash(images.pixels[position]) if compared and images.pixels is not None else None
+            digest = images.digests[position]
+            if first_set.setdefault(digest, key) == key:  # the data module has reported files of several sets
+                rows.append(ImageFinding(f"{key}/{images.files[position]}", digest, treatment, hashed))
     return [finding for finding in findings_of(rows) if finding.level != "note" and finding.kind != "enlarged"]
 
 

@@ -4,14 +4,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from core.errors import UserError
-from core.types import PathStr, PositiveInt
+from core.types import AtLeastTwo, PathStr, PositiveInt
 from datamodules.folder import ImageFolder
 from datamodules.image_datamodule import MAX_PIXELS, ImageDataModule, split_heldout
 
@@ -32,16 +30,16 @@ class SyntheticDataModule(ImageDataModule):
 
     root: PathStr = ""
     num_images: PositiveInt = 3
-    num_side: Annotated[int, Field(ge=2)] = 8  # one to train on and one held out
+    num_side: AtLeastTwo = 8  # one to train on and one held out
     num_source: PositiveInt = 8
     num_classes: PositiveInt = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.num_images + self.num_side + self.num_source) * self.image_size[0] * self.image_size[1] > MAX_PIXELS:
-            numbers = f"num_images={self.num_images}, num_side={self.num_side}, num_source={self.num_source}"
-            size = "×".join(map(str, self.image_size))
-            raise UserError(f"{numbers} of {size}: the limit of what is drawn is {MAX_PIXELS / 1e6:.0f} million pixels")
+        number = self.num_images + self.num_side + self.num_source
+        if number * self.image_size[0] * self.image_size[1] > MAX_PIXELS:
+            drawings = f"num_images, num_side, num_source: {number} drawings of {self.image_size}"
+            raise UserError(f"{drawings} have more than {MAX_PIXELS / 1e6:.0f} million pixels, the limit")
 
     def load_sets(self) -> dict[str, ImageFolder]:
         names = _names("image", self.num_images)

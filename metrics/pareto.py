@@ -43,12 +43,6 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[int]:
     return front
 
 
-def first_realistic(values: Iterable[float | None], level: float = REALISTIC) -> int | None:
-    """Index of the first of a training's checkpoints, in their order, whose realism reaches `level`: an adaptation loses
-    diversity from there on without becoming more realistic. None if there is none."""
-    return next((index for index, value in enumerate(values) if value is not None and value >= level), None)
-
-
 def choose(candidates: Sequence[Candidate], quality: str = "quality", diversity: str = "diversity") -> Choice:
     """The candidate of the front with the smallest sum of `losses`: on a front with a knee the knee. Ties go to the more even
     losses, then to the better quality. `quality` and `diversity` are the names of the metrics in the reason; of a metric of

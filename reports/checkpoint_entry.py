@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from callbacks.sample_metrics import SampleMetrics, reference_set
+from callbacks.sample_metrics import SampleMetrics, draw_samples, reference_set
 from metrics.kernel import kernel_distance
 from metrics.nearest_psnr import nearest_psnr
 from metrics.pixel_diversity import pixel_diversity
 from metrics.sifid import SingleImageFrechet
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import ExplainsSources, Injects, Reconstructs
-from modules.ops.images import from_uint8, image_grid, resize, to_uint8
+from modules.ops.images import from_uint8, image_grid, resize, to_pixels, to_uint8
 from modules.patches.mosaic import source_picture
 from tasks.inputs import read_image
 
@@ -87,7 +87,7 @@ class CheckpointEntry:
 def collect_samples(entry: CheckpointEntry, module: GenerativeModule, metrics: SampleMetrics, data: Any, task: Any) -> None:
     """Adds values and images of the samples drawn by `metrics`, after a test; `task` is the Compare."""
     sets = data.sets()
-    images = reference_set(sets)[1].originals()
+    images = reference_set(sets)[1]
     reference = to_uint8(images.take(range(min(len(images), MAX_REFERENCE))))
     entry.image_size = tuple(module.image_size)
     if metrics.backbone is not None:
@@ -95,7 +95,7 @@ def collect_samples(entry: CheckpointEntry, module: GenerativeModule, metrics: S
     if metrics.drawn is not None:
         entry.by_seed = values_by_seed(metrics.drawn.split(metrics.chunk), reference, metrics)
         entry.images["samples"] = to_grid(metrics.drawn[: task.num_shown], COLUMNS)
-        entry.images["suspicious"] = to_array(metrics.nearest)
+        entry.images["suspicious"] = to_pixels(metrics.nearest)
         entry.nearest = nearest_pairs(metrics.drawn, reference, task.num_nearest)
         if isinstance(module, ExplainsSources):
             entry.images |= _provenance(module, metrics, reference[:MAX_INPUTS], len(images))
@@ -143,12 +143,10 @@ def nearest_pairs(samples: Tensor, reference: Tensor, count: int) -> list[tuple[
 
 def _provenance(module: ExplainsSources, metrics: Any, reference: Tensor, total: int) -> dict[str, np.ndarray]:
     """Provenance of the first chunk, drawn again, as a module knows only that of its last samples."""
-    count = min(metrics.chunk, metrics.num_images)
-    with sampling_mode(module, metrics.seed, range(count)):
-        samples = to_uint8(module.sample(count)).cpu()
+    _, samples = next(draw_samples(module, metrics.num_images, metrics.chunk, metrics.seed))
     origins = to_uint8(module.provenance_picture()).cpu()
     return {
-        "provenance": to_grid(torch.cat([samples, origins]), len(samples)),
+        "provenance": to_grid(torch.cat([samples.cpu(), origins]), len(samples)),
         "provenance_key": to_grid(torch.cat([reference, color_key(reference, total)]), len(reference)),
     }
 
@@ -166,9 +164,4 @@ def _device(backbone: nn.Module) -> torch.device:
 
 def to_grid(images: Tensor, columns: int) -> np.ndarray:
     """uint8 [N, 3, H, W] as uint8 [H', W', 3]."""
-    return to_array(image_grid(from_uint8(images), columns))
-
-
-def to_array(image: Tensor) -> np.ndarray:
-    """An image [3, H, W] in [-1, 1] as uint8 [H, W, 3]."""
-    return to_uint8(image).permute(1, 2, 0).cpu().numpy()
+    return to_pixels(image_grid(from_uint8(images), columns))

@@ -159,7 +159,7 @@ def report_json(comparison: Comparison) -> bytes:
         tests=[test._asdict() for test in comparison.tests],
         axes=comparison.axes,
         best=comparison.best and comparison.best.number,
-        front=[entry.number for entry in comparison.front] if comparison.choice else None,
+        front=[entry.number for entry in comparison.front] if comparison.axes else None,
         reason=comparison.reason,
     )
 
@@ -184,18 +184,14 @@ def _json(**content: Any) -> bytes:
 
 
 def log(logger: Any, comparison: Comparison) -> None:
-    kinds = sorted({kind for e in comparison.entries for kind in e.images})
-    if hasattr(logger, "log_table"):
-        columns, rows = log_rows(comparison, kinds)
-        logger.log_table("comparison/table", columns=columns, data=rows)
-    for kind in kinds if hasattr(logger, "log_image") else ():
-        entries = [e for e in comparison.entries if kind in e.images]
-        logger.log_image(f"comparison/{kind}", [e.images[kind] for e in entries], caption=[e.label for e in entries])
-
-
-def log_rows(comparison: Comparison, kinds: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
+    """The pictures of each kind, and a table of all pictures and numbers, to a logger that takes them."""
     entries = comparison.entries
-    keys = sorted({key for e in entries for key in e.metrics})
+    kinds, keys = (sorted(set().union(*names)) for names in ((e.images for e in entries), (e.metrics for e in entries)))
+    for kind in kinds if hasattr(logger, "log_image") else ():
+        shown = [e for e in entries if kind in e.images]
+        logger.log_image(f"comparison/{kind}", [e.images[kind] for e in shown], caption=[e.label for e in shown])
+    if not hasattr(logger, "log_table"):
+        return
     ranges = [key for key in keys if any(e.interval(key) for e in entries)]
     columns = ["checkpoint", "method", "iteration", "protocol", "verdict", *kinds, "nearest", *keys]
     columns += [f"{key}_{end}" for key in ranges for end in ("low", "high")]
@@ -205,4 +201,4 @@ def log_rows(comparison: Comparison, kinds: Sequence[str]) -> tuple[list[str], l
         row = [e.label, e.method, e.iteration, protocol, e.verdict, *map(e.images.get, kinds)]
         row += [np.concatenate([pair for _, pair in e.nearest]) if e.nearest else None, *map(e.metrics.get, keys)]
         rows.append(row + [end for key in ranges for end in e.interval(key) or (None, None)])
-    return columns, rows
+    logger.log_table("comparison/table", columns=columns, data=rows)

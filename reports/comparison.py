@@ -11,7 +11,7 @@ import torch
 from core.errors import UserError, nearest_hint
 from metrics.intervals import mean_interval
 from metrics.paired_tests import holm, paired_permutation
-from metrics.pareto import DIVERSITY, QUALITY, Candidate, Choice, choose, direction, first_key, first_realistic
+from metrics.pareto import DIVERSITY, QUALITY, REALISTIC, Candidate, choose, direction, first_key
 from metrics.protocol import DECISIVE
 from reports.checkpoint_entry import CheckpointEntry
 
@@ -39,11 +39,9 @@ class Comparison(NamedTuple):
     protocol_differences: dict[str, list[Any]]
     tests: list[PairedTest]
     axes: tuple[str, str] | None
-    choice: Choice | None
-
-    @property
-    def best(self) -> CheckpointEntry | None:
-        return None if self.choice is None or self.choice.best is None else self.entries[self.choice.best]
+    best: CheckpointEntry | None
+    front: list[CheckpointEntry]
+    reason: str
 
     def best_value(self, key: str) -> float | None:
         """The best value of a metric among at least two checkpoints that do not copy; None where nothing is ranked."""
@@ -52,24 +50,14 @@ class Comparison(NamedTuple):
         return max(values, key=lambda value: value * direction(key)) if ranked else None
 
     @property
-    def front(self) -> list[CheckpointEntry]:
-        return [self.entries[i] for i in self.choice.front] if self.choice else []
-
-    @property
     def realistic(self) -> list[CheckpointEntry]:
-        """The first checkpoint that is realistic enough, of each run whose realism was measured."""
-        found = []
-        for series in sorted({entry.series for entry in self.entries}):
-            run = [entry for entry in self.entries if entry.series == series]
-            index = first_realistic(entry.metrics.get("realism") for entry in run)
-            found += [] if index is None else [run[index]]
-        return found
-
-    @property
-    def reason(self) -> str:
-        if self.protocol_differences:
-            return f"not ranked, the measurement protocols differ in {', '.join(self.protocol_differences)}"
-        return self.choice.reason if self.choice else "not ranked, the checkpoints share no metrics of quality and diversity"
+        """The first checkpoint that is realistic enough, of each run whose realism was measured: an adaptation loses diversity
+        from there on without becoming more realistic."""
+        first: dict[int, CheckpointEntry] = {}
+        for entry in self.entries:
+            if (entry.metrics.get("realism") or 0) >= REALISTIC:
+                first.setdefault(entry.series, entry)
+        return list(first.values())
 
 
 def in_order(entries: Sequence[CheckpointEntry]) -> list[CheckpointEntry]:
@@ -95,11 +83,15 @@ def compare(entries: list[CheckpointEntry], quality: str | None = None, diversit
             raise UserError(f"task.{name}={key}: not measured for all of these checkpoints.{hint}")
     tests = [] if differing else paired_tests(entries)
     if differing or None in axes:
-        return Comparison(entries, differing, tests, None, None)
+        cause = f"the measurement protocols differ in {', '.join(differing)}"
+        cause = cause if differing else "the checkpoints share no metrics of quality and diversity"
+        return Comparison(entries, differing, tests, None, None, [], f"not ranked, {cause}")
     values = [[entry.metrics.get(key, math.nan) for key in axes] for entry in entries]
     sign = -1 if direction(axes[0]) > 0 else 1
     candidates = [Candidate(e.label, sign * x, y, e.copies, e.undecided) for e, (x, y) in zip(entries, values, strict=True)]
-    return Comparison(entries, differing, tests, axes, choose(candidates, *axes))
+    choice = choose(candidates, *axes)
+    best = None if choice.best is None else entries[choice.best]
+    return Comparison(entries, differing, tests, axes, best, [entries[i] for i in choice.front], choice.reason)
 
 
 def protocol_differences(protocols: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -114,23 +106,22 @@ def differences(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 def side_by_side(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """All dotted keys, sorted, with the value in each mapping, None where it has none."""
-    flat = [dict(_items(mapping)) for mapping in mappings]
+    flat = [_dotted(mapping) for mapping in mappings]
     return {key: [values.get(key) for values in flat] for key in sorted(set().union(*flat))}
 
 
-def _items(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and values of nested mappings; lists are values."""
-    pairs = []
-    for key, value in node.items():
-        pairs += _items(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return pairs
+def _dotted(node: Any, key: str = "") -> dict[str, Any]:
+    """The values of nested mappings by dotted keys; lists are values."""
+    if not isinstance(node, Mapping):
+        return {key: node}
+    return {k: value for name, child in node.items() for k, value in _dotted(child, f"{key}.{name}".removeprefix(".")).items()}
 
 
 def config_differences(entries: Sequence[CheckpointEntry]) -> dict[str, list[Any]]:
     """Differences of the configurations; the name and the folder of a run are no differences, not even inside other values."""
     plain = []
     for entry in entries:
-        config = {key: value for key, value in _items(entry.config) if key != "resume"}
+        config = {key: value for key, value in _dotted(entry.config).items() if key != "resume"}
         for name in ("run_dir", "run_name"):
             pattern = re.compile(rf"(?<![\w-]){re.escape(str(config.pop(name, '') or '${none}'))}(?![\w-])")
             texts = [key for key, value in config.items() if isinstance(value, str) and not key.endswith("class_path")]

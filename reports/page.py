@@ -4,7 +4,6 @@ import base64
 import hashlib
 import io
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from core.files import atomic_write
+from core.files import atomic_folder
 
 GENERATOR = b'<meta name="generator" content="Handful">'  # in every page of this package
 REPORT_FILES = ("index.html", "report.json", "best.json")
@@ -48,14 +47,10 @@ def data_uri(pixels: np.ndarray) -> str:
 def write_report(folder: Path, files: Mapping[str, bytes]) -> None:
     """All or none. Files of an earlier report in `folder` are replaced or removed."""
     index = folder / "index.html"
-    stale = set(REPORT_FILES) - set(files) if index.is_file() and GENERATOR in index.read_bytes()[:2000] else set()
-    with ExitStack() as stack:  # every draft is complete before the first one replaces a file
+    outdated = REPORT_FILES if index.is_file() and GENERATOR in index.read_bytes()[:2000] else ()
+    with atomic_folder(folder, outdated) as draft:
         for name, content in files.items():
-            draft = stack.enter_context(atomic_write(folder / name))
-            draft.write(content)
-            draft.flush()
-    for name in stale:
-        (folder / name).unlink(missing_ok=True)
+            (draft / name).write_bytes(content)
 
 
 TEMPLATES = Environment(

@@ -1,6 +1,5 @@
 """Realism: trains the classifier that measures how far samples belong to a target domain."""
 
-import io
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from core.errors import UserError
-from core.files import atomic_write
+from core.files import atomic_folder
 from core.types import ImageSize, PositiveInt, Seed
 from datamodules.folder import ImageFolder
 from datamodules.listing import list_images
@@ -42,19 +41,18 @@ class Realism:
         if len(paths) != 2:
             raise UserError(f"{len(paths)} folders of images; give two: held-out source images, then held-out target images")
         roots = {"source": str(paths[0]), "target": str(paths[1])}
-        sets = [ImageFolder(*list_images(root, True, key), self.image_size) for key, root in roots.items()]
-        if set(sets[0].digests) & set(sets[1].digests):
+        sets = {key: ImageFolder(*list_images(root, True, key), self.image_size) for key, root in roots.items()}
+        if set(sets["source"].digests) & set(sets["target"].digests):
             raise UserError(f"{paths[0]} and {paths[1]} share images; source and target have to differ")
-        source, target = (to_uint8(images.stack()) for images in sets)
+        source, target = (to_uint8(images.stack()) for images in sets.values())
         classifier = train_realism(source, target, self.steps, self.seed)
-        digests = {f"{name}_fingerprint": images.fingerprint for name, images in zip(roots, sets, strict=True)}
-        stream, path = io.BytesIO(), folder / "realism.pt"
-        torch.save(realism_file(classifier, digests), stream)
-        with atomic_write(path) as file:
-            file.write(stream.getvalue())
-        classifier = load_realism(str(path))
-        with atomic_write(folder / "realism.json") as file:
+        digests = {f"{name}_fingerprint": images.fingerprint for name, images in sets.items()}
+        with atomic_folder(folder) as draft:
+            with (draft / "realism.pt").open("wb") as file:
+                torch.save(realism_file(classifier, digests), file)
+            classifier = load_realism(str(draft / "realism.pt"))
             facts = {"sha256": classifier.sha256, **classifier.facts}
-            file.write((json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+            (draft / "realism.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         values = ", ".join(f"{name} {value:.3f}" for name, value in classifier.facts["probabilities"].items())
-        return f"accuracy {classifier.facts['accuracy']:.3f}; mean probability of: {values}\n{shlex.quote(str(path))}"
+        accuracy, path = classifier.facts["accuracy"], shlex.quote(str(folder / "realism.pt"))
+        return f"accuracy {accuracy:.3f}; mean probability of: {values}\n{path}"

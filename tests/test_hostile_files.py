@@ -352,7 +352,7 @@ def test_a_chain_of_interpolations_in_a_checkpoint_is_not_followed():
 FORBIDDEN = [
     "os.system", "posix.system", "subprocess.Popen", "builtins.eval", "builtins.exec", "torch.load", "pickle.loads",
     "importlib.import_module", "lightning.pytorch.cli.LightningCLI", "lightning.fabric.cli._main",
-    "lightning.pytorch.loggers.wandb.Path", "datamodules.archive.Path", "callbacks.config_snapshot.torch.load",
+    "lightning.pytorch.loggers.wandb.Path", "datamodules.archive.Path", "callbacks.fit_control.torch.load",
     "modules...os.system", "modules.", "modules", "../evil.Evil",
 ]  # fmt: skip
 

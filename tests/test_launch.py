@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import train
-from callbacks.ranks_agree import CheckRanksAgree
+from callbacks.fit_control import CheckRanksAgree
 from cli.loader import load_config
 from experiment import ranks
 from tests import test_resume as resume
@@ -38,14 +38,14 @@ import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 import train
-from callbacks.config_snapshot import ConfigSnapshot
+from callbacks.fit_control import TerminateAllRanks
 
 def wait(self, trainer, module, batch, batch_idx):
     if (trainer.current_epoch, batch_idx) == (3, 2) and str(trainer.global_rank) in sys.argv[1]:
         (Path(trainer.default_root_dir).parent / f"waits_{{trainer.global_rank}}").write_text(str(os.getpid()))
         time.sleep(1000)
 
-ConfigSnapshot.on_train_batch_start = wait
+TerminateAllRanks.on_train_batch_start = wait
 sys.exit(train.main(sys.argv[2:]))
 """
 

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 import train
-from callbacks.config_snapshot import ConfigSnapshot
+from callbacks.run_manifest import RunManifest
 from cli.loader import load_config
 from core.errors import UserError
 from datamodules import doctor
@@ -453,7 +453,8 @@ def test_a_checkpoint_says_what_it_was_trained_on():
     module = ImageDataModule(str(STARTER / "landscapes"), [24, 32], side_root=str(STARTER / "side"))
     module.setup()
     checkpoint: dict = {}
-    ConfigSnapshot({}).on_save_checkpoint(SimpleNamespace(datamodule=module), None, checkpoint)
+    manifest = RunManifest({"run_name": "toy", "run_dir": "toy", "resume": None})
+    manifest.on_save_checkpoint(SimpleNamespace(datamodule=module), None, checkpoint)
     report = examine({"image": str(STARTER / "landscapes")}, [24, 32])
     assert {key: data["count"] for key, data in checkpoint["data"].items()} == {"image": 5, "side": 43, "side_heldout": 5}
     assert {key: data["fingerprint"] for key, data in checkpoint["data"].items()} == module.fingerprints()

@@ -14,7 +14,6 @@ from metrics.pareto import (
     choose,
     direction,
     first_key,
-    first_realistic,
     pareto_front,
 )
 
@@ -125,11 +124,6 @@ def test_undecided_ones_take_part_and_are_counted():
     points[3] = points[3]._replace(copies=True, undecided=False)
     reason = choose(points).reason
     assert "1 of 20 are excluded as copies of training images. For 2 of 20 (including this one) the memorization" in reason
-
-
-def test_the_first_realistic_checkpoint():
-    assert first_realistic([0.1, None, 0.94, 0.95, 0.99]) == 3 and first_realistic([0.2, 0.8]) is None
-    assert first_realistic([0.2, 0.8], 0.5) == 1 and first_realistic([]) is None
 
 
 def test_a_quality_of_which_higher_is_better_is_told_as_it_is():

@@ -378,7 +378,7 @@ def test_the_run_name_inside_a_value_is_no_difference():
 def test_a_checkpoint_that_draws_nothing_yet_is_shown_without_numbers(tmp_path):
     empty = entry(1, "early")
     comparison = compare(in_order([empty, entry(2, "late", kd_x=0.1, pixel_diversity=0.4)]))
-    assert comparison.choice.best == 1 and comparison.axes == ("kd_x", "pixel_diversity")
+    assert comparison.best.number == 2 and comparison.axes == ("kd_x", "pixel_diversity")
     read = check_self_contained(page_of(comparison))
     assert "draws no samples yet" in read.text and "no samples yet" in read.text
 
@@ -406,7 +406,7 @@ def test_the_table_gives_intervals_and_verdicts():
     assert cells(page, "kd_x") == [["0.1", "best", "value", "0.05", "to", "0.15"], ["0.2"], ["0"]]  # the third one copies
     assert cells(page, "pixel_diversity") == [["0.4"], ["0.5", "0.45", "to", "0.55"], ["0.6"]]
     assert cells(page, "copies of training images") == [["UNDECIDED"], ["no", "copying", "found"], ["COPIES"]]
-    assert comparison.choice.best in (0, 1) and "1 of 3 are excluded as copies" in comparison.reason
+    assert comparison.best.number in (1, 2) and "1 of 3 are excluded as copies" in comparison.reason
     assert "For 1 of 3" in comparison.reason and comparison.reason in check_self_contained(page).text
 
 
@@ -517,6 +517,12 @@ def test_adaptations_share_a_plot_and_each_has_its_first_realistic_checkpoint():
     assert "Realism and diversity" in read.text
     small = [c for c in read.all("circle") if c["r"] == "4" and c["cx"] != "6"]
     assert len(small) == 2 and float(small[0]["cx"]) < float(small[1]["cx"]) and float(small[0]["cy"]) < float(small[1]["cy"])
+
+
+def test_the_first_realistic_checkpoint_is_that_of_the_first_value_at_the_level():
+    values = [("a", 0.1), ("a", None), ("a", 0.94), ("a", 0.95), ("a", 0.99), ("b", 0.2), ("b", 0.8)]
+    entries = in_order([entry(i, run, realism=value) for i, (run, value) in enumerate(values)])
+    assert [e.number for e in compare(entries).realistic] == [4]
 
 
 def test_realism_as_quality_is_better_on_the_right():

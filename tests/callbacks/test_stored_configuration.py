@@ -10,14 +10,15 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from omegaconf import OmegaConf
 from torch import nn
 
-from callbacks.config_snapshot import ConfigSnapshot
+from callbacks.run_manifest import RunManifest
 from experiment.checkpoint import read_checkpoint
 
 CONFIG = {"seed": 3, "module": {"size": [4, 5], "of": {"a": None, "b": True}}, "double": "${seed}"}
-RESOLVED = {**CONFIG, "double": 3}
 
 
 class Toy(lightning.LightningModule):
+    num_stages, stage, iteration = 1, 0, 0
+
     def __init__(self, width=2):
         super().__init__()
         self.net = nn.Linear(1, width)
@@ -27,6 +28,9 @@ class Toy(lightning.LightningModule):
 
     def training_step(self, batch, batch_idx):
         return self.net(batch).mean()
+
+    def finished(self, epochs):
+        return False
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["class_path"] = "toys.Toy"
@@ -47,24 +51,26 @@ class Values(DummyLogger):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Folder and logger of a small training, whose checkpoint is `last.ckpt`."""
+    """Folder, logger and configuration of a small training, whose checkpoint is `last.ckpt`."""
     folder, logger = tmp_path_factory.mktemp("run") / "folder", Values()
+    config = {**CONFIG, "run_name": "toy", "run_dir": str(folder), "resume": None}
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=1, callbacks=[ConfigSnapshot(OmegaConf.create(CONFIG))], logger=logger,
+        accelerator="cpu", max_epochs=1, callbacks=[RunManifest(OmegaConf.create(config))], logger=logger,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
     trainer.fit(Toy(), torch.ones(2, 1))
     trainer.save_checkpoint(folder / "last.ckpt")
     trainer.save_checkpoint(folder / "weights.ckpt", weights_only=True)
-    return folder, logger
+    return folder, logger, {**config, "double": 3}
 
 
 def test_the_configuration_is_in_folder_checkpoint_and_logger(run):
-    folder, logger = run
-    assert yaml.safe_load((folder / "config.yaml").read_text()) == RESOLVED
-    assert logger.kept == [RESOLVED]
+    folder, logger, resolved = run
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == resolved
+    (kept,) = logger.kept
+    assert {key: value for key, value in kept.items() if key != "run"} == resolved
     stored = torch.load(folder / "last.ckpt", weights_only=True)["config"]
-    assert stored == RESOLVED and type(stored) is dict and type(stored["module"]["size"]) is list
+    assert stored == resolved and type(stored) is dict and type(stored["module"]["size"]) is list
 
 
 def test_read_checkpoint_gives_the_content(run):

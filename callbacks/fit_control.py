@@ -1,15 +1,45 @@
-"""Ends all processes of a fit or a test at once."""
+"""How a fit begins and ends: with equal ranks, after whole epochs, on all processes at once."""
 
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
+from experiment.ranks import differing_facts
+
 GRACE = 3.0  # seconds for a rank to end its own workers before it is killed
+
+
+class CheckRanksAgree(Callback):
+    """Ends a fit whose ranks differ in their `experiment.ranks.start_facts`, on all of them, before the first step."""
+
+    def __init__(self, facts: Mapping[str, str]) -> None:
+        self.facts = dict(facts)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        facts: list[dict[str, str]] = [self.facts] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(facts, self.facts)
+        if lines := differing_facts(facts):
+            advice = "run_dir, images and code have to be the same on all nodes, for example on a shared disk."
+            message = "\n".join(["error: ranks disagree at start-up:", *lines, advice])
+            raise SystemExit(message if trainer.is_global_zero else 2)
+
+
+class WholeEpochs(Callback):
+    """After an epoch that a limit of the trainer (max_time, max_steps) has cut short, no hook of its end runs: Lightning would
+    save, draw and continue it as a whole one. Has to be the first callback. By StopIteration Lightning's loops end as they do
+    when the data end; `on_train_end` and `teardown` follow."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_last_batch:
+            raise StopIteration
 
 
 class TerminateAllRanks(Callback):
