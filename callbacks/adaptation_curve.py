@@ -16,9 +16,8 @@ from torch import Tensor
 
 from callbacks.image_grid import log_images
 from callbacks.sample_metrics import draw_samples, evenly_spaced
-from core.errors import UserError
 from core.files import atomic_write
-from core.types import PathStr, PositiveInt, Seed
+from core.types import AtLeastTwo, PathStr, PositiveInt, Seed
 from metrics.adaptation import AdaptationMeasure, AdaptationValues
 from metrics.backbones.registry import load_backbone
 from metrics.perceptual_distance import load_perceptual
@@ -43,7 +42,7 @@ class AdaptationCurve(Callback):
     are replaced.
 
     Args:
-        num_images: samples, image i of which depends on (seed, i) alone.
+        num_images: samples, image i of which depends on (seed, i) alone; two or more, for the distance of pairs.
         realism: file of a classifier that configs/tasks/realism.yaml makes; null: without. It cannot be trained where only the
             few training images exist.
         backbone: of the kernel distance, see `load_backbone`, and of the perceptual distance without `perceptual_weights`.
@@ -53,12 +52,10 @@ class AdaptationCurve(Callback):
     """
 
     def __init__(
-        self, every_n_iterations: PositiveInt = 100, num_images: PositiveInt = 200, realism: PathStr | None = None,
+        self, every_n_iterations: PositiveInt = 100, num_images: AtLeastTwo = 200, realism: PathStr | None = None,
         backbone: str = "auto", weights: PathStr | None = None, perceptual_weights: PathStr | None = None,
         max_heldout: PositiveInt = 200, chunk: PositiveInt = 50, seed: Seed = 0,
     ) -> None:  # fmt: skip
-        if num_images < 2:
-            raise UserError(f"AdaptationCurve: num_images is {num_images}; the distance of pairs needs at least 2")
         self.every_n_iterations, self.num_images, self.max_heldout = every_n_iterations, num_images, max_heldout
         self.chunk, self.seed = chunk, seed
         self.backbone = load_backbone(backbone, weights)

@@ -1,6 +1,5 @@
 """How a fit begins and ends: with equal ranks, after whole epochs, on all processes at once."""
 
-import os
 import signal
 import subprocess
 import time
@@ -63,10 +62,9 @@ class TerminateAllRanks(Callback):
         started = getattr(trainer.strategy.launcher, "procs", [])
         ranks = list(started)
         started.clear()  # else Lightning's observer would kill this process because they have ended
-        for signum in (signal.SIGTERM, signal.SIGKILL):
+        for end in ("terminate", "kill"):
             for rank in filter(_is_alive, ranks):
-                with suppress(ProcessLookupError):
-                    os.kill(rank.pid, signum)
+                getattr(rank, end)()
             deadline = time.monotonic() + GRACE
             while any(map(_is_alive, ranks)) and time.monotonic() < deadline:
                 time.sleep(0.02)

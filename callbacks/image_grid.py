@@ -40,11 +40,7 @@ class ImageGrid(Callback):
     """
 
     def __init__(
-        self,
-        num_images: AtLeastTwo = 16,
-        every_n_epochs: PositiveInt = 1,
-        log_every_n_epochs: PositiveInt = 5,
-        seed: Seed = 0,
+        self, num_images: AtLeastTwo = 16, every_n_epochs: PositiveInt = 1, log_every_n_epochs: PositiveInt = 5, seed: Seed = 0
     ) -> None:
         self.num_images, self.seed = num_images, seed
         self.every_n_epochs, self.log_every_n_epochs = every_n_epochs, log_every_n_epochs

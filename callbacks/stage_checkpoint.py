@@ -25,8 +25,8 @@ class StageCheckpoint(ModelCheckpoint):
 
     `last.ckpt` is always the newest state; `stage_<n>.ckpt` is the end of stage n and stays; `epoch_<n>.ckpt` are the others
     that are kept. Each epoch is written once: its further names are hard links, or copies where the file system has none. A
-    run that was cut off between two names of an epoch makes up for it when it is resumed from that epoch. The state holds
-    file names relative to `dirpath`, so that a run can be moved.
+    run that was cut off between two names of an epoch makes up for it when it is resumed from that epoch. Files of the
+    state are looked up by name in `dirpath`, so that a run can be moved.
 
     With `upload`, checkpoints become versions of the W&B artifact `model-<id of the run>`, with the aliases last, best,
     stage-<n> and sha256-<first 16 digits>, by which parents in the run manifest's lineage are found and marked as used.
@@ -90,12 +90,6 @@ class StageCheckpoint(ModelCheckpoint):
         if self.monitor is not None and not self.best_model_path:
             logged = ", ".join(sorted(key for key in trainer.callback_metrics if "/" in key)) or "nothing"
             rank_zero_warn(f"monitor: {self.monitor} was never logged, so no checkpoint is the best; logged was {logged}")
-
-    def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict()
-        best = {Path(path).name: score for path, score in self.best_k_models.items()}
-        names = {key: Path(state[key]).name for key in PATHS}
-        return {**state, **names, "best_k_models": best, "dirpath": ""}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         files = {key: self._existing(state_dict[key]) for key in PATHS}

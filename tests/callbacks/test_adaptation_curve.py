@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from callbacks.adaptation_curve import AdaptationCurve, read_curve
-from core.errors import UserError
 from datamodules.synthetic import SyntheticDataModule
 from metrics.realism import realism_file, train_realism
 from modules.base import sampling_mode
@@ -107,8 +106,3 @@ def test_without_a_classifier_realism_is_unknown_and_loggers_get_the_rest(tmp_pa
     assert [values["iteration"] for values in logged] == [0, 2, 4] and not any("curve/realism" in values for values in logged)
     assert [values["curve/pairs"] for values in logged] == pytest.approx([row["pairs"] for row in rows], rel=1e-4)
     assert [key for key, *_ in logger.images] == ["curve/adaptation", "curve/curve"] * 3
-
-
-def test_one_sample_has_no_pairs():
-    with pytest.raises(UserError, match="num_images is 1"):
-        curve(num_images=1)

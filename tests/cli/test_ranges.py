@@ -31,6 +31,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("modules.gpnn.GPNN", {"max_images": 0, "iterations": 0, "sweeps": 0}, "int >= 1"),
     ("modules.gpnn.GPNN", {"alpha": 0}, "float > 0 or null"),
     ("callbacks.image_grid.ImageGrid", {"num_images": 1}, "int >= 2"),
+    ("callbacks.adaptation_curve.AdaptationCurve", {"num_images": 1}, "int >= 2"),
     ("callbacks.image_grid.ImageGrid", {"every_n_epochs": 0, "log_every_n_epochs": 0}, "int >= 1"),
     ("callbacks.sample_metrics.SampleMetrics", {"num_images": 0, "chunk": 0, "sampling_seeds": 0}, "int >= 1"),
     ("callbacks.stage_checkpoint.StageCheckpoint", {"every_n_epochs": 0}, "int >= 1"),
