@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from callbacks.image_grid import log_images
+from callbacks.image_grid import log_images, to_pixels
 from callbacks.sample_metrics import draw_samples, evenly_spaced
 from core.files import atomic_write
 from core.types import AtLeastTwo, PathStr, PositiveInt, Seed
@@ -23,7 +23,7 @@ from metrics.backbones.registry import load_backbone
 from metrics.perceptual_distance import load_perceptual
 from metrics.realism import load_realism
 from modules.base import GenerativeModule
-from modules.ops.images import from_uint8, image_grid, to_pixels
+from modules.ops.images import from_uint8, image_grid
 
 COLUMNS = ("iteration", *AdaptationValues._fields, "seconds", "protocol")
 SHOWN = 10  # samples in a row of the grid

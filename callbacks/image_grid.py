@@ -10,12 +10,18 @@ import numpy as np
 import torch
 from lightning import Callback, Trainer
 from PIL import Image
+from torch import Tensor
 
 from core.files import atomic_write
 from core.types import AtLeastTwo, PositiveInt, Seed
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import Injects, Reconstructs
-from modules.ops.images import image_grid, to_pixels
+from modules.ops.images import image_grid, to_uint8
+
+
+def to_pixels(image: Tensor) -> np.ndarray:
+    """An image [3, H, W] in [-1, 1] as uint8 [H, W, 3]."""
+    return to_uint8(image).permute(1, 2, 0).cpu().numpy()
 
 
 def log_images(trainer: Trainer, images: Mapping[str, np.ndarray], **options: Any) -> None:

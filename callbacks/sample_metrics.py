@@ -9,7 +9,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from callbacks.image_grid import log_images
+from callbacks.image_grid import log_images, to_pixels
 from core.errors import UserError, nearest_hint
 from core.types import PathStr, PositiveInt, Seed
 from metrics.backbones.backbone import Backbone
@@ -28,7 +28,7 @@ from metrics.results import finite
 from metrics.suite import FEATURE_METRICS, FULL, METRICS, QUICK, Suite, possible_keys, select_metrics
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import Autoencodes, Reconstructs
-from modules.ops.images import from_uint8, rmse_by_image, to_pixels, to_uint8
+from modules.ops.images import from_uint8, rmse_by_image, to_uint8
 from modules.ops.pretrained import PACKAGE
 
 SLOW_SECONDS = 5.0  # estimated time of drawing from which a message announces it

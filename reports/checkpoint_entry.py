@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from callbacks.image_grid import to_pixels
 from callbacks.sample_metrics import SampleMetrics, draw_samples, reference_set
 from metrics.kernel import kernel_distance
 from metrics.nearest_psnr import nearest_psnr
@@ -18,7 +19,7 @@ from metrics.pixel_diversity import pixel_diversity
 from metrics.sifid import SingleImageFrechet
 from modules.base import GenerativeModule, sampling_mode
 from modules.capabilities import ExplainsSources, Injects, Reconstructs
-from modules.ops.images import from_uint8, image_grid, resize, to_pixels, to_uint8
+from modules.ops.images import from_uint8, image_grid, resize, to_uint8
 from modules.patches.mosaic import source_picture
 from tasks.inputs import read_image
 

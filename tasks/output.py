@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.files import atomic_folder
-from modules.ops.images import to_pixels
+from modules.ops.images import to_uint8
 
 ENDINGS = (".png", ".npz", ".gif", ".mp4")  # what a task may delete
 
@@ -40,7 +40,7 @@ def write_images(folder: Path, images: Mapping[str, Tensor], frames_per_second: 
     frames, files = [], []
     for name, values in images.items():
         if values.is_floating_point():
-            frames.append(to_pixels(values))
+            frames.append(to_uint8(values).permute(1, 2, 0).cpu().numpy())
             files.append(f"{name}.png")
             Image.fromarray(frames[-1]).save(folder / files[-1])
         else:

@@ -1,6 +1,5 @@
 """Ranges, conversion to uint8, resizing and grids of images. Inside the project an image is float32 NCHW in [-1, 1]."""
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,11 +12,6 @@ def to_uint8(images: Tensor) -> Tensor:
 
 def from_uint8(images: Tensor) -> Tensor:
     return images.float().div(127.5).sub(1)
-
-
-def to_pixels(image: Tensor) -> np.ndarray:
-    """An image [3, H, W] as uint8 [H, W, 3] on the CPU."""
-    return to_uint8(image).permute(1, 2, 0).cpu().numpy()
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
