@@ -105,7 +105,8 @@ class RunManifest(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: GenerativeModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = {"run_name": self.run_name, "wandb_id": self.wandb_id, "lineage": self._lineage}
-        checkpoint["config"], data = self.config, trainer.datamodule
+        checkpoint["config"] = self.config
+        data = trainer.datamodule
         sets = data.sets() if hasattr(data, "sets") else {}
         checkpoint["data"] = {key: {"count": len(s.files), "fingerprint": s.fingerprint} for key, s in sets.items()}
         checkpoint["roots"] = data.roots() if hasattr(data, "roots") else {}

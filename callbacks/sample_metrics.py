@@ -241,7 +241,7 @@ class SampleMetrics(Callback):
             parts.append(self._sample_set(samples, first=first, seed=seed))
             numbers.append(torch.arange(first, first + len(samples), device=samples.device))
             suite.update(parts[-1], first)
-            seconds = (time.monotonic() - begin) * self.num_images / (self.chunk * trainer.world_size)
+            seconds = (time.monotonic() - begin) * self.num_images / (len(samples) * trainer.world_size)
             if first == 0 and seconds > SLOW_SECONDS:
                 rank_zero_info(f"SampleMetrics: drawing and measuring {self.num_images} samples takes about {seconds:.0f} s")
         return suite, ImageSet.concatenate(parts).gather(torch.cat(numbers))
