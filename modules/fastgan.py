@@ -9,7 +9,7 @@ from torch.optim import Adam
 
 from core.errors import UserError
 from core.types import BelowOne, Betas, ImageSize, NonNegativeFloat, NonNegativeInt, PathStr, PositiveFloat, PositiveInt
-from modules.augment.named import Augmentation, named_augmentation
+from modules.augment.named import Augmentation, named_augmentation, update_augmentation
 from modules.losses.adversarial import soft_hinge_d, wasserstein_g
 from modules.losses.reconstruction import gradient_l1, outputs_of, perceptual
 from modules.networks.skip_excitation import (
@@ -139,9 +139,7 @@ class FastGAN(StagedModule):
                 name = f"reconstruction_{self.hparams.reconstruction}"
                 terms[name] = weight * self.reconstruction_loss(real, reals, quadrant)
             self.optimize(d_opt, d_loss := soft_hinge_d(real.logits, fake.logits) + sum(terms.values()))
-            if self.hparams.augment == "ada":
-                self.augment.update(real.logits, self.mean_over_ranks, self.trainer.world_size)
-                terms |= {"ada_p": self.augment.p, "ada_overfitting": self.augment.overfitting}
+            terms |= update_augmentation(self.augment, real.logits, self.mean_over_ranks, self.trainer.world_size)
 
         with self.toggled_optimizer(g_opt):
             self.optimize(g_opt, g_loss := wasserstein_g(self.discriminator(big, small).logits))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.types import Betas, ImageSize, Node, PositiveFloat, PositiveInt
+from modules.augment.named import update_augmentation
 from modules.conditions import Clusters
 from modules.losses.adversarial import nonsaturating_d, nonsaturating_g
 from modules.networks.resnet import DiscriminatorOutput, check_widths
@@ -111,12 +112,11 @@ class SelfCondGAN(SNGAN):
         with self.toggled_optimizer(d_opt):
             real, fake = self.discriminate(reals, vectors).logits, self.discriminate(fakes.detach(), vectors).logits
             self.optimize(d_opt, d_loss := nonsaturating_d(real, fake))
-        if self.hparams.augment == "ada":
-            self.augment.update(real, self.mean_over_ranks, self.trainer.world_size)
+        ada = update_augmentation(self.augment, real, self.mean_over_ranks, self.trainer.world_size)
 
         with self.toggled_optimizer(g_opt):
             self.optimize(g_opt, g_loss := nonsaturating_g(self.discriminate(fakes, vectors).logits))
-        values = {"g_loss": g_loss, "d_loss": d_loss, "real_logits": real.mean(), "fake_logits": fake.mean()}
+        values = {"g_loss": g_loss, "d_loss": d_loss, "real_logits": real.mean(), "fake_logits": fake.mean(), **ada}
         if isinstance(self.condition, Clusters):
             values["cluster_agreement"] = self.condition.agreement
         self.log_training(values, len(reals))

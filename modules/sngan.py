@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from core.errors import UserError
 from core.nodes import build_node
 from core.types import BelowOne, Betas, ImageSize, Node, NonNegativeInt, PathStr, PositiveFloat, PositiveInt, Probability
-from modules.augment.named import Augmentation, named_augmentation
+from modules.augment.named import Augmentation, named_augmentation, update_augmentation
 from modules.base import sampling_mode
 from modules.conditions import Clusters, Condition, DataInstancePrior
 from modules.losses.adversarial import hinge_d, nonsaturating_d, nonsaturating_g, wasserstein_g
@@ -236,9 +236,7 @@ class SNGAN(StagedModule):
             values |= {"linear": real.linear.mean(), "projection": real.projection.mean()}
         if isinstance(self.condition, Clusters):
             values["cluster_agreement"] = self.condition.agreement
-        if self.hparams.augment == "ada":
-            self.augment.update(real.logits, self.mean_over_ranks, self.trainer.world_size)
-            values |= {"ada_p": self.augment.p, "ada_overfitting": self.augment.overfitting}
+        values |= update_augmentation(self.augment, real.logits, self.mean_over_ranks, self.trainer.world_size)
         return values
 
     def _set_learning_rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:

@@ -23,7 +23,7 @@ from core.types import (
     PositiveInt,
     Probability,
 )
-from modules.augment.named import Augmentation, named_augmentation
+from modules.augment.named import Augmentation, named_augmentation, update_augmentation
 from modules.losses.adversarial import nonsaturating_d, nonsaturating_g
 from modules.losses.penalties import path_lengths, r1_penalty
 from modules.networks.equalized import EqualConv, EqualLinear
@@ -268,9 +268,7 @@ class StyleGAN2(StagedModule):
         terms = self.discriminator_terms()
         loss = sum(terms.values(), nonsaturating_d(real_logits, fake_logits))
         values = {"d_loss": loss, **terms, "real_logits": real_logits.mean(), "fake_logits": fake_logits.mean()}
-        if self.hparams.augment == "ada":
-            self.augment.update(real_logits, self.mean_over_ranks, self.trainer.world_size)
-            values |= {"ada_p": self.augment.p, "ada_overfitting": self.augment.overfitting}
+        values |= update_augmentation(self.augment, real_logits, self.mean_over_ranks, self.trainer.world_size)
         return loss, values
 
     def r1_loss(self, reals: Tensor, fakes: Tensor) -> Loss:

@@ -90,6 +90,11 @@ def test_both_steps_have_the_fakes_of_the_reals_clusters():
         assert torch.equal(fake[0], again[0]) and torch.equal(real[1], fake[1]) and torch.equal(fake[1], again[1])
 
 
+def test_the_course_of_ada_is_logged():
+    module = fit(build(augment="ada"), max_epochs=1)
+    assert int(module.augment.calls) == 2 and "train/ada_p" in module.trainer.callback_metrics
+
+
 def test_one_cluster_is_no_condition():
     module = fit(build(condition=CLUSTERS | {"num_clusters": 1}))
     ones = torch.ones(4, 1)
