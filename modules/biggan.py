@@ -62,7 +62,7 @@ class BigGAN(SNGAN):
         tail = float(torch.special.ndtr(torch.tensor(-truncation)))
         uniform = noise.rand(num_images, self.hparams.z_dim, device=self.device)
         z = torch.special.ndtri(tail + (1 - 2 * tail) * uniform).clamp(-truncation, truncation)
-        return self.generator_ema(z, self._codes(num_images, labels))
+        return self.generator_ema(z, self.codes(num_images, labels))
 
 
 def orthogonal_weights(net: nn.Module) -> list[Tensor]:

@@ -4,23 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
-from torch.utils.data import Dataset
 
 from core.errors import UserError
-from core.nodes import build_node
 from core.types import BelowOne, Betas, ImageSize, Node, NonNegativeInt, PathStr, PositiveFloat, PositiveInt, Probability
 from modules.augment.named import Augmentation, named_augmentation, update_augmentation
 from modules.base import sampling_mode
-from modules.conditions import Clusters, Condition, DataInstancePrior
+from modules.conditional import ConditionalModule
+from modules.conditions import Clusters
 from modules.losses.adversarial import hinge_d, nonsaturating_d, nonsaturating_g, wasserstein_g
 from modules.networks.resnet import DiscriminatorOutput, ResNetDiscriminator, ResNetGenerator, check_widths
 from modules.ops import noise
-from modules.ops.images import resize
 from modules.ops.standing import standing_statistics
-from modules.staged import StagedModule
 
 # Published widths of the generator at 4×4 and after each block, of the discriminator's blocks, and how many of these halve.
 PUBLISHED = {
@@ -29,12 +25,11 @@ PUBLISHED = {
     128: ([1024, 1024, 512, 256, 128, 64], [64, 128, 256, 512, 1024, 1024], 5),
 }
 LOSSES = {"hinge": (hinge_d, wasserstein_g), "logistic": (nonsaturating_d, nonsaturating_g)}
-MAX_MATCHED = 100  # images of a diagnostic
 STANDING_BATCH = 64  # samples of one batch for the standing statistics
 Vectors = Tensor | None
 
 
-class SNGAN(StagedModule):
+class SNGAN(ConditionalModule):
     """Residual networks, spectral norm in the discriminator, hinge loss.
 
     An iteration: `n_dis` discriminator steps, each with fresh reals and fakes, then a generator step. Every row of the tables
@@ -104,14 +99,12 @@ class SNGAN(StagedModule):
         side = self.image_size[0]
         if self.image_size != (side, side) or side < 8 or side & (side - 1):
             raise UserError(f"image_size is {list(hp.image_size)}; {type(self).__name__} makes squares of 8, 16, 32, … pixels")
-        self.condition: Condition | None = hp.condition and build_node(hp.condition)
+        self.build_condition(hp.condition)
         self.generator, self.discriminator = self.networks(side)
         if hp.freeze_blocks > len(self.discriminator.blocks):
             raise UserError(f"freeze_blocks is {hp.freeze_blocks}; there are {len(self.discriminator.blocks)} blocks")
         self.augment = named_augmentation(hp.augment, hp.policy, hp.ada_kimg)
         self.add_average("generator_ema", "generator", decay=hp.ema_decay)
-        if isinstance(self.condition, DataInstancePrior):
-            self.inject = self.from_image  # the capability `Injects`, which the condition gives
 
     def networks(self, side: int) -> tuple[ResNetGenerator, ResNetDiscriminator]:
         """Generator and discriminator for s×s images."""
@@ -141,11 +134,6 @@ class SNGAN(StagedModule):
         """Arguments of the generator that describe the condition."""
         known = self.condition
         return {"condition": known.dim, "embedding": known.embedding, "one_hot": known.one_hot} if known else {}
-
-    def check_data(self, sets: Mapping[str, Dataset]) -> None:
-        super().check_data(sets)
-        if getattr(sets["image"], "labels", None) is not None and not (self.condition and self.condition.by_label):
-            raise UserError(f"datamodule.labels: {type(self).__name__} has no classes; set it to null, or module.condition")
 
     # --- what trains --------------------------------------------------------------------------------------------------
 
@@ -268,33 +256,21 @@ class SNGAN(StagedModule):
         batch = STANDING_BATCH
         standing_statistics(
             net,
-            lambda: net(torch.randn(batch, self.hparams.z_dim, device=self.device), self._codes(batch)),
+            lambda: net(torch.randn(batch, self.hparams.z_dim, device=self.device), self.codes(batch)),
             self.hparams.standing_batches,
         )
 
     # --- capabilities -------------------------------------------------------------------------------------------------
 
-    def _codes(self, num_images: int, labels: Sequence[int] | None = None) -> Vectors:
-        """Codes to sample with, of random `labels` where they are given."""
-        net, condition = self.generator_ema, self.condition
-        if labels is not None:
-            if condition is None or not condition.one_hot:
-                raise UserError(f"labels: this {type(self).__name__} was not trained with classes (module.condition)")
-            if not labels:
-                raise UserError("labels is []; expected at least one class")
-            if wrong := [label for label in labels if not 0 <= label < condition.dim]:
-                raise UserError(f"labels: class {wrong[0]} is unknown; allowed are 0 to {condition.dim - 1}")
-            picks = noise.randint(0, len(labels), (num_images,)).tolist()
-            rows = torch.eye(condition.dim, device=self.device)[[labels[pick] for pick in picks]]
-            return net.embedding(rows)
-        return None if condition is None else condition.draw_codes(num_images, net.embedding, self.device)
+    def with_codes(self, z: Tensor, codes: Vectors) -> Tensor:
+        return z if codes is None else torch.cat([z, codes], 1)
 
     @torch.no_grad()
     def sample_latents(self, num_images: int, size: Sequence[int] | None = None) -> Tensor:
         """z with the condition's code behind it [N, z_dim + code dim]."""
         self.check_size(size)
-        z, codes = noise.randn(num_images, self.hparams.z_dim, device=self.device), self._codes(num_images)
-        return z if codes is None else torch.cat([z, codes], 1)
+        z = noise.randn(num_images, self.hparams.z_dim, device=self.device)
+        return self.with_codes(z, self.codes(num_images))
 
     @torch.no_grad()
     def decode(self, latents: Tensor, size: Sequence[int] | None = None) -> Tensor:
@@ -310,48 +286,7 @@ class SNGAN(StagedModule):
         """New images; with `labels` each is of one of these classes, at random."""
         self.check_size(size)
         z = noise.randn(num_images, self.hparams.z_dim, device=self.device)
-        return self.generator_ema(z, self._codes(num_images, labels))
-
-    @torch.no_grad()
-    def from_image(
-        self, images: Tensor, scale: Literal[0] = 0, variants: PositiveInt = 1, neighbors: NonNegativeInt = 0
-    ) -> Tensor:
-        """DISP's semantic diffusion: images with the priors of edited images or sketches [N, 3, H, W], `variants` of each with
-        their own z one after the other, at the size of the inputs. What they share is meaning, not pixels.
-
-        With `neighbors` the prior is the mean of so many nearest ones of training images, which helps with inputs that are
-        unlike all of them.
-        """
-        codes = self.generator_ema.embedding(self.condition.of_images(images, neighbors)).repeat_interleave(variants, 0)
-        z = noise.randn(len(codes), self.hparams.z_dim, device=self.device)
-        return resize(self.generator_ema(z, codes), images.shape[-2:])
-
-    @torch.no_grad()
-    def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
-        """The effect of priors: how often the discriminator finds the prior of an image among all (by chance 1 / N), root mean
-        squares of the two terms of its logits, and how much pixels change with the prior and with z."""
-        prior = self.condition
-        if not isinstance(prior, DataInstancePrior) or not len(prior.bank):
-            return {}
-        num_images = min(len(prior.bank), len(sets["image"]), MAX_MATCHED)
-        images = torch.stack([sets["image"][i] for i in range(num_images)]).to(self.device)
-        with sampling_mode(self, 0):
-            rows = prior.bank.rows[:num_images]
-            output = self.discriminator(images, rows)
-            matches = (output.features @ self.discriminator.embedding(F.normalize(rows)).T).argmax(1)
-            z = torch.randn(num_images, self.hparams.z_dim, device=self.device)
-            codes = self.generator_ema.embedding(rows)
-            by_prior = self.generator_ema(z[:1].expand(num_images, -1), codes).std(0).mean()
-            by_z = torch.stack([self.generator_ema(z, code.expand(num_images, -1)).std(0).mean() for code in codes[:4]]).mean()
-        values = {
-            "prior_match": (matches == torch.arange(num_images, device=self.device)).float().mean(),
-            "prior_match_by_chance": 1 / num_images,
-            "logit_linear_rms": output.linear.square().mean().sqrt(),
-            "logit_projection_rms": output.projection.square().mean().sqrt(),
-            "pixel_spread_over_priors": by_prior,
-            "pixel_spread_over_z": by_z,
-        }
-        return {name: float(value) for name, value in values.items()}
+        return self.generator_ema(z, self.codes(num_images, labels))
 
     # --- source -------------------------------------------------------------------------------------------------------
 

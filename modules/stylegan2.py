@@ -8,10 +8,8 @@ from lightning import LightningDataModule
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
-from torch.utils.data import Dataset
 
 from core.errors import UserError
-from core.nodes import build_node
 from core.types import (
     Betas,
     ImageSize,
@@ -24,6 +22,7 @@ from core.types import (
     Probability,
 )
 from modules.augment.named import Augmentation, named_augmentation, update_augmentation
+from modules.conditional import ConditionalModule
 from modules.losses.adversarial import nonsaturating_d, nonsaturating_g
 from modules.losses.penalties import path_lengths, r1_penalty
 from modules.networks.equalized import EqualConv, EqualLinear
@@ -32,7 +31,6 @@ from modules.networks.style_checkpoints import NETWORKS, generator_sizes, read_s
 from modules.networks.style_generator import StyledConv, StyleGenerator, ToRGB, resolutions
 from modules.ops import noise as image_noise
 from modules.ops.pretrained import unit_rms
-from modules.staged import StagedModule
 
 PATH_DECAY = 0.01  # of the running mean of path lengths
 MEAN_SAMPLES = 4096  # latents whose mean is the center of truncation
@@ -48,12 +46,7 @@ class Phase(NamedTuple):
     optimizer: int
 
 
-def append_codes(z: Tensor, codes: Tensor | None) -> Tensor:
-    """z with the codes of a condition behind it, both with a mean square of 1 in each row."""
-    return z if codes is None else torch.cat([unit_rms(z), unit_rms(codes)], 1)
-
-
-class StyleGAN2(StagedModule):
+class StyleGAN2(ConditionalModule):
     """Generator with mapping and style-modulated synthesis against a residual discriminator; logistic loss, lazy R1 and path
     length, an average of the generator's weights for samples.
 
@@ -139,7 +132,8 @@ class StyleGAN2(StagedModule):
                 f"channels has {len(hp.channels)} entries, {list(hp.channels)}, for images of {2 ** (len(hp.channels) + 1)} "
                 f"pixels; image_size={list(hp.image_size)} needs {expected}, at 4, 8, …, {side} pixels{source}"
             )
-        condition = self.condition = hp.condition and build_node(hp.condition)
+        self.build_condition(hp.condition)
+        condition = self.condition
         code_dim = (condition.embedding or condition.dim) if condition else 0
         self.generator = StyleGenerator(side, hp.z_dim + code_dim, hp.w_dim, hp.mapping_layers, hp.mapping_lr_mul, *width)
         self.discriminator = ResidualDiscriminator(side, *width, condition=condition.dim if condition else 0)
@@ -154,11 +148,6 @@ class StyleGAN2(StagedModule):
         self.add_average("generator_ema", "generator", decay=hp.ema_decay)
         self._sizes = generator_sizes(self.generator.state_dict())
         self._network_keys = {key for key in self.state_dict() if key.split(".")[0] in NETWORKS}
-
-    def check_data(self, sets: Mapping[str, Dataset]) -> None:
-        super().check_data(sets)
-        if getattr(sets["image"], "labels", None) is not None and not (self.condition and self.condition.by_label):
-            raise UserError(f"datamodule.labels: {type(self).__name__} has no classes; set it to null, or module.condition")
 
     def set_epoch_length(self, datamodule: LightningDataModule, world_size: int) -> None:
         images, batch = len(datamodule.sets()["image"]), datamodule.batch_size
@@ -205,11 +194,11 @@ class StyleGAN2(StagedModule):
         """Latents w [N, num_latents, w_dim] of normal z, with style mixing."""
         net = self.generator
         codes = None if self.condition is None else net.embedding(self._vectors[:num_images])
-        w = self.map(append_codes(torch.randn(num_images, self.hparams.z_dim, device=self.device), codes))
+        w = self.map(self.with_codes(torch.randn(num_images, self.hparams.z_dim, device=self.device), codes))
         if self.hparams.mixing and float(torch.rand(())) < self.hparams.mixing:
             crossover = int(torch.randint(1, net.num_latents, ()))
             z = torch.randn(num_images, self.hparams.z_dim, device=self.device)
-            return net.broadcast(w, self.map(append_codes(z, codes)), crossover)
+            return net.broadcast(w, self.map(self.with_codes(z, codes)), crossover)
         return net.broadcast(w)
 
     def map(self, z: Tensor) -> Tensor:
@@ -320,11 +309,19 @@ class StyleGAN2(StagedModule):
         if self.condition is not None:
             with torch.random.fork_rng(range(torch.cuda.device_count())):
                 torch.manual_seed(0)
-                z = append_codes(z, self.condition.draw_codes(MEAN_SAMPLES, self.generator_ema.embedding, self.device))
+                z = self.with_codes(z, self.condition.draw_codes(MEAN_SAMPLES, self.generator_ema.embedding, self.device))
         for net in (self.generator, self.generator_ema):
             net.w_mean.copy_(net.mapping(self.before_mapping(z)).mean(0))
 
     # --- capabilities -------------------------------------------------------------------------------------------------
+
+    def with_codes(self, z: Tensor, codes: Tensor | None) -> Tensor:
+        """z with codes behind it, both with a mean square of 1 in each row."""
+        return z if codes is None else torch.cat([unit_rms(z), unit_rms(codes)], 1)
+
+    def _z(self, num_images: int, labels: Sequence[int] | None = None) -> Tensor:
+        z = image_noise.randn(num_images, self.hparams.z_dim, device=self.device)
+        return self.with_codes(z, self.codes(num_images, labels))
 
     @torch.no_grad()
     def sample_latents(
@@ -333,9 +330,7 @@ class StyleGAN2(StagedModule):
     ) -> Tensor:  # fmt: skip
         """z [N, z_dim], with a condition its code behind it; or w [N, num_latents, w_dim], which alone can be truncated."""
         self.check_size(size)
-        z = image_noise.randn(num_images, self.hparams.z_dim, device=self.device)
-        if self.condition is not None:
-            z = append_codes(z, self.condition.draw_codes(num_images, self.generator_ema.embedding, self.device))
+        z = self._z(num_images)
         if space == "z":
             if truncation != 1:
                 raise UserError(f"truncation={truncation} is one of w; set space=w, too")
@@ -358,9 +353,14 @@ class StyleGAN2(StagedModule):
         return net.synthesis(latents, noise).images.clamp(-1, 1)
 
     @torch.no_grad()
-    def sample(self, num_images: int, size: Sequence[int] | None = None, truncation: NonNegativeFloat = 1.0) -> Tensor:
-        """New images; `truncation` psi below 1 trades diversity for quality."""
-        z = self.sample_latents(num_images, size)
+    def sample(
+        self, num_images: int, size: Sequence[int] | None = None, truncation: NonNegativeFloat = 1.0,
+        labels: list[NonNegativeInt] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """New images; `truncation` psi below 1 trades diversity for quality. With `labels` each is of one of these classes, at
+        random."""
+        self.check_size(size)
+        z = self._z(num_images, labels)
         return self.generator_ema(self.before_mapping(z), self.layer_noise, truncation).images.clamp(-1, 1)
 
     def read_source(self, path: str) -> tuple[Any, str]:

@@ -30,9 +30,11 @@ class Block(nn.Module):
 
 
 class DiscriminatorOutput(NamedTuple):
-    """Logits [N, 1], None if the pass was stopped before; activations by tap name."""
+    """Logits [N, 1] and the features [N, C] that they are a function of, None if the pass was stopped before; activations by
+    tap name."""
 
     logits: Tensor | None
+    features: Tensor | None
     taps: dict[str, Tensor]
 
 
@@ -99,10 +101,15 @@ class ResidualDiscriminator(nn.Module):
             features, first, second = block(features)
             found |= {f"{resolution}.conv1": first, f"{resolution}.conv2": second}
             if stop_after is not None and stop_after in found:
-                return DiscriminatorOutput(None, {name: found[name] for name in {*taps, stop_after}})
+                return DiscriminatorOutput(None, None, {name: found[name] for name in {*taps, stop_after}})
         features = self.conv(minibatch_deviation(features, self.deviation_group))
         features = self.linear(features.flatten(1))
         logits = self.output(features)
         if self.embedding is not None:
             logits = logits + (self.embedding(vectors) * features).sum(1, keepdim=True) / math.sqrt(features.shape[1])
-        return DiscriminatorOutput(logits, {name: found[name] for name in taps})
+        return DiscriminatorOutput(logits, features, {name: found[name] for name in taps})
+
+    def terms(self, images: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Both terms of logits: the plain one [N] of each image, and the projection [N, M] of each with each of M vectors."""
+        features = self(images, vectors=vectors[:1].expand(len(images), -1)).features
+        return self.output(features).squeeze(1), features @ self.embedding(vectors).T / math.sqrt(features.shape[1])

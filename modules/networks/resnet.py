@@ -208,6 +208,11 @@ class ResNetDiscriminator(nn.Module):
         projection = (self.embedding(F.normalize(vectors)) * features).sum(1)
         return DiscriminatorOutput(linear + projection, linear, projection, features)
 
+    def terms(self, images: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Both terms of logits: l(h) [N] of each image, and the projection [N, M] of each with each of M vectors."""
+        features = self.features(images)
+        return self.linear(features).squeeze(1), features @ self.embedding(F.normalize(vectors)).T
+
 
 def check_widths(key: str, widths: Sequence[int], num_widths: int, meaning: str) -> None:
     """UserError unless there are `num_widths` widths."""

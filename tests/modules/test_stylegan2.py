@@ -10,6 +10,7 @@ from torch import nn
 from core.errors import UserError
 from datamodules.synthetic import SyntheticDataModule
 from modules.base import sampling_mode
+from modules.capabilities import Injects
 from modules.stylegan2 import StyleGAN2
 
 TINY = [
@@ -253,6 +254,45 @@ def test_conditions_reach_both_networks(condition):
     assert torch.allclose(latents.split([8, latents.shape[1] - 8], 1)[1].square().mean(1), torch.ones(4), atol=1e-4)
     with sampling_mode(module, 0, range(4)):
         assert module.sample(4).shape == (4, 3, 16, 16)
+
+
+def test_classes_are_chosen():
+    module = fit(build(condition=LABELS), drawn(num_images=8, labels="folder"))
+
+    def samples(labels):
+        with sampling_mode(module, 0, range(6)):
+            return module.sample(6, labels=labels)
+
+    zeros, ones, mixed = samples([0]), samples([1]), samples([0, 1])
+    rows = torch.stack([(mixed - other).flatten(1).abs().amax(1) for other in (zeros, ones)])
+    assert not torch.allclose(zeros, ones) and (rows.min(0).values < 1e-5).all()
+    with pytest.raises(UserError, match="this StyleGAN2 was not trained with classes"):
+        build().sample(1, labels=[0])
+
+
+def test_images_give_their_priors_and_priors_are_diagnosed():
+    data = drawn(num_images=8)
+    module = fit(build(condition=PRIOR), data)
+    images = torch.stack([data.sets()["image"][i] for i in range(8)])
+    assert isinstance(module, Injects) and not isinstance(build(), Injects)
+    with sampling_mode(module, 0, range(1)):
+        found = module.inject(images[3:4], variants=3)
+    with sampling_mode(module, 0, range(1)):
+        nearest = module.inject(images[3:4], variants=3, neighbors=1)
+    assert found.shape == (3, 3, 16, 16) and len(found.unique(dim=0)) == 3
+    assert torch.allclose(found, nearest, atol=1e-4)  # its nearest prior is its own
+    values = module.diagnostics(data.sets())
+    net, rows = module.eval().discriminator, module.condition.bank.rows[:8]
+    with torch.no_grad():
+        plain = net(images, vectors=torch.zeros_like(rows)).logits[:, 0]
+        bias = net(images, vectors=torch.zeros_like(rows)).features @ net.embedding(torch.zeros_like(rows[0])) / 8**0.5
+        logits = torch.stack([net(images, vectors=row.expand(8, -1)).logits[:, 0] for row in rows], 1)
+    projection = logits - (plain - bias)[:, None]
+    assert values["prior_match"] == float((projection.argmax(1) == torch.arange(8)).float().mean())
+    assert values["logit_projection_rms"] == pytest.approx(float(projection.diagonal().square().mean().sqrt()), rel=1e-4)
+    assert values["logit_linear_rms"] == pytest.approx(float((plain - bias).square().mean().sqrt()), rel=1e-4)
+    assert values["pixel_spread_over_priors"] > 1e-4 and values["pixel_spread_over_z"] > 1e-4
+    assert not build().diagnostics(data.sets())
 
 
 def test_projection_written_out():
