@@ -52,12 +52,10 @@ def metric_key(name: str, backbone: Backbone | None) -> str:
 def possible_keys(name: str, backbone: Backbone | None, perceptual: PerceptualDistance | None) -> list[str]:
     """All keys that a metric can give, with * for a number."""
     ends = METRICS[name].value_names
-    if name == "manifold":
-        return [backbone.key(end) for end in ends]
-    if name in ("pixel_diversity", "nearest_psnr", "source_share", "realism"):
-        return list(ends)
-    keys = backbone.map_keys if name == "sifid" else [perceptual.key if name == "perceptual" else metric_key(name, backbone)]
-    return [key + end for key in keys for end in ends]
+    if name in FEATURE_METRICS:
+        return [backbone.key(end) if end else metric_key(name, backbone) for end in ends]
+    begins = backbone.map_keys if name == "sifid" else [perceptual.key if name == "perceptual" else ""]
+    return [begin + end for begin in begins for end in ends]
 
 
 def select_metrics(names: Sequence[str], reference: ImageSet, backbone: Backbone | None) -> list[str]:
