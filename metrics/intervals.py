@@ -11,14 +11,14 @@ SUBSETS = 200
 MIN_SAMPLES = 10  # with fewer the spread is not known well enough
 
 
-def subsample_interval(statistic: Callable[[Tensor], float], num_samples: int, value: float, seed: int = 0) -> list[float]:
+def subsample_interval(statistic: Callable[[Tensor], float], num_samples: int, value: float) -> list[float]:
     """95 % interval [low, high] around `value` = `statistic` of all samples, for another draw of as many samples.
 
     `statistic` takes the indices [n] of some samples: 200 random halves, since samples that are drawn twice bias distances.
     For n out of N samples the variance over subsets times n / (N - n) is that of the whole (Politis and Romano, "Large sample
     confidence regions based on subsamples under minimal assumptions", 1994; delete-d jackknife).
     """
-    generator, half = torch.Generator().manual_seed(seed), num_samples // 2
+    generator, half = torch.Generator().manual_seed(0), num_samples // 2
     picks = (torch.randperm(num_samples, generator=generator)[:half] for _ in range(SUBSETS))
     values = torch.tensor([float(statistic(pick)) for pick in picks], dtype=torch.float64)
     return student_interval(float(value), values.std().item() * math.sqrt(half / (num_samples - half)), num_samples - 1)

@@ -35,14 +35,13 @@ class Paint(ImageTask):
             raise UserError("task.colors and task.reference: set both (number of colors, file of a training image) or neither")
 
     def render(self, module: GenerativeModule, inject: Function) -> Images:
-        drawing = quantized = read_prepared(self.image, module, self.size)
-        if self.colors is not None:
-            pixels = read_prepared(self.reference, module, None)[0].flatten(1).T
-            quantized = quantize(drawing, palette(pixels, self.colors, self.seed))
+        drawing = read_prepared(self.image, module, self.size)
         yield "00_input", drawing[0]
         if self.colors is not None:
-            yield "01_quantized", quantized[0]
-        yield "02_photograph", inject(quantized)[0]
+            pixels = read_prepared(self.reference, module, None)[0].flatten(1).T
+            drawing = quantize(drawing, palette(pixels, self.colors, self.seed))
+            yield "01_quantized", drawing[0]
+        yield "02_photograph", inject(drawing)[0]
 
 
 def palette(pixels: Tensor, colors: int, seed: int = 0) -> Tensor:
