@@ -27,9 +27,14 @@ class BankModule(GenerativeModule):
         """The rows that are stored for images [n, 3, H, W], one each; by default uint8 pixels."""
         return to_uint8(images)
 
-    def store(self, images: Tensor) -> None:
+    @torch.no_grad()
+    def store(self, images: Dataset | Tensor) -> None:
+        """Stores images [3, H, W] in place of those before."""
         self.bank.clear()
-        self.bank.append(self.bank_rows(images.to(self.device)))
+        starts = range(0, len(images), CHUNK)
+        for start in Tqdm(starts, desc="storing images", unit="batch", leave=False, delay=3, disable=None):
+            chunk = torch.stack([images[i] for i in range(start, min(start + CHUNK, len(images)))])
+            self.bank.append(self.bank_rows(chunk.to(self.device)))
 
     @property
     def samples_ready(self) -> bool:
@@ -52,16 +57,11 @@ class BankModule(GenerativeModule):
             method = f"{type(self).__name__} trains nothing that processes could share"  # P 3.6
             raise UserError(f"{method}; set trainer.devices=1 trainer.num_nodes=1")
 
-    @torch.no_grad()
     def on_train_start(self) -> None:
         if self.samples_ready:  # a finished run that is resumed
             self.trainer.should_stop = True
-            return
-        images = self.training_sets["image"]
-        starts = range(0, len(images), CHUNK)
-        for start in Tqdm(starts, desc="storing images", unit="batch", leave=False, delay=3, disable=None):
-            chunk = torch.stack([images[i] for i in range(start, min(start + CHUNK, len(images)))])
-            self.bank.append(self.bank_rows(chunk.to(self.device)))
+        else:
+            self.store(self.training_sets["image"])
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         self.log("train/images", float(len(self.bank)), prog_bar=True, batch_size=len(batch["image"]))
@@ -98,12 +98,11 @@ class PatchBankModule(BankModule):
         return from_uint8(self.bank.rows)
 
     def size_at(self, scale: int, size: tuple[int, int]) -> tuple[int, int]:
+        """Size at a scale of an output of `size`, at least a patch; UserError for an output or a scale that is impossible."""
+        if min(size) < self.patch:
+            raise UserError(f"{size[0]}×{size[1]} pixels (height × width) are below a patch of {self.patch}")
+        check_scale(self.num_scales, scale=scale)
         return tuple(max(self.patch, side) for side in proportional_size(size, self.image_size, self.sizes[scale]))
 
     def reconstruct(self, images: Tensor) -> Tensor:
         return self.inject(images)
-
-    def check_output(self, size: tuple[int, int], scale: int = 0) -> None:
-        if min(size) < self.patch:
-            raise UserError(f"{size[0]}×{size[1]} pixels (height × width) are below a patch of {self.patch}")
-        check_scale(self.num_scales, scale=scale)

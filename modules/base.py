@@ -39,19 +39,15 @@ def sampling_mode(module: nn.Module, seed: int, images: Iterable[int] | None = N
 
 
 class Average(NamedTuple):
-    """A moving average of a submodule's weights with either a `half_life` in images, at most a share `ramp_up` of the images
-    seen (StyleGAN2: 0.05), or a constant `decay`, the weight of the old values in an iteration. Buffers are copied."""
+    """A moving average of a submodule's weights with either a `half_life` in images or a constant `decay`, the weight of the
+    old values in an iteration. Buffers are copied."""
 
     source: str
     half_life: float | None = None
     decay: float | None = None
-    ramp_up: float | None = None
 
-    def weight(self, batch_images: int, images_seen: int) -> float:
-        if self.decay is not None:
-            return self.decay
-        half_life = self.half_life if self.ramp_up is None else min(self.half_life, self.ramp_up * images_seen)
-        return 0.5 ** (batch_images / max(half_life, 1e-8))
+    def weight(self, batch_images: int) -> float:
+        return 0.5 ** (batch_images / self.half_life) if self.decay is None else self.decay
 
 
 class GenerativeModule(LightningModule):
@@ -188,7 +184,7 @@ class GenerativeModule(LightningModule):
     def update_averages(self, batch_images: int) -> None:
         for name, average in self.averages.items():
             target, source = getattr(self, name), getattr(self, average.source)
-            weight = average.weight(batch_images, self.images_seen)
+            weight = average.weight(batch_images)
             for mean, value in zip(target.parameters(), source.parameters(), strict=True):
                 mean.lerp_(value.to(mean.dtype), 1 - weight)
             for mean, value in zip(target.buffers(), source.buffers(), strict=True):
@@ -201,8 +197,15 @@ class GenerativeModule(LightningModule):
     def _untrained(self) -> list[nn.Module]:
         return [*self.frozen(), *(getattr(self, name) for name in self.averages)]
 
+    def trained(self) -> Iterable[nn.Module]:
+        """Submodules that are in train mode while the method trains."""
+        return self.children()
+
     def train(self, mode: bool = True) -> Self:
-        super().train(mode)
+        super().train(False)
+        self.training = mode
+        for module in self.trained():
+            module.train(mode)
         for module in self._untrained():
             module.eval().requires_grad_(False)
         return self

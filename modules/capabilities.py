@@ -91,12 +91,6 @@ class ExplainsSources(Protocol):
         """Share of the last images that each training image gave; sums to 1."""
 
 
-CAPABILITIES = (
-    Samples, Reconstructs, Autoencodes, Injects, Edits, Inpaints, Animates, SuperResolves, Interpolates, Encodes,
-    ExplainsSources,
-)  # fmt: skip
-
-
 def functions(capability: type) -> list[str]:
     """Names of the methods that a capability consists of; options belong to the first one."""
     return [name for name in vars(capability) if not name.startswith("_")]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice, repeat
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -17,13 +17,11 @@ from torch.utils.data import Dataset
 from core.errors import UserError
 from core.types import Betas, ImageSize, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from modules.losses.adversarial import wasserstein_g
-from modules.networks.growing import INPUT_AUGMENTATIONS, GrowingGenerator, ValidCritic
+from modules.networks.growing import INPUT_AUGMENTATIONS, GrowingGenerator, valid_critic
 from modules.ops import noise
 from modules.ops.images import resize
-from modules.ops.scales import MAX_SCALES, ROUNDING, check_scale
-from modules.pyramid import PyramidModule
-
-LR_DROP, LR_DROP_AT = 0.1, 0.8  # both rates, after this share of a stage
+from modules.ops.scales import MAX_SCALES, check_scale, sizes_by_exponents
+from modules.pyramid import PyramidModule, set_rates
 
 
 class ConSinGAN(PyramidModule):
@@ -74,9 +72,9 @@ class ConSinGAN(PyramidModule):
         sizes = concurrent_sizes(image_size, min_size, num_scales, even=mode == "harmonization")
         super().__init__(image_size, sizes, epochs_per_stage)
         self.save_hyperparameters()
-        self.discriminator = ValidCritic(width, num_layers, slope)
-        if min_size < self.discriminator.receptive_field:
-            raise UserError(f"min_size is {min_size}; the critic needs at least {self.discriminator.receptive_field}")
+        self.discriminator = valid_critic(width, num_layers, slope)
+        if min_size < (field := 2 * num_layers + 5):
+            raise UserError(f"min_size is {min_size}; the critic needs at least {field}")
         enlarge = mode in ("generation", "animation")
         self.generator = GrowingGenerator(num_scales, width, num_layers, slope, batch_norm, enlarge)
         self.register_buffer("image", torch.zeros(1, 3, *self.image_size))
@@ -143,22 +141,13 @@ class ConSinGAN(PyramidModule):
             inputs[0] = images + strength * inputs[0]
         return inputs
 
-    def on_train_epoch_start(self) -> None:
-        super().on_train_epoch_start()
-        self._set_rates(self.current_optimizers(), self.stage_progress)
-
-    def _set_rates(self, optimizers: Sequence[Optimizer], progress: float) -> None:
-        rates = [*(rate for _, rate in self.generator_rates(self.stage)), self.hparams.lr_d]
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate * (LR_DROP if progress >= LR_DROP_AT else 1.0)
-
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         inputs = self.draw(len(batch["image"]), self.sizes[: self.stage + 1])
-        self.log_training(self._iterate(inputs, *self.current_optimizers()), len(inputs[0]))
+        self.log_training(self._iterate(inputs, *self.current_optimizers(), self.stage_progress), len(inputs[0]))
 
-    def _iterate(self, inputs: Sequence[Tensor], g_opt: Optimizer, d_opt: Optimizer) -> dict[str, Tensor]:
+    def _iterate(self, inputs: Sequence[Tensor], g_opt: Optimizer, d_opt: Optimizer, progress: float) -> dict[str, Tensor]:
         hp, critic = self.hparams, self.discriminator
+        set_rates((g_opt, d_opt), [*(rate for _, rate in self.generator_rates(self.stage)), hp.lr_d], progress)
         # Made once: with the same noise and an unchanged generator all critic's steps would see the same samples.
         fakes = self.generator(inputs, self.sizes[: self.stage + 1], self.amplitudes)
         for _ in range(hp.d_steps):
@@ -185,8 +174,7 @@ class ConSinGAN(PyramidModule):
             sizes, optimizers = tuned.sizes[: tuned.stage + 1], tuned.stage_optimizers(tuned.stage)
             coarse = resize(images.clone(), sizes[0])
             for iteration in Tqdm(range(iterations), desc="fine-tuning", leave=False, delay=3, disable=None):
-                tuned._set_rates(optimizers, iteration / iterations)
-                tuned._iterate(tuned.draw(len(images), sizes, coarse), *optimizers)
+                tuned._iterate(tuned.draw(len(images), sizes, coarse), *optimizers, iteration / iterations)
         return tuned.eval()
 
     def _sizes(self, size: Sequence[int]) -> list[tuple[int, int]]:
@@ -226,10 +214,9 @@ class ConSinGAN(PyramidModule):
     ) -> Tensor:
         check_scale(self.num_scales, start_scale=start_scale)
         sizes = self._sizes(self.image_size)
-        rest = self.fixed_inputs(sizes)
-        moving = [noise.random_walk(z, partial(torch.randn_like, z), alpha, beta, first_step=0.01) for z in rest[start_scale:]]
-        walks = [*map(repeat, rest[:start_scale]), *moving]
-        steps = islice(zip(*walks, strict=False), num_frames)  # lazily: noise of features is larger than the frames
+        maps = [(z, partial(torch.randn_like, z)) for z in self.fixed_inputs(sizes)]
+        walks = noise.random_walks(maps, start_scale, alpha, beta, 0.01)
+        steps = islice(walks, num_frames)  # lazily: noise of features is larger than the frames
         return resize(torch.cat([self.generator(z, sizes, self.amplitudes) for z in steps]), self.image_size)
 
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
@@ -242,16 +229,11 @@ class ConSinGAN(PyramidModule):
 def concurrent_sizes(image_size: tuple[int, int], min_size: int, num_scales: int, even: bool = False) -> list[tuple[int, int]]:
     """Heights and widths by the released code's rule, `min_size` the shorter first side: scale i < S = num_scales - 1 has the
     factor r^e with e = (S - 1) / ln S * ln(S - i) + 1, so that low resolutions are dense, or S - i if `even`."""
-    last, short, least = num_scales - 1, min(image_size), 2 if even else 3
+    last, least = num_scales - 1, 2 if even else 3
     if not least <= num_scales <= MAX_SCALES:
         raise UserError(f"num_scales is {num_scales}; at least {least} are needed, and at most {MAX_SCALES}")
-    if short <= min_size:
-        size = f"image_size [{image_size[0]}, {image_size[1]}]"
-        raise UserError(f"{size}: the shorter side has to be larger than min_size {min_size}, the coarsest scale")
-    ratio = (min_size / short) ** (1 / last)
     exponents = [last - i if even else (last - 1) / math.log(last) * math.log(last - i) + 1 for i in range(last)]
-    factors = [*(ratio**e for e in exponents), 1.0]
-    return [tuple(math.ceil(side * factor - ROUNDING) for side in image_size) for factor in factors]
+    return sizes_by_exponents(image_size, min_size, [*exponents, 0])
 
 
 class RepeatedAdam(Adam):
@@ -268,7 +250,6 @@ class RepeatedAdam(Adam):
 
 
 def plain_step(optimizer: Optimizer, loss: Tensor) -> None:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
+    optimizer.zero_grad()
+    loss.backward(inputs=[parameter for group in optimizer.param_groups for parameter in group["params"]])
     optimizer.step()

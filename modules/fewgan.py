@@ -102,14 +102,12 @@ class FewGAN(RefiningModule):
         return "prior" if stage == self.prior_stage else super().stage_label(stage)
 
     def stage_modules(self, stage: int) -> list[nn.Module]:
-        return [self.prior] if stage == self.prior_stage else [self.generators[stage], self.discriminators[stage]]
+        return [self.prior] if stage == self.prior_stage else super().stage_modules(stage)
 
     def stage_optimizers(self, stage: int) -> list[torch.optim.Optimizer]:
         if stage == self.prior_stage:
             return [Adam(self.prior.parameters(), self.hparams.prior_lr)]
-        rates, betas = (self.hparams.lr_g, self.hparams.lr_d), tuple(self.hparams.betas)
-        parts = zip(self.stage_modules(stage), rates, strict=True)
-        return [Adam(part.parameters(), rate, betas) for part, rate in parts]
+        return super().stage_optimizers(stage)
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
         if "side" not in sets:
@@ -148,10 +146,6 @@ class FewGAN(RefiningModule):
 
     def _codes(self, images: Tensor) -> Tensor:
         return self.vq.codes(self.coarse(images))
-
-    @torch.no_grad()
-    def decode(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        return self.refine(self.vq.decode_codes(codes), 1, self.top, size or self.image_size).clamp(-1, 1)
 
     @torch.no_grad()
     def sample(
@@ -222,7 +216,7 @@ class FewGAN(RefiningModule):
             "commitment": F.mse_loss(positioned[train], entries[train].detach()),
             "continuity": continuity_loss(features[train]) + continuity_loss(features[len(reals) :]),
         }
-        return vq.decode(positioned + (entries - positioned).detach()), terms
+        return vq.decode_entries(positioned + (entries - positioned).detach()), terms
 
     def _prior_step(self) -> None:
         codes = self._inputs["side"]

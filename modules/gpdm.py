@@ -44,16 +44,14 @@ class GPDM(PatchBankModule):
         self.save_hyperparameters()
 
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
-        size = tuple(size or self.image_size)
-        self.check_output(size)
+        size = size or self.image_size
         noise = randn(num_images, 3, *self.size_at(0, size), device=self.device)
         return self.optimize_pixels(2 * self.hparams.noise * noise, size)
 
     def inject(self, images: Tensor, scale: int = 0, noise: NonNegativeFloat = 0.0) -> Tensor:
         """A fine scale transfers style; the coarsest with `noise` 0.05 (code: 0.1 in [-1, 1]) and a stretched image
         retargets."""
-        size = tuple(images.shape[-2:])
-        self.check_output(size, scale)
+        size = images.shape[-2:]
         start = resize(images, self.size_at(scale, size))
         return self.optimize_pixels(start + 2 * noise * randn_like(start), size, scale)
 

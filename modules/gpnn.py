@@ -65,8 +65,7 @@ class GPNN(PatchBankModule):
 
     @torch.no_grad()
     def sample(self, num_images: int, size: tuple[int, int] | None = None, noise: NonNegativeFloat | None = None) -> Tensor:
-        size = tuple(size or self.image_size)
-        self.check_output(size)
+        size = size or self.image_size
         guess = resize(self.images[randint(0, len(self.bank), (num_images,))], self.size_at(0, size))
         strength = self.hparams.noise if noise is None else noise
         return self.synthesize(guess + 2 * strength * randn_like(guess), size)
@@ -76,8 +75,7 @@ class GPNN(PatchBankModule):
         self, images: Tensor, scale: int = 0, alpha: PositiveFloat | None = None, iterations_coarsest: PositiveInt | None = None
     ) -> Tensor:
         """Editing, collage and analogy; of a stretched training image, retargeting. None stands for the model's own value."""
-        size = tuple(images.shape[-2:])
-        self.check_output(size, scale)
+        size = images.shape[-2:]
         guess = resize(images, self.size_at(scale, size))
         return self.synthesize(guess, size, scale, alpha=alpha, iterations_coarsest=iterations_coarsest)
 
@@ -88,9 +86,7 @@ class GPNN(PatchBankModule):
         """Composes the whole image of patches of the image itself (number 0 in `provenance`) and of the training images that
         differ from it. The hole begins with colors around it and `noise`, or what is painted there if `guided`, where it is no
         larger than a patch."""
-        size = tuple(image.shape[-2:])
-        self.check_output(size)
-        start, mask = self._scale_of_hole(mask), mask.to(image)
+        size, start, mask = image.shape[-2:], self._scale_of_hole(mask), mask.to(image)
         outside = surroundings(image, mask)  # else resizing would carry colors of the hole into its neighborhood
         guess = resize(image if guided else outside, self.size_at(start, size)).expand(num_images, -1, -1, -1)
         if not guided:
@@ -178,7 +174,7 @@ class GPNN(PatchBankModule):
         return torch.bincount(image.flatten(), minlength=len(self.grid.sizes)) / image.numel()
 
     def provenance_picture(self) -> Tensor:
-        return torch.stack([source_picture(sources, self.grid.sizes) for sources in self.provenance()])
+        return source_picture(self.provenance(), self.grid.sizes)
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:

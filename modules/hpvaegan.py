@@ -91,17 +91,15 @@ class HPVAEGAN(RefiningModule):
     def stage_modules(self, stage: int) -> list[nn.Module]:
         if stage < self.hparams.vae_levels:  # the blocks between stay as they are, as in the released code
             return [self.vae, self.generators[stage]] if stage else [self.vae]
-        return [self.generators[stage], self.discriminators[stage]]
+        return super().stage_modules(stage)
 
     def stage_optimizers(self, stage: int) -> list[torch.optim.Optimizer]:
-        hp, parameters = self.hparams, self.generators[stage].parameters()
-        betas = tuple(hp.betas)
-        if stage == 0:
-            return [Adam(parameters, hp.lr_vae, betas)]
-        if stage < hp.vae_levels:
-            vae = {"params": self.vae.parameters(), "lr": hp.lr_vae * hp.lr_scale**stage}
-            return [Adam([vae, {"params": parameters}], hp.lr_vae, betas)]
-        return [Adam(parameters, hp.lr_g, betas), Adam(self.discriminators[stage].parameters(), hp.lr_d, betas)]
+        hp = self.hparams
+        if stage >= hp.vae_levels:
+            return super().stage_optimizers(stage)
+        vae = {"params": self.vae.parameters(), "lr": hp.lr_vae * hp.lr_scale**stage}
+        block = {"params": self.generators[stage].parameters()}
+        return [Adam([vae, block] if stage else [vae], hp.lr_vae, tuple(hp.betas))]
 
     def enter_stage(self, stage: int) -> None:
         self.eval()  # the stage before may still be in train mode, and its statistics must not move any more
@@ -134,11 +132,6 @@ class HPVAEGAN(RefiningModule):
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         return self.vae.encoder(self.coarse(images))[0]
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor, size: tuple[int, int] | None = None, noise: bool = False) -> Tensor:
-        size = size or self.image_size
-        return resize(self.refine(self.vae.decode(latents), 1, self.top, size, noise=noise), size).clamp(-1, 1)
 
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
         return self.decode(self.sample_latents(num_images, size), size, noise=True)

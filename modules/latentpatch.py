@@ -141,14 +141,9 @@ class LatentPatch(OnCodes, BankModule):
         """Codes, int16 [n, h, w]."""
         return self._encode(images).to(torch.int16)
 
-    def store(self, images: Tensor) -> None:
+    def store(self, images: Dataset | Tensor) -> None:
         self._open_bank(len(images))
         super().store(images)
-
-    def on_train_start(self) -> None:
-        if not self.samples_ready:
-            self._open_bank(len(self.training_sets["image"]))
-        super().on_train_start()
 
     def _open_bank(self, images: int) -> None:
         self.bank = Bank(images, self.tokenizer.grid, torch.int16).to(self.device)
@@ -355,10 +350,7 @@ class LatentPatch(OnCodes, BankModule):
         return torch.stack([origin // cells, row, column], 1).where((origin >= 0).unsqueeze(1), -1)
 
     def provenance_picture(self) -> Tensor:
-        """`provenance` as pictures [N, 3, H, W] in [-1, 1], see `source_picture`; black where there is no source."""
-        sizes, provenance = [self.image_size] * len(self.bank), self.provenance()
-        pictures = [source_picture(sources.clamp(min=0), sizes) for sources in provenance]
-        return torch.stack(pictures).where(provenance[:, :1] >= 0, -1)
+        return source_picture(self.provenance(), [self.image_size] * len(self.bank))
 
     def source_shares(self) -> Tensor:
         """Share [n] of the composed codes of the last images that each stored image gave; sums to 1."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 from torch.utils.data import Dataset
 
 from modules.losses.adversarial import wasserstein_d
@@ -12,6 +12,13 @@ from modules.losses.penalties import gradient_penalty
 from modules.ops.images import resize, rmse_by_image
 from modules.ops.scales import check_scale, proportional_size
 from modules.staged import StagedModule
+
+
+def set_rates(optimizers: Sequence[Optimizer], rates: Sequence[float], progress: float, drop_at: float = 0.8) -> None:
+    """Gives parameter groups their learning rates, and from a share `drop_at` of a stage on a tenth of them."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate * (0.1 if progress >= drop_at - 1e-9 else 1.0)
 
 
 class PyramidModule(StagedModule):
@@ -27,6 +34,9 @@ class PyramidModule(StagedModule):
     """
 
     duration_settings = ("epochs_per_stage",)
+    generators: nn.ModuleList
+    discriminators: nn.ModuleList
+    fused_adam: bool | None = None  # torch's choice; the fused kernel is quicker for tiny networks on a CPU
 
     def __init__(
         self, image_size: Sequence[int], sizes: list[tuple[int, int]], epochs_per_stage: int | list[int], more_stages: int = 0
@@ -47,6 +57,15 @@ class PyramidModule(StagedModule):
     def size_at(self, scale: int, size: Sequence[int]) -> tuple[int, int]:
         return proportional_size(size, self.image_size, self.sizes[scale])
 
+    def stage_modules(self, stage: int) -> list[nn.Module]:
+        return [self.generators[stage], self.discriminators[stage]]
+
+    def stage_optimizers(self, stage: int) -> list[Optimizer]:
+        """Of the scale's generator and critic."""
+        hp = self.hparams
+        parts = zip(self.stage_modules(stage), (hp.lr_g, hp.lr_d), strict=True)
+        return [Adam(part.parameters(), rate, tuple(hp.betas), fused=self.fused_adam) for part, rate in parts]
+
     def critic_step(
         self, optimizer: Optimizer, critic: nn.Module, reals: Tensor, fakes: Tensor, seen: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -59,9 +78,7 @@ class PyramidModule(StagedModule):
 
 class RefiningModule(PyramidModule):
     """A pyramid whose scale 0 gives images back through a latent, and whose scales above refine the enlarged output of the one
-    below: HP-VAE-GAN, FewGAN. A method sets `generators`, one for each scale."""
-
-    generators: nn.ModuleList
+    below: HP-VAE-GAN, FewGAN."""
 
     @property
     def top(self) -> int:
@@ -79,6 +96,12 @@ class RefiningModule(PyramidModule):
             images = self.detail(resize(images, self.size_at(scale, size)), scale, **options)
         return images
 
+    @torch.no_grad()
+    def decode(self, latents: Tensor, size: Sequence[int] | None = None, **options: bool) -> Tensor:
+        """Images of latents of scale 0, by default of the training size; `options` as for `refine`."""
+        size = size or self.image_size
+        return resize(self.refine(self.generators[0].decode(latents), 1, self.top, size, **options), size).clamp(-1, 1)
+
     def reconstruct_at(self, images: Tensor, scale: int) -> Tensor:
         return self.refine(self.generators[0](self.coarse(images)), 1, scale, images.shape[-2:])
 
@@ -87,11 +110,8 @@ class RefiningModule(PyramidModule):
         """The images by all scales, or for `scale` > 0 only refined from that scale on."""
         check_scale(self.num_scales, scale=scale)
         size = images.shape[-2:]
-        if scale == 0:
-            outputs = self.reconstruct_at(images, self.top)
-        else:
-            outputs = self.refine(resize(images, self.size_at(scale - 1, size)), scale, self.top, size)
-        return resize(outputs, size).clamp(-1, 1)
+        below = self.generators[0](self.coarse(images)) if scale == 0 else resize(images, self.size_at(scale - 1, size))
+        return resize(self.refine(below, max(scale, 1), self.top, size), size).clamp(-1, 1)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         return self.inject(images)

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Adam
 from torch.utils.data import Dataset
 
 from core.errors import UserError
@@ -18,8 +18,9 @@ from modules.networks.noise_pyramid import NoisePyramid, valid_stack
 from modules.ops.images import resize, rmse_by_image
 from modules.ops.kmeans import kmeans
 from modules.ops.nearest import nearest
+from modules.ops.noise import random_walks
 from modules.ops.scales import check_scale, scale_sizes
-from modules.pyramid import PyramidModule
+from modules.pyramid import PyramidModule, set_rates
 
 
 class SinGAN(PyramidModule):
@@ -43,6 +44,7 @@ class SinGAN(PyramidModule):
         decay_at: share of a stage after which both learning rates are a tenth.
     """
 
+    fused_adam = True
     collapse_advice = (
         "another seed, module.norm=batch, smaller module.lr_d and module.lr_g, a larger module.min_size, more iterations"
     )
@@ -81,8 +83,8 @@ class SinGAN(PyramidModule):
             check_scale(self.num_scales, lowest=1, paint_scale=paint_scale)
         self.canvas = (tiles[0] * image_size[0], tiles[1] * image_size[1])
         self.widths = [min(width * 2 ** (scale // scales_per_width), max_width) for scale in range(self.num_scales)]
-        networks = (self.widths, depth, norm, noise_padding == "noise", paint_scale, paint_colors)
-        self.pyramid = NoisePyramid(self.image_size, self.sizes, self.canvas, *networks)
+        sizes, noisy = [self.size_at(scale, self.canvas) for scale in range(self.num_scales)], noise_padding == "noise"
+        self.pyramid = NoisePyramid(sizes, self.widths, depth, norm, noisy, paint_scale, paint_colors)
         self.discriminators = nn.ModuleList(valid_stack(width, 1, depth, norm) for width in self.widths)
 
     def check_data(self, sets: Mapping[str, Dataset]) -> None:
@@ -103,13 +105,9 @@ class SinGAN(PyramidModule):
     def stage_size(self, stage: int) -> tuple[int, int]:
         return self.pyramid.canvas_sizes[stage]
 
-    def stage_modules(self, stage: int) -> list[nn.Module]:
-        return [self.pyramid.generators[stage], self.discriminators[stage]]
-
-    def stage_optimizers(self, stage: int) -> list[torch.optim.Optimizer]:
-        rates, betas = (self.hparams.lr_g, self.hparams.lr_d), tuple(self.hparams.betas)
-        parts = zip(self.stage_modules(stage), rates, strict=True)
-        return [Adam(part.parameters(), rate, betas, fused=True) for part, rate in parts]
+    @property
+    def generators(self) -> nn.ModuleList:
+        return self.pyramid.generators
 
     @property
     def _trained(self) -> int:
@@ -117,8 +115,8 @@ class SinGAN(PyramidModule):
         return max(self.stage, 0) + 1
 
     def _decode(self, batch_size: int, size: tuple[int, int], start: int = 0, images: Tensor | None = None) -> Tensor:
-        sizes = list(enumerate(self.pyramid.scaled(size)))[start : self._trained]
-        noises = [self.pyramid.draw_noise(scale, batch_size, scale_size) for scale, scale_size in sizes]
+        scales = range(start, self._trained)
+        noises = [self.pyramid.draw_noise(scale, batch_size, self.size_at(scale, size)) for scale in scales]
         return resize(self.pyramid(noises, start, images), size).clamp(-1, 1)
 
     @torch.no_grad()
@@ -135,7 +133,7 @@ class SinGAN(PyramidModule):
         """The images, shrunk to the scale below `scale` >= 1 and generated from there."""
         check_scale(self.num_scales, lowest=1, scale=scale)
         size = tuple(images.shape[-2:])
-        below = resize(images, self.pyramid.scaled(size)[scale - 1])  # a generator has learned from upsampled inputs
+        below = resize(images, self.size_at(scale - 1, size))  # a generator has learned from upsampled inputs
         return self._decode(len(images), size, scale, below)
 
     @torch.no_grad()
@@ -170,7 +168,9 @@ class SinGAN(PyramidModule):
         self, num_frames: int, alpha: Probability = 0.1, beta: Probability = 0.9, start_scale: NonNegativeInt = 0
     ) -> Tensor:
         check_scale(self.num_scales, start_scale=start_scale)
-        steps = islice(self.pyramid.random_walks(self._trained, start_scale, alpha, beta), num_frames)
+        net, sizes = self.pyramid, enumerate(self.pyramid.canvas_sizes[: self._trained])
+        maps = [(net.reconstruction_noise(scale), partial(net.draw_noise, scale, 1, size)) for scale, size in sizes]
+        steps = islice(random_walks(maps, start_scale, alpha, beta, 0.05), num_frames)
         return torch.cat([resize(self.pyramid(step), self.canvas) for step in steps]).clamp(-1, 1)
 
     def _training_image(self, size: tuple[int, int]) -> Tensor:
@@ -185,7 +185,7 @@ class SinGAN(PyramidModule):
         if stage == self.hparams.paint_scale:
             self.pyramid.palette.copy_(kmeans(real[0].flatten(1).T, self.hparams.paint_colors, self.shared_generator()))
         elif self.widths[stage] == self.widths[stage - 1]:
-            for parts in (self.pyramid.generators, self.discriminators):
+            for parts in (self.generators, self.discriminators):
                 parts[stage].load_state_dict(parts[stage - 1].state_dict())
         error = F.mse_loss(resize(self.pyramid.reconstruction(stage), real.shape[-2:]), real).sqrt()
         self.pyramid.noise_amplitudes[stage] = self.hparams.noise_factor * error
@@ -210,11 +210,12 @@ class SinGAN(PyramidModule):
         """The batch gives only the number of noise maps, by its length."""
         n, hp, batch_size = self.stage, self.hparams, len(batch["image"])
         g_opt, d_opt = self.current_optimizers()
-        critic = self.discriminators[n]
-        self._set_rates(batch_idx)
+        generator, critic = self.stage_modules(n)
+        progress = self.stage_progress + batch_idx / (self.trainer.num_training_batches * self.stage_epochs(n))
+        set_rates((g_opt, d_opt), (hp.lr_g, hp.lr_d), progress, hp.decay_at)
         if n == 0 and hp.resample_zstar:
             self._draw_zstar(batch_idx + 1)
-        generator, amplitude = self.pyramid.generators[n], self.pyramid.noise_amplitudes[n]
+        amplitude = self.pyramid.noise_amplitudes[n]
         noise = amplitude * self.pyramid.draw_noise(n, batch_size, self.pyramid.canvas_sizes[n])
         fixed_noise = amplitude * self.pyramid.reconstruction_noise(n)
         inputs = self._draw_inputs(batch_size)
@@ -237,13 +238,6 @@ class SinGAN(PyramidModule):
         if (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch:
             terms = {"g_loss": loss, "adversarial": loss_adversarial, "reconstruction": loss_reconstruction}
             self.log_training(terms | critic_terms, batch_size)
-
-    def _set_rates(self, batch_idx: int) -> None:
-        share = batch_idx / (self.trainer.num_training_batches * self.stage_epochs(self.stage))
-        factor = 0.1 if self.stage_progress + share >= self.hparams.decay_at - 1e-9 else 1.0
-        for optimizer, rate in zip(self.current_optimizers(), (self.hparams.lr_g, self.hparams.lr_d), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = factor * rate
 
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:

@@ -1,10 +1,10 @@
 """Training in stages inside one fit: a stage is a block of epochs that trains some parts while all others are frozen."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Any, Self
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -72,10 +72,6 @@ class StagedModule(GenerativeModule):
     def stage_size(self, stage: int) -> tuple[int, int]:
         return self.image_size
 
-    def stage_images(self, images: Tensor) -> Tensor:
-        """A few images of the stages so far, for the check of contrast at the end of a stage."""
-        return self.sample(2) if self.samples_ready else self.reconstruct(images)
-
     # --- stages and epochs --------------------------------------------------------------------------------------------
 
     @property
@@ -127,14 +123,13 @@ class StagedModule(GenerativeModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         stages = [self.stage_optimizers(stage) for stage in range(self.num_stages)]
-        ends = accumulate(map(len, stages))
-        self._optimizer_slices = [(end - len(opts), end) for opts, end in zip(stages, ends, strict=True)]
+        self._optimizer_ends = [0, *accumulate(map(len, stages))]
         return [optimizer for optimizers in stages for optimizer in optimizers]
 
     def current_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        return optimizers[slice(*self._optimizer_slices[self.stage])]
+        return optimizers[slice(*self._optimizer_ends[self.stage : self.stage + 2])]
 
     @contextmanager
     def toggled_optimizer(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
@@ -149,16 +144,8 @@ class StagedModule(GenerativeModule):
             for parameter in trained:
                 parameter.requires_grad_(True)
 
-    def train(self, mode: bool = True) -> Self:
-        if self.stage < 0:
-            return super().train(mode)
-        super().train(False)
-        self.training = mode
-        for module in self.stage_modules(self.stage):
-            module.train(mode)
-        for module in self._untrained():
-            module.eval().requires_grad_(False)
-        return self
+    def trained(self) -> Iterable[nn.Module]:
+        return super().trained() if self.stage < 0 else self.stage_modules(self.stage)
 
     def _sync_stage(self) -> None:
         """Brings stage, freezing and caches in line with the epoch (P 6.6)."""
@@ -243,8 +230,9 @@ class StagedModule(GenerativeModule):
         reals = self.training_sets["image"]
         images = torch.stack([reals[i] for i in range(min(len(reals), 8))]).to(self.device)
         with sampling_mode(self, 0):
-            compared = self.stage_images(images), resize(images, self.stage_size(self.stage))
-        contrast, expected = (float(pictures.std((2, 3)).mean()) for pictures in compared)
+            outputs = self.sample(2) if self.samples_ready else self.reconstruct(images)
+        reals = resize(images, self.stage_size(self.stage))
+        contrast, expected = (float(pictures.std((2, 3)).mean()) for pictures in (outputs, reals))
         if not contrast >= COLLAPSE_CONTRAST * expected:
             rank_zero_warn(
                 f"{self.stage_name} gives nearly constant images (contrast {contrast:.3f}, training images {expected:.3f}). "

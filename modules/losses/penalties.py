@@ -6,15 +6,14 @@ import torch
 from torch import Tensor
 
 
-def gradient_penalty(critic: Callable[[Tensor], Tensor], reals: Tensor, fakes: Tensor, norm: str = "pixel") -> Tensor:
+def gradient_penalty(critic: Callable[[Tensor], Tensor], reals: Tensor, fakes: Tensor) -> Tensor:
     """Mean of (|grad| - 1)^2 at a random point between each of the fakes [N, C, H, W] and its real, or the only one (Gulrajani
-    et al. 2017); `norm` over the channels of each pixel, as in SinGAN's released code, or over the image, as originally."""
+    et al. 2017); the norm is that of each pixel's channels, as in SinGAN's released code, not of the image, as originally."""
     with torch.autocast(reals.device.type, enabled=False):
         mix = torch.rand(len(fakes), 1, 1, 1, device=reals.device)
         between = torch.lerp(fakes.detach().float(), reals.detach().float(), mix).requires_grad_()
         (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-        dims = (1,) if norm == "pixel" else (1, 2, 3)
-        return (gradient.norm(2, dim=dims) - 1).square().mean()
+        return (gradient.norm(2, dim=1) - 1).square().mean()
 
 
 def r1_penalty(discriminate: Callable[[Tensor], Tensor], reals: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Distances between images and their reconstructions that need no weight file, and perceptual ones that need one."""
 
 from collections.abc import Callable
+from itertools import accumulate
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,11 +36,7 @@ def outputs_of(network: nn.Sequential, ends: tuple[int, ...]) -> Callable[[Tenso
     """A function that gives the outputs of some layers of `network`."""
 
     def layers(images: Tensor) -> list[Tensor]:
-        maps = []
-        for index, layer in enumerate(network):
-            images = layer(images)
-            if index in ends:
-                maps.append(images)
-        return maps
+        maps = accumulate(network, lambda inputs, layer: layer(inputs), initial=images)
+        return [output for index, output in enumerate(maps, -1) if index in ends]
 
     return layers

@@ -1,30 +1,24 @@
 """ConSinGAN's networks (Hinz et al. 2021): a generator that grows in feature space, a critic, changed images as inputs."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.networks.patch_gan import hidden_layers
+from modules.networks.patch_gan import dcgan_init, hidden_layers
 from modules.ops import noise
 from modules.ops.images import luma
 
 
-def conv(inputs: int, outputs: int) -> nn.Conv2d:
-    """A 3x3 convolution without padding, with SinGAN's initialization."""
-    layer = nn.Conv2d(inputs, outputs, 3)
-    nn.init.normal_(layer.weight, 0.0, 0.02)
-    return layer
-
-
-def norm(width: int) -> nn.BatchNorm2d:
-    layer = nn.BatchNorm2d(width)
-    nn.init.normal_(layer.weight, 1.0, 0.02)
-    return layer
+def conv(inputs: int, outputs: int) -> nn.Module:
+    """A 3x3 convolution without padding."""
+    return dcgan_init(nn.Conv2d(inputs, outputs, 3))
 
 
 def conv_layers(inputs: int, width: int, num_layers: int, slope: float, batch_norm: bool = False) -> nn.Sequential:
-    return nn.Sequential(*hidden_layers(inputs, width, num_layers, conv, norm if batch_norm else None, slope))
+    norm = (lambda channels: dcgan_init(nn.BatchNorm2d(channels))) if batch_norm else None
+    return nn.Sequential(*hidden_layers(inputs, width, num_layers, conv, norm, slope))
 
 
 class GrowingGenerator(nn.Module):
@@ -66,16 +60,10 @@ class GrowingGenerator(nn.Module):
         return self.decode(features)
 
 
-class ValidCritic(nn.Module):
-    """A map of scores [N, 1, H - f + 1, W - f + 1], one for each patch of side f = `receptive_field`; no norm."""
-
-    def __init__(self, width: int, num_layers: int, slope: float) -> None:
-        super().__init__()
-        self.receptive_field = 2 * (num_layers + 2) + 1
-        self.body = nn.Sequential(conv_layers(3, width, num_layers + 1, slope), conv(width, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.body(images)
+def valid_critic(width: int, num_layers: int, slope: float) -> nn.Sequential:
+    """A map of scores [N, 1, H - f + 1, W - f + 1], one for each patch of side f = 2 `num_layers` + 5; no norm."""
+    body = nn.Sequential(conv_layers(3, width, num_layers + 1, slope), conv(width, 1))
+    return nn.Sequential(OrderedDict(body=body))  # its name in checkpoints
 
 
 def pad(images: Tensor, margin: int) -> Tensor:

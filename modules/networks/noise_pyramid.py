@@ -1,18 +1,16 @@
 """SinGAN's networks (Rott Shaham et al. 2019): patch stacks without padding, and the chain of generators fed by noise."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import repeat
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.networks.patch_gan import SLOPE, hidden_layers
+from modules.networks.patch_gan import SLOPE, dcgan_init, hidden_layers
 from modules.ops.images import resize
 from modules.ops.nearest import nearest
-from modules.ops.noise import randn, random_walk
-from modules.ops.scales import proportional_size
+from modules.ops.noise import randn
 
 Size = tuple[int, int]
 
@@ -22,13 +20,10 @@ def valid_stack(width: int, outputs: int, depth: int, norm: str = "batch") -> nn
     start as in the released code, without normalization by He, because the small ones would let nothing through."""
     conv, normalization = partial(nn.Conv2d, kernel_size=3), nn.BatchNorm2d if norm == "batch" else None
     stack = nn.Sequential(*hidden_layers(3, width, depth, conv, normalization), conv(width, outputs))
-    for layer in stack:
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(layer.weight, 1.0, 0.02)
-        elif isinstance(layer, nn.Conv2d) and norm == "batch":
-            nn.init.normal_(layer.weight, 0.0, 0.02)
-        elif isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+    if norm == "batch":
+        return stack.apply(dcgan_init)
+    for layer in stack[::2]:
+        nn.init.kaiming_normal_(layer.weight, a=SLOPE)
     return stack
 
 
@@ -47,24 +42,20 @@ class NoiseGenerator(nn.Module):
 
 class NoisePyramid(nn.Module):
     """A chain of generators, coarse to fine: each takes noise and the upsampled output of the one below. `zstar` is the fixed
-    noise of scale 0 that gives the training image of size `canvas`, `palette` the colors of the input of scale
+    noise of scale 0 that gives the training image, which has `canvas_sizes`, `palette` the colors of the input of scale
     `paint_scale`."""
 
     def __init__(
-        self, image_size: Size, sizes: Sequence[Size], canvas: Size, widths: Sequence[int], depth: int, norm: str,
-        noisy_margin: bool, paint_scale: int | None, paint_colors: int,
+        self, canvas_sizes: Sequence[Size], widths: Sequence[int], depth: int, norm: str, noisy_margin: bool,
+        paint_scale: int | None, paint_colors: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.image_size, self.sizes, self.margin, self.noisy_margin = image_size, sizes, depth + 1, noisy_margin
+        self.canvas_sizes, self.margin, self.noisy_margin = canvas_sizes, depth + 1, noisy_margin
         self.paint_scale = paint_scale
-        self.canvas_sizes = self.scaled(canvas)
         self.generators = nn.ModuleList(NoiseGenerator(width, depth, norm) for width in widths)
         self.register_buffer("zstar", torch.zeros(1, 1, *self._drawn(self.canvas_sizes[0])))
-        self.register_buffer("noise_amplitudes", torch.ones(len(sizes)))
+        self.register_buffer("noise_amplitudes", torch.ones(len(canvas_sizes)))
         self.register_buffer("palette", torch.zeros(paint_colors, 3))
-
-    def scaled(self, size: Size) -> list[Size]:
-        return [proportional_size(size, self.image_size, scale_size) for scale_size in self.sizes]
 
     def _drawn(self, size: Size) -> Size:
         around = 2 * self.margin if self.noisy_margin else 0
@@ -80,14 +71,6 @@ class NoisePyramid(nn.Module):
     def reconstruction_noise(self, scale: int) -> Tensor:
         zeros = self.zstar.new_zeros(1, 1, *self._drawn(self.canvas_sizes[scale]))
         return self._with_margin(zeros if scale else self.zstar)
-
-    def random_walks(self, num_scales: int, start: int, alpha: float, beta: float) -> Iterable[tuple[Tensor, ...]]:
-        """Noise maps of the first scales for each frame, without end; scales below `start` stay at rest."""
-        walks = []
-        for scale, size in enumerate(self.canvas_sizes[:num_scales]):
-            rest, draw = self.reconstruction_noise(scale), partial(self.draw_noise, scale, 1, size)
-            walks.append(repeat(rest) if scale < start else random_walk(rest, draw, alpha, beta, 0.05))
-        return zip(*walks, strict=True)
 
     def forward(self, noises: Sequence[Tensor], start: int = 0, images: Tensor | None = None) -> Tensor | None:
         """Scales `start`, `start` + 1, ..., one for each unit noise map, on top of `images` of the scale below; not clamped."""

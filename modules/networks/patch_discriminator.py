@@ -5,6 +5,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from modules.networks.patch_gan import dcgan_init
+
 
 class PatchDiscriminator(nn.Module):
     """Logits [N, 1, h, w] of overlapping patches; receptive field 16, 34, 70 pixels for 1, 2, 3 `layers`.
@@ -25,12 +27,9 @@ class PatchDiscriminator(nn.Module):
         main.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
         self.main = nn.Sequential(*main)
         for layer in self.main:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, 0.0, 0.02)
-                if norm == "spectral":
-                    spectral_norm(layer)
-            elif isinstance(layer, nn.BatchNorm2d):
-                nn.init.normal_(layer.weight, 1.0, 0.02)
+            dcgan_init(layer)
+            if norm == "spectral" and isinstance(layer, nn.Conv2d):
+                spectral_norm(layer)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.main(images)

@@ -33,6 +33,13 @@ def he_conv(inputs: int, outputs: int, padding: str = "zeros") -> nn.Conv2d:
     return layer
 
 
+def dcgan_init(layer: nn.Module) -> nn.Module:
+    """Gives a convolution weights from N(0, 0.02²), batch norm from N(1, 0.02²), as in DCGAN (Radford et al. 2015)."""
+    if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
+        nn.init.normal_(layer.weight, float(isinstance(layer, nn.BatchNorm2d)), 0.02)
+    return layer
+
+
 def conv_stack(inputs: int, width: int, outputs: int, depth: int, gain: float = 1.0, padding: str = "zeros") -> nn.Sequential:
     """`depth` hidden layers and a linear one, its weights scaled by `gain`; receptive field 2 * depth + 3."""
     conv = partial(he_conv, padding=padding)

@@ -49,7 +49,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None,
 class GatedLayer(nn.Module):
     """`vertical` sees rows i-half … i (first layer: … i-1) of its stack, `horizontal` columns j-half … j (first: … j-1)."""
 
-    def __init__(self, width: int, kernel: int, dropout: float, coordinates: bool, first: bool, last: bool):
+    def __init__(self, width: int, kernel: int, dropout: float, first: bool, last: bool):
         super().__init__()
         self.half = kernel // 2
         self.span = self.half if first else self.half + 1
@@ -57,7 +57,7 @@ class GatedLayer(nn.Module):
         self.vertical = nn.Conv2d(width, 2 * width, (self.span, kernel), padding=(0, self.half))
         self.horizontal = nn.Conv2d(width, 2 * width, (1, self.span))
         self.link = nn.Conv2d(2 * width, 2 * width, 1)
-        self.position_bias = nn.Conv2d(2, 4 * width, 1, bias=False) if coordinates else None
+        self.position_bias = nn.Conv2d(2, 4 * width, 1, bias=False)
         self.out = None if last else nn.Conv2d(width, width, 1)  # nothing reads the last horizontal features
         self.dropout = nn.Dropout(dropout)
         above = 1.0 if first else 1 / GATED_RMS  # the first layer reads embeddings, the others gated features
@@ -67,14 +67,11 @@ class GatedLayer(nn.Module):
         for convolution, gain in gains.items():
             nn.init.normal_(convolution.weight, std=gain / math.sqrt(convolution.weight[0].numel()))
             nn.init.zeros_(convolution.bias)
-        if self.position_bias is not None:
-            nn.init.normal_(self.position_bias.weight, std=0.5)
+        nn.init.normal_(self.position_bias.weight, std=0.5)
 
     def from_above(self, rows: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor]:
         """The vertical stack one layer on, and its input to the horizontal stack; `rows` begin `half` above the output's."""
         features = self.vertical(rows)
-        if self.position_bias is None:
-            return gate(features), self.link(features)
         for_vertical, for_horizontal = self.position_bias(coordinates).chunk(2, dim=1)
         features = features + for_vertical
         return gate(features), self.link(features) + for_horizontal
@@ -93,24 +90,24 @@ class GatedLayer(nn.Module):
 class GatedPixelCNN(nn.Module):
     """p(codes) = Π p(code_t | codes before t in raster order) over int64 maps [B, h, w] of K = `num_codes` codes, of any size.
 
-    A position sees what precedes it within first_kernel // 2 + num_layers · (kernel // 2) cells.
+    A position sees what precedes it within first_kernel // 2 + num_layers · (kernel // 2) cells, and its own (x, y) in [-1, 1]:
+    landscapes have their sky above.
 
     Args:
         width: channels C of both stacks and of the embedding; `head`: of the hidden layer before the logits.
         num_layers: gated layers after the first one.
         first_kernel, kernel: side of the neighborhood of the first and of the other layers, odd, at least 3.
-        coordinates: condition every position on its (x, y) in [-1, 1]: landscapes have their sky above.
     """
 
     def __init__(
         self, num_codes: int, width: int = 64, num_layers: int = 8, first_kernel: int = 7, kernel: int = 3, head: int = 128,
-        dropout: float = 0.1, coordinates: bool = True,
+        dropout: float = 0.1,
     ):  # fmt: skip
         super().__init__()
         self.num_codes = num_codes
         self.embedding = nn.Embedding(num_codes, width)
         self.layers = nn.ModuleList(
-            GatedLayer(width, kernel if index else first_kernel, dropout, coordinates, index == 0, index == num_layers)
+            GatedLayer(width, kernel if index else first_kernel, dropout, index == 0, index == num_layers)
             for index in range(num_layers + 1)
         )
         self.skip = nn.Conv2d((num_layers + 1) * width, width, 1)  # the sum of one 1×1 convolution per layer, as one
@@ -121,12 +118,8 @@ class GatedPixelCNN(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Logits [B, K, h, w] of every position given the codes before it, 0 … K-1."""
-        return self.logits_of(self.embedding(codes).permute(0, 3, 1, 2))
-
-    def logits_of(self, embedded: Tensor) -> Tensor:
-        coordinates = coordinate_map(*embedded.shape[-2:], embedded)
-        v = h = embedded
-        skips = []
+        v = h = self.embedding(codes).permute(0, 3, 1, 2)
+        coordinates, skips = coordinate_map(*codes.shape[-2:], h), []
         for layer in self.layers:
             v, h, gated = layer(v, h, coordinates)
             skips.append(gated)

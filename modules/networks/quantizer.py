@@ -11,16 +11,22 @@ from modules.ops.nearest import nearest
 EPSILON = 1e-5
 
 
-class CodeBook(nn.Module):
-    """The entries `weight` [K, L]: a parameter, or a buffer if they are a moving average."""
+def rows_of(maps: Tensor) -> Tensor:
+    """Vectors [N h w, L] of maps [N, L, h, w], in float32."""
+    return maps.float().permute(0, 2, 3, 1).flatten(0, 2)
 
-    def __init__(self, num_codes: int, dim: int, trained: bool) -> None:
-        super().__init__()
-        weight = torch.empty(num_codes, dim).uniform_(-1 / num_codes, 1 / num_codes)
-        if trained:
-            self.weight = nn.Parameter(weight)
-        else:
-            self.register_buffer("weight", weight)
+
+def nearest_codes(maps: Tensor, entries: Tensor) -> Tensor:
+    """Index [N, h, w] of the entry [K, L] nearest to each vector of maps [N, L, h, w], the first of equally near ones; float32
+    whatever the precision of training."""
+    with torch.autocast(maps.device.type, enabled=False):
+        indices = nearest(rows_of(maps.detach()), entries.detach().float())[1]
+    return indices.view(len(maps), *maps.shape[-2:])
+
+
+def look_up(codes: Tensor, entries: Tensor) -> Tensor:
+    """Entries [N, L, h, w] of codes [N, h, w]."""
+    return entries[codes].permute(0, 3, 1, 2)
 
 
 class VectorQuantizer(nn.Module):
@@ -41,24 +47,24 @@ class VectorQuantizer(nn.Module):
     ) -> None:
         super().__init__()
         self.beta, self.legacy, self.ema, self.decay = beta, legacy, ema, decay
-        self.embedding = CodeBook(num_codes, dim, trained=not ema)
+        weight = torch.empty(num_codes, dim).uniform_(-1 / num_codes, 1 / num_codes)
+        self.embedding = nn.Module()  # the entries `weight` [K, L], under the name in released checkpoints
         self.register_buffer("usage", torch.ones(num_codes))
         if ema:
-            self.register_buffer("sums", self.embedding.weight.clone())
+            self.embedding.register_buffer("weight", weight)
+            self.register_buffer("sums", weight.clone())
+        else:
+            self.embedding.weight = nn.Parameter(weight)
 
     @property
     def num_codes(self) -> int:
         return len(self.embedding.weight)
 
     def codes(self, latents: Tensor) -> Tensor:
-        """Index [N, h, w] of the nearest entry for latents [N, L, h, w]; the first of equally near ones."""
-        with torch.autocast(latents.device.type, enabled=False):
-            rows = rows_of(latents.detach())
-            return nearest(rows, self.embedding.weight.detach().float())[1].view(len(latents), *latents.shape[-2:])
+        return nearest_codes(latents, self.embedding.weight)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Entries [N, L, h, w] of codes [N, h, w]."""
-        return self.embedding.weight[codes].permute(0, 3, 1, 2)
+        return look_up(codes, self.embedding.weight)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantized latents [N, L, h, w], codes [N, h, w], and the loss of encoder and code book."""
@@ -94,8 +100,3 @@ class VectorQuantizer(nn.Module):
         self.usage[chosen] = usage
         if self.ema:
             self.sums[chosen] = entries * usage
-
-
-def rows_of(latents: Tensor) -> Tensor:
-    """Vectors [N h w, L] of latents [N, L, h, w], in float32."""
-    return latents.float().permute(0, 2, 3, 1).flatten(0, 2)

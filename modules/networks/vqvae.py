@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from modules.networks.patch_gan import conv_stack
+from modules.networks.quantizer import look_up, nearest_codes, rows_of
 from modules.ops.kmeans import kmeans
-from modules.ops.nearest import nearest
 from modules.ops.positions import coordinate_map
 
 
@@ -26,32 +26,24 @@ class VectorQuantizer(nn.Module):
         return torch.cat([features, positions.expand(len(features), -1, -1, -1)], dim=1)
 
     def indices(self, features: Tensor) -> Tensor:
-        """Index of the nearest code for each position [N, h, w]; float32 whatever the precision of training."""
-        with torch.autocast(features.device.type, enabled=False):
-            rows = as_rows(features.detach().float())
-            return nearest(rows, self.codebook.detach().float())[1].view(len(features), *features.shape[-2:])
+        return nearest_codes(features, self.codebook)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        return self.codebook[codes].permute(0, 3, 1, 2)
+        return look_up(codes, self.codebook)
 
     @torch.no_grad()
     def initialize(self, features: Tensor, generator: torch.Generator) -> None:
-        self.codebook.copy_(kmeans(as_rows(features), len(self.codebook), generator))
+        self.codebook.copy_(kmeans(rows_of(features), len(self.codebook), generator))
 
     @torch.no_grad()
     def revive(self, features: Tensor, generator: torch.Generator) -> int:
         """Re-seeds every code that no position of `features` uses from random positions of it; returns how many."""
-        rows = as_rows(features)
+        rows = rows_of(features)
         dead = torch.bincount(self.indices(features).flatten(), minlength=len(self.codebook)) == 0
         order = torch.randperm(len(rows), generator=generator).to(rows.device)[: int(dead.sum())]
         dead = dead.nonzero().squeeze(1)[: len(order)]
         self.codebook[dead] = rows[order]
         return len(dead)
-
-
-def as_rows(features: Tensor) -> Tensor:
-    """[N, C, h, w] → [N h w, C]."""
-    return features.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 class VQGenerator(nn.Module):
@@ -74,12 +66,12 @@ class VQGenerator(nn.Module):
     def codes(self, images: Tensor) -> Tensor:
         return self.quantizer.indices(self.quantizer.add_coordinates(self.encode(images)))
 
-    def decode(self, entries: Tensor) -> Tensor:
+    def decode_entries(self, entries: Tensor) -> Tensor:
         """Images of code book entries [N, code_dim + 2, h, w]."""
         return torch.tanh(self.decoder(entries))
 
-    def decode_codes(self, codes: Tensor) -> Tensor:
-        return self.decode(self.quantizer.lookup(codes))
+    def decode(self, codes: Tensor) -> Tensor:
+        return self.decode_entries(self.quantizer.lookup(codes))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.decode_codes(self.codes(images))
+        return self.decode(self.codes(images))

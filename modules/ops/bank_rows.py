@@ -23,7 +23,6 @@ class Bank(nn.Module):
 
     @property
     def capacity(self) -> int:
-        """Largest number of rows."""
         return len(self.values)
 
     @property
@@ -40,5 +39,4 @@ class Bank(nn.Module):
         self.count.fill_(end)
 
     def clear(self) -> None:
-        """Forgets all rows."""
         self.count.zero_()

@@ -12,31 +12,27 @@ def kmeans(
 ) -> Tensor:
     """Centers [K, D] of points [M, D] by Lloyd's algorithm from `starts` [K, D] or random points; an empty cluster takes the
     point farthest from its center. With fewer points than centers, points are repeated. `generator` is on the CPU."""
-    rounds = -(-num_clusters // len(points))
     if starts is None:
+        rounds = -(-num_clusters // len(points))
         order = torch.cat([torch.randperm(len(points), generator=generator) for _ in range(rounds)])
         starts = points[order[:num_clusters].to(points.device)]
     centers = starts.clone()
     for _ in range(iterations):
         distances, members = nearest(points, centers)
-        counts = torch.bincount(members, minlength=num_clusters)
-        sums = torch.zeros_like(centers).index_add_(0, members, points)
-        centers = sums / counts.clamp(min=1).unsqueeze(1)
-        empty = counts == 0
-        if empty.any():
-            far = distances.argsort(descending=True, stable=True).repeat(rounds)
-            centers[empty] = points[far[: int(empty.sum())]]
+        centers = group_means(points, members, num_clusters, distances)
     return centers
 
 
-def group_means(points: Tensor, labels: Tensor, num_groups: int) -> Tensor:
-    """Means [K, D] of the points [M, D] of each label; of an empty group the point farthest from the mean of all."""
+def group_means(points: Tensor, labels: Tensor, num_groups: int, distances: Tensor | None = None) -> Tensor:
+    """Means [K, D] of the points [M, D] of each label; of an empty group the farthest point by `distances` [M], by default from
+    the mean of all."""
     counts = torch.bincount(labels, minlength=num_groups)
-    means = torch.zeros(num_groups, points.shape[1], device=points.device).index_add_(0, labels, points)
-    means = means / counts.clamp(min=1).unsqueeze(1)
-    empty = (counts == 0).nonzero().flatten()
-    far = (points - points.mean(0)).square().sum(1).argsort(descending=True, stable=True)
-    means[empty] = points[far[: len(empty)]]
+    means = points.new_zeros(num_groups, points.shape[1]).index_add_(0, labels, points) / counts.clamp(min=1).unsqueeze(1)
+    empty = (counts == 0).nonzero()[:, 0]
+    if len(empty):
+        distances = (points - points.mean(0)).square().sum(1) if distances is None else distances
+        far = distances.argsort(descending=True, stable=True)
+        means[empty] = points[far[torch.arange(len(empty), device=far.device) % len(far)]]
     return means
 
 

@@ -32,14 +32,12 @@ class GaussianMixture(nn.Module):
     @torch.no_grad()
     def fit(self, points: Tensor, generator: torch.Generator) -> float:
         """Fits points [M, D], M ≥ K, from k-means, the best of some restarts; mean log-likelihood. `generator`: CPU."""
-        double, best = points.double(), None
-        for _ in range(RESTARTS if len(self.weights) > 1 else 1):
-            likelihood, state = self._climb(double, kmeans(points, len(self.weights), generator).double())
-            if best is None or likelihood > best[0]:
-                best = likelihood, state
-        for buffer, value in zip((self.weights, self.means, self.factors), best[1], strict=True):
+        starts = (kmeans(points, len(self.weights), generator) for _ in range(RESTARTS if len(self.weights) > 1 else 1))
+        fits = [self._climb(points.double(), centers.double()) for centers in starts]
+        likelihood, state = max(fits, key=lambda fit: fit[0])
+        for buffer, value in zip((self.weights, self.means, self.factors), state, strict=True):
             buffer.copy_(value)
-        return best[0]
+        return likelihood
 
     def _climb(self, points: Tensor, centers: Tensor) -> tuple[float, tuple[Tensor, Tensor, Tensor]]:
         members = nearest(points.float(), centers.float())[1]
@@ -69,11 +67,6 @@ class GaussianMixture(nn.Module):
             else:
                 factors[k] = torch.diag((shares[:, k] @ centered.square() / counts[k] + ridge).sqrt())
         return counts / counts.sum(), means, factors
-
-    def log_likelihood(self, points: Tensor) -> Tensor:
-        """Log-densities [M] of points [M, D]."""
-        state = (buffer.double() for buffer in (self.weights, self.means, self.factors))
-        return _log_densities(points.double(), *state).logsumexp(1)
 
     def draw(self, uniform: Tensor, normal: Tensor) -> Tensor:
         """Points [N, D] of uniform [N] and normal [N, D] random numbers."""

@@ -6,6 +6,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -57,6 +58,12 @@ def random_walk(rest: Tensor, draw: Callable[[], Tensor], alpha: float, beta: fl
     while True:
         yield before
         before, now = now, alpha * rest + (1 - alpha) * (now + beta * (now - before) + (1 - beta) * draw())
+
+
+def random_walks(maps: Iterable[tuple[Tensor, Callable[[], Tensor]]], start: int, *settings: float) -> Iterator[tuple]:
+    """`random_walk` of several maps, given by their rest and draw, step by step; the first `start` maps stay at rest."""
+    walks = (repeat(rest) if index < start else random_walk(rest, draw, *settings) for index, (rest, draw) in enumerate(maps))
+    return zip(*walks, strict=True)
 
 
 def _draw(function: Callable[..., Tensor], shape: tuple[int, ...], device: torch.device | None) -> Tensor:

@@ -12,18 +12,21 @@ ROUNDING = 1e-6  # 25 = 188 * (25 / 188) evaluates just above 25; without the co
 def scale_sizes(image_size: Sequence[int], min_size: int, scale_factor: float = 0.75) -> list[tuple[int, int]]:
     """Heights and widths from coarsest to finest by SinGAN's rule (Rott Shaham et al. 2019, released code): from a shorter side
     of `min_size` to the image's own size. The true ratio of neighbors is near `scale_factor` < 1, so that both ends fit."""
-    short = min(image_size)
-    if short <= min_size:
+    last = math.ceil(math.log(min_size / min(image_size)) / math.log(scale_factor)) + 1
+    if last >= MAX_SCALES:
+        raise UserError(f"scale_factor is {scale_factor}, which makes {last + 1} scales; the maximum is {MAX_SCALES}")
+    return sizes_by_exponents(image_size, min_size, range(last, -1, -1))
+
+
+def sizes_by_exponents(image_size: Sequence[int], min_size: int, exponents: Sequence[float]) -> list[tuple[int, int]]:
+    """Heights and widths r^e of the image's for S exponents e from S - 1 to 0; the shorter side begins at `min_size`."""
+    if min(image_size) <= min_size:
         raise UserError(
             f"image_size [{image_size[0]}, {image_size[1]}]: the shorter side must be larger than min_size {min_size}, "
             f"the coarsest scale; enlarge image_size or lower min_size"
         )
-    last = math.ceil(math.log(min_size / short) / math.log(scale_factor)) + 1
-    if last >= MAX_SCALES:
-        raise UserError(f"scale_factor is {scale_factor}, which makes {last + 1} scales; the maximum is {MAX_SCALES}")
-    ratio = (min_size / short) ** (1 / last)
-    factors = [ratio ** (last - scale) for scale in range(last + 1)]
-    return [tuple(math.ceil(side * factor - ROUNDING) for side in image_size) for factor in factors]
+    ratio = (min_size / min(image_size)) ** (1 / (len(exponents) - 1))
+    return [tuple(math.ceil(side * ratio**exponent - ROUNDING) for side in image_size) for exponent in exponents]
 
 
 def proportional_size(size: Sequence[int], image_size: Sequence[int], scale_size: Sequence[int]) -> tuple[int, int]:

@@ -6,6 +6,8 @@ that are still missing from a source whose window is one of the nearest.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -37,14 +39,13 @@ def plan_windows(
     known = torch.zeros(size, dtype=torch.bool) if known is None else known.cpu().clone()
     tops, lefts = (sorted({*range(0, side - patch + 1, stride), side - patch}) for side in size)
     windows = []
-    for top in tops:
-        for left in lefts:
-            inside = slice(top, top + patch), slice(left, left + patch)
-            done = known[inside].clone()
-            if not done.all():
-                compared = cells[inside][done] if masked else cells[inside].flatten()
-                windows.append(Window(top, left, patch, compared, cells[inside][~done]))
-            known[inside] = True
+    for top, left in product(tops, lefts):
+        inside = slice(top, top + patch), slice(left, left + patch)
+        done = known[inside].clone()
+        if not done.all():
+            compared = cells[inside][done] if masked else cells[inside].flatten()
+            windows.append(Window(top, left, patch, compared, cells[inside][~done]))
+        known[inside] = True
     return windows
 
 
@@ -81,16 +82,10 @@ class LatentSources:
     def __init__(self, codes: Tensor, book: Tensor) -> None:
         self.size = tuple(codes.shape[1:])
         self.codes, self.book = codes.flatten(1), book
-        self._scales: dict[tuple[int, int], SourceScale] = {}
+        self.at = cache(partial(SourceScale, self))  # the sources interpolated to a size
 
     def __len__(self) -> int:
         return len(self.codes)
-
-    def at(self, size: tuple[int, int]) -> "SourceScale":
-        """The sources interpolated to `size`; computed once."""
-        if size not in self._scales:
-            self._scales[size] = SourceScale(self, size)
-        return self._scales[size]
 
     def codes_of(self, origin: Tensor) -> Tensor:
         """The codes of cells, by source * h * w + cell; those without a source (-1) are 0."""
@@ -144,7 +139,8 @@ class SourceScale:
     def nearest(
         self, query: Tensor, cells: Tensor, shifts: Sequence[tuple[int, int]], neighbors: int, start: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Sources, and indices into `shifts` (rows and columns to add to `cells`), [G, k] of the nearest windows, in order.
+        """Sources, and what to add to `cells`, [G, k] of the nearest windows, in order, among those moved by `shifts` (rows and
+        columns).
 
         Of equal distances the earlier shift counts, then the source that follows first on `start` [G], cyclically.
         """
@@ -163,7 +159,7 @@ class SourceScale:
             exact = (features - query.unsqueeze(1)).square().sum((2, 3))
             chosen = _keys(exact, ranks).argsort(1)[:, :neighbors]
             found, shift = found.gather(1, chosen), shift.gather(1, chosen)
-        return found, shift
+        return found, offsets[shift]
 
 
 def _keys(distances: Tensor, ranks: Tensor) -> Tensor:
@@ -193,10 +189,9 @@ def compose(
             image, offset = _pick(choice, images), torch.zeros_like(choice, dtype=torch.long)
         else:
             shifts = shifts_inside(window, scale.size, rho)
-            found, shift = scale.nearest(features[:, compared], compared, shifts, neighbors, _pick(start, images))
+            found, offsets = scale.nearest(features[:, compared], compared, shifts, neighbors, _pick(start, images))
             chosen = _pick(choice, found.shape[1]).unsqueeze(1)
-            image, shift = found.gather(1, chosen)[:, 0], shift.gather(1, chosen)[:, 0]
-            offset = torch.tensor([dy * scale.size[1] + dx for dy, dx in shifts], device=shift.device)[shift]
+            image, offset = found.gather(1, chosen)[:, 0], offsets.gather(1, chosen)[:, 0]
         cell = written + offset.unsqueeze(1)
         features[:, written] = scale.features(image.unsqueeze(1), cell)
         origin[:, written] = image.unsqueeze(1) * cells + cell
@@ -207,14 +202,11 @@ def compose(
 
 def shifts_inside(window: Window, size: tuple[int, int], rho: int) -> list[tuple[int, int]]:
     """Rows and columns by which a window can be moved inside a map of `size`, at most `rho`, the smallest first."""
-    steps = range(-rho, rho + 1)
-    moved = [(dy, dx) for dy in steps for dx in steps]
-    inside = [
-        (dy, dx)
-        for dy, dx in moved
-        if 0 <= window.top + dy <= size[0] - window.side and 0 <= window.left + dx <= size[1] - window.side
-    ]
-    return sorted(inside, key=lambda shift: (shift[0] ** 2 + shift[1] ** 2, shift))
+    rows, columns = (
+        range(max(-rho, -start), min(rho, side - window.side - start) + 1)
+        for start, side in zip((window.top, window.left), size, strict=True)
+    )
+    return sorted(product(rows, columns), key=lambda shift: (shift[0] ** 2 + shift[1] ** 2, shift))
 
 
 def verbatim_scores(codes: Tensor, sources: LatentSources) -> Tensor:

@@ -6,16 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.errors import UserError
-
 
 class PatchGrid:
-    """Indexes all `patch` x `patch` patches of images of some `sizes`, in the order of `extract` image by image."""
+    """Indexes all `patch` x `patch` patches of images of `sizes`, none below a patch, in the order of `extract`."""
 
     def __init__(self, sizes: Sequence[tuple[int, int]], patch: int, device: torch.device | str = "cpu") -> None:
-        if min(min(size) for size in sizes) < patch:
-            small = min(sizes, key=min)
-            raise UserError(f"an image of {small[0]}×{small[1]} pixels (height × width) holds no patch of {patch} pixels")
         self.patch = patch
         self.sizes = torch.tensor([tuple(size) for size in sizes], device=device)
         self.rows, self.columns = (self.sizes - patch + 1).T
@@ -67,24 +62,24 @@ def paint(matches: Tensor, images: Sequence[Tensor], grid: PatchGrid, weights: T
 
 def pixel_sources(matches: Tensor, grid: PatchGrid) -> Tensor:
     """Image, row and column [3, H, W] that every pixel of a mosaic has in the patch most centered on it."""
-    cells = [
-        (torch.arange(cells + grid.patch - 1, device=matches.device) - grid.patch // 2).clamp(0, cells - 1)
-        for cells in matches.shape
-    ]
-    coordinates = grid.locate(matches[cells[0].unsqueeze(1), cells[1]])
-    inside = [torch.arange(len(cell), device=matches.device) - cell for cell in cells]
-    coordinates[1] += inside[0].unsqueeze(1)
-    coordinates[2] += inside[1]
+    axes = (torch.arange(cells + grid.patch - 1, device=matches.device) for cells in matches.shape)
+    pixels = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    last = torch.tensor(matches.shape, device=matches.device).view(2, 1, 1) - 1
+    cells = (pixels - grid.patch // 2).clamp(min=0).minimum(last)
+    coordinates = grid.locate(matches[*cells])
+    coordinates[1:] += pixels - cells
     return coordinates
 
 
 def source_picture(sources: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """A picture [3, H, W] of `pixel_sources`: each image a range of hues from left to right, darker towards its bottom."""
-    image, row, column = sources
+    """Pictures [..., 3, H, W] of `pixel_sources`: each image a range of hues from left to right, darker towards its bottom;
+    black where the image's number is negative."""
+    image, row, column = sources.unbind(-3)
     height, width = torch.tensor([tuple(size) for size in sizes], device=sources.device).T
     hue = (image + 0.8 * column / width[image]) / len(sizes)
     value = 1 - 0.7 * row / height[image]
-    turns = (torch.tensor([5.0, 3.0, 1.0], device=sources.device).view(3, 1, 1) + 6 * hue) % 6
+    turns = (torch.tensor([5.0, 3.0, 1.0], device=sources.device).view(3, 1, 1) + 6 * hue.unsqueeze(-3)) % 6
+    value = (value * (image >= 0)).unsqueeze(-3)
     return 2 * value * (1 - 0.85 * torch.minimum(turns, 4 - turns).clamp(0, 1)) - 1
 
 

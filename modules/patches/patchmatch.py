@@ -32,10 +32,8 @@ def patchmatch(queries: Tensor, keys: Tensor, grid: PatchGrid, matches: Tensor, 
 
 def _from_neighbor(grid: PatchGrid, matches: Tensor, shift: tuple[int, int]) -> Tensor:
     """The match of each patch that continues the match of its neighbor at `shift` (circularly at borders)."""
-    coordinates = grid.locate(matches).roll(shift, (1, 2))
-    coordinates[1] += shift[0]
-    coordinates[2] += shift[1]
-    return grid.index(coordinates)
+    offset = torch.tensor([0, *shift], device=matches.device).view(3, 1, 1)
+    return grid.index(grid.locate(matches).roll(shift, (1, 2)) + offset)
 
 
 def _try(queries: Tensor, keys: Tensor, distances: Tensor, matches: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,13 +45,11 @@ def _try(queries: Tensor, keys: Tensor, distances: Tensor, matches: Tensor, cand
 def carry_over(matches: Tensor, grid: PatchGrid, finer: PatchGrid, shape: tuple[int, int]) -> Tensor:
     """Matches [h, w] in `grid` as a start for `shape` (height, width) patches in the `finer` grid of the same images
     enlarged: every patch keeps its source, shifted by its position between two of the coarser patches."""
-    cells, offsets = [], []
-    for length, coarse in zip(shape, matches.shape, strict=True):
-        exact = torch.arange(length, device=matches.device) * ((coarse - 1) / max(1, length - 1))
-        cells.append(exact.round().long())
-        offsets.append(exact - cells[-1])
-    image, top, left = grid.locate(matches[cells[0].unsqueeze(1), cells[1]])
+    ratios = ((coarse - 1) / max(1, length - 1) for length, coarse in zip(shape, matches.shape, strict=True))
+    axes = (torch.arange(length, device=matches.device) * ratio for length, ratio in zip(shape, ratios, strict=True))
+    exact = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    cells = exact.round().long()
+    coordinates = grid.locate(matches[*cells])
     factor = (finer.sizes - finer.patch).clamp(min=1) / (grid.sizes - grid.patch).clamp(min=1)
-    top = ((top + offsets[0].unsqueeze(1)) * factor[:, 0][image]).round().long()
-    left = ((left + offsets[1]) * factor[:, 1][image]).round().long()
-    return finer.index(torch.stack([image, top, left]))
+    moved = (coordinates[1:] + (exact - cells)) * factor[coordinates[0]].movedim(-1, 0)
+    return finer.index(torch.cat([coordinates[:1], moved.round().long()]))

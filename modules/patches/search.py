@@ -47,11 +47,10 @@ class PatchMatchSearch:
         stride = max(1, round((grid.num_patches / SPREAD_SAMPLE) ** 0.5))
         self.project = Projection(torch.cat([extract(key.unsqueeze(0), grid.patch, stride)[0] for key in keys]))
         self.keys = torch.cat([self._features(key).flatten(0, 1) for key in keys])
-        self.allowed = None
-        if allowed is not None:
-            self.allowed = torch.zeros(grid.num_patches, dtype=torch.bool, device=allowed.device)
-            self.allowed[allowed] = True
-            self.keys[~self.allowed] = FAR
+        self.possible = torch.arange(grid.num_patches, device=self.keys.device) if allowed is None else allowed
+        self.allowed = torch.zeros(grid.num_patches, dtype=torch.bool, device=self.keys.device)
+        self.allowed[self.possible] = True
+        self.keys[~self.allowed] = FAR
 
     def _features(self, image: Tensor) -> Tensor:
         """Projected patches [h, w, F], a strip of rows at a time."""
@@ -65,8 +64,6 @@ class PatchMatchSearch:
         queries = self._features(image)
         sweeps = self.sweeps if start is not None else 2 * self.sweeps
         chance = randint(0, self.grid.num_patches, tuple(queries.shape[:2]), device=image.device)
-        if self.allowed is not None:
-            possible = self.allowed.nonzero()[:, 0]
-            chance = possible[chance % len(possible)]
-            start = chance if start is None else torch.where(self.allowed[start], start, chance)
-        return patchmatch(queries, self.keys, self.grid, chance if start is None else start, sweeps)[1]
+        chance = self.possible[chance % len(self.possible)]
+        start = chance if start is None else torch.where(self.allowed[start], start, chance)
+        return patchmatch(queries, self.keys, self.grid, start, sweeps)[1]

@@ -41,7 +41,7 @@ class PlainLoop:
 
     def __init__(self, module: SinGAN, memory_format: torch.memory_format) -> None:
         pyramid, stage = module.pyramid, module.stage
-        self.sizes, self.amplitudes = pyramid.sizes[: stage + 1], pyramid.noise_amplitudes
+        self.sizes, self.amplitudes = module.sizes[: stage + 1], pyramid.noise_amplitudes
         self.generators = [convolutions(width, 3) for width in module.widths[: stage + 1]]
         self.critic = convolutions(module.widths[stage], 1)
         for own, other in zip(self.generators, pyramid.generators, strict=False):

@@ -12,7 +12,7 @@ import modules.pyramid as pyramid
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.synthetic import SyntheticDataModule
 from modules.consingan import ConSinGAN, RepeatedAdam, concurrent_sizes
-from modules.networks.growing import GrowingGenerator, ValidCritic, degrade, move_tiles
+from modules.networks.growing import GrowingGenerator, degrade, move_tiles, valid_critic
 from modules.ops.noise import random_walk
 
 TINY = [
@@ -121,7 +121,7 @@ def test_numbers_of_parameters_of_the_released_code():
 
 
 def test_a_score_of_the_critic_sees_eleven_pixels():
-    critic, images = ValidCritic(64, 3, 0.05), torch.randn(1, 3, 27, 30, requires_grad=True)
+    critic, images = valid_critic(64, 3, 0.05), torch.randn(1, 3, 27, 30, requires_grad=True)
     scores = critic(images)
     assert scores.shape == (1, 1, 17, 20) and critic.receptive_field == 11
     (gradient,) = torch.autograd.grad(scores[0, 0, 8, 6], images)

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from typing import Protocol
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from core.types import PositiveInt
 from modules import capabilities
 from modules.base import GenerativeModule
 from tests.tasks.toys import TASKS, ExactMethod, NoisyMethod, PlainMethod, task
+
+CAPABILITIES = [c for c in vars(capabilities).values() if isinstance(c, type) and Protocol in c.__bases__]
 
 
 def test_yaml_files_hold_every_key_with_its_default():
@@ -60,7 +63,7 @@ def test_method_without_sample_cannot_generate():
 @pytest.mark.parametrize("method", capabilities.methods(), ids=lambda method: method.__name__)
 def test_every_method_accepts_what_its_capabilities_pass(method):
     """Protocols compare names only. Parameters of the protocol come first and in its order, further ones have defaults."""
-    for capability in capabilities.CAPABILITIES:
+    for capability in CAPABILITIES:
         for name in capabilities.functions(capability) if issubclass(method, capability) else ():
             common = list(inspect.signature(getattr(capability, name)).parameters)
             parameters = inspect.signature(getattr(method, name)).parameters
@@ -73,7 +76,7 @@ def test_every_method_accepts_what_its_capabilities_pass(method):
 def test_methods_by_capability():
     """Of the methods named here exactly; those that are added later are in the lists by their functions."""
     known = {"FewGAN", "SinGAN", "ConSinGAN", "HPVAEGAN", "GPNN", "GPDM", "VQGAN", "VQGANTransformer", "LatentPatch"}
-    names = {c.__name__: {m.__name__ for m in capabilities.methods(c)} for c in capabilities.CAPABILITIES}
+    names = {c.__name__: {m.__name__ for m in capabilities.methods(c)} for c in CAPABILITIES}
     assert names["Inpaints"] & known == {"FewGAN", "GPNN", "LatentPatch", "VQGANTransformer"}
     assert names["ExplainsSources"] & known == {"GPNN", "LatentPatch"}
     assert names["Autoencodes"] & known == {"LatentPatch", "VQGAN"}
@@ -106,7 +109,7 @@ def test_options_are_checked_against_the_signature(options, message):
 def test_no_method_draws_codes_at_temperature_0_or_from_none():
     """That would be a division by zero and a softmax of nothing; the networks rely on the types of the options."""
     refused = set()
-    for method, capability in itertools.product(capabilities.methods(), capabilities.CAPABILITIES):
+    for method, capability in itertools.product(capabilities.methods(), CAPABILITIES):
         options = capabilities.options(method, capability) if issubclass(method, capability) else {}
         for name in {"temperature", "top_k"} & options.keys():
             option = TypeAdapter(options[name].annotation)

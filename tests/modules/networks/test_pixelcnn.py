@@ -49,11 +49,12 @@ def test_every_position_sees_exactly_the_past_within_reach(size, layers, first_k
     network = build(num_layers=layers, first_kernel=first_kernel, kernel=kernel)
     height, width = size
     reach = first_kernel // 2 + layers * (kernel // 2)
-    embedded = torch.randn(1, 8, height, width, dtype=torch.float64, requires_grad=True)
-    totals = network.logits_of(embedded)[0].sum(0)
+    embedded = torch.randn(1, height, width, 8, dtype=torch.float64, requires_grad=True)
+    network.embedding.forward = lambda codes: embedded
+    totals = network(torch.zeros(1, height, width, dtype=torch.int64))[0].sum(0)
     for i, j in itertools.product(range(height), range(width)):
         (gradient,) = torch.autograd.grad(totals[i, j], embedded, retain_graph=True)
-        seen = gradient[0].abs().sum(0) > 0
+        seen = gradient[0].abs().sum(2) > 0
         expected = torch.zeros_like(seen)
         for y, x in itertools.product(range(height), range(width)):
             expected[y, x] = (y, x) < (i, j) and i - y <= reach and abs(j - x) <= reach
@@ -72,7 +73,7 @@ def test_changing_a_code_leaves_logits_up_to_it_bit_identical():
         assert position == 23 or not torch.equal(after[..., position + 1], before[..., position + 1])
 
 
-@pytest.mark.parametrize("keywords", [{}, {"coordinates": False}, {"first_kernel": 3, "kernel": 5, "num_layers": 2}])
+@pytest.mark.parametrize("keywords", [{}, {"first_kernel": 3, "kernel": 5, "num_layers": 2}])
 @pytest.mark.parametrize("size", [(4, 6), (6, 3), (1, 5), (5, 1)])
 def test_scan_equals_forward(keywords, size):
     """In training mode without dropout."""
@@ -143,11 +144,14 @@ def test_draw_follows_the_softmax():
     assert draw(logits[None], torch.tensor([1 - 2**-24]), 1.0, None).item() == 3
 
 
-def test_positions_are_read_only_if_wanted():
-    codes = torch.zeros(1, 20, 20, dtype=torch.int64)
-    with_coordinates, without = (build(num_layers=1, coordinates=enabled)(codes)[0, :, 10, 9:12] for enabled in (True, False))
+def test_positions_are_read_by_their_bias_alone():
+    codes, network = torch.zeros(1, 20, 20, dtype=torch.int64), build(num_layers=1)
+    with_positions = network(codes)[0, :, 10, 9:12]
+    for layer in network.layers:
+        layer.position_bias.weight.data.zero_()
+    without = network(codes)[0, :, 10, 9:12]
     torch.testing.assert_close(without[:, 0], without[:, 2])  # far from all borders, equal context
-    assert (with_coordinates[:, 0] - with_coordinates[:, 2]).abs().max() > 1e-3
+    assert (with_positions[:, 0] - with_positions[:, 2]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("num_codes", [16, 256])
@@ -193,9 +197,10 @@ def test_overfits_one_grid_and_reproduces_it():
     [(64, 64, 6, 3, 0.79), (256, 96, 8, 3, 2.22), (512, 128, 14, 3, 6.18)],
 )
 def test_parameter_table(codes, width, layers, kernel, millions):
-    network = GatedPixelCNN(codes, width, layers, kernel=kernel, head=2 * width, coordinates=False)
+    network = GatedPixelCNN(codes, width, layers, kernel=kernel, head=2 * width)
     unused = width * (width + 1)  # the table counts an output of the last horizontal layer that nothing reads
-    assert (sum(p.numel() for p in network.parameters()) + unused) / 1e6 == pytest.approx(millions, abs=0.006)
+    positions = 8 * width * (layers + 1)  # and no positions
+    assert (sum(p.numel() for p in network.parameters()) + unused - positions) / 1e6 == pytest.approx(millions, abs=0.006)
 
 
 @pytest.mark.slow

@@ -27,11 +27,6 @@ def test_places_outside_mean_the_nearest_patch():
     assert grid.locate(grid.index(outside)).T.tolist() == [[0, 0, 2], [0, 3, 5], [1, 1, 0], [2, 6, 0]]
 
 
-def test_an_image_below_a_patch_is_refused():
-    with pytest.raises(ValueError, match="5×3 pixels .* patch of 4"):
-        PatchGrid([(6, 8), (5, 3)], 4)
-
-
 def test_untouched_patches_have_no_pixel_in_a_hole():
     grid, holes = PatchGrid(SIZES, 3), [torch.zeros(size) for size in SIZES]
     holes[0][2, 3] = 1
