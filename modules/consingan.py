@@ -168,7 +168,7 @@ class ConSinGAN(PyramidModule):
         with torch.inference_mode(False), torch.enable_grad():  # callers run without gradients
             tuned = type(self)(**self.hparams).to(self.device)
             tuned.load_state_dict(self.state_dict())
-            tuned.stage, tuned.optimize = max(self.stage, 0), plain_step
+            tuned.stage, tuned.optimize = self.top, plain_step
             tuned.cache_stage(tuned.stage)
             tuned.train()
             sizes, optimizers = tuned.sizes[: tuned.stage + 1], tuned.stage_optimizers(tuned.stage)
@@ -178,7 +178,7 @@ class ConSinGAN(PyramidModule):
         return tuned.eval()
 
     def _sizes(self, size: Sequence[int]) -> list[tuple[int, int]]:
-        return [self.size_at(scale, size) for scale in range(max(self.stage, 0) + 1)]
+        return [self.size_at(scale, size) for scale in range(self.top + 1)]
 
     @torch.no_grad()
     def sample(self, num_images: int, size: tuple[int, int] | None = None) -> Tensor:
@@ -220,10 +220,9 @@ class ConSinGAN(PyramidModule):
         return resize(torch.cat([self.generator(z, sizes, self.amplitudes) for z in steps]), self.image_size)
 
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
-        stage = max(self.stage, 0)
-        output, image = (resize(images, self.sizes[stage]) for images in (self.reconstruct(self.image), self.image))
-        numbers = {f"reconstruction_rmse_scale{stage}": float(F.mse_loss(output, image).sqrt())}
-        return numbers | {f"noise_amplitude_scale{n}": float(a) for n, a in enumerate(self.amplitudes[: stage + 1])}
+        output, image = (resize(images, self.sizes[self.top]) for images in (self.reconstruct(self.image), self.image))
+        numbers = {f"reconstruction_rmse_scale{self.top}": float(F.mse_loss(output, image).sqrt())}
+        return numbers | {f"noise_amplitude_scale{n}": float(a) for n, a in enumerate(self.amplitudes[: self.top + 1])}
 
 
 def concurrent_sizes(image_size: tuple[int, int], min_size: int, num_scales: int, even: bool = False) -> list[tuple[int, int]]:

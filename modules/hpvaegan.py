@@ -84,10 +84,6 @@ class HPVAEGAN(RefiningModule):
     def vae(self) -> PatchVAE:
         return self.generators[0]
 
-    @property
-    def top(self) -> int:
-        return max(self.stage, 0)
-
     def stage_modules(self, stage: int) -> list[nn.Module]:
         if stage < self.hparams.vae_levels:  # the blocks between stay as they are, as in the released code
             return [self.vae, self.generators[stage]] if stage else [self.vae]

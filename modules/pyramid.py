@@ -26,9 +26,7 @@ class PyramidModule(StagedModule):
 
     Args:
         image_size: height and width of the finest scale in pixels.
-        sizes: height and width of each scale.
         epochs_per_stage: one number for all stages, one for each, or three: for the first, each one between, and the last.
-        more_stages: number of stages after the last scale.
         min_size: shorter side of the coarsest scale.
         scale_factor: nominal ratio of neighboring scales, see `scale_sizes`.
     """
@@ -47,6 +45,11 @@ class PyramidModule(StagedModule):
             epochs_per_stage = [first, *[between] * (num_stages - 2), last]
         super().__init__(epochs_per_stage, num_stages)
         self.image_size, self.sizes, self.num_scales = tuple(image_size), sizes, len(sizes)
+
+    @property
+    def top(self) -> int:
+        """The finest scale that is trained or in training."""
+        return max(self.stage, 0)
 
     def stage_label(self, stage: int) -> str:
         return f"scale {stage}"
@@ -79,10 +82,6 @@ class PyramidModule(StagedModule):
 class RefiningModule(PyramidModule):
     """A pyramid whose scale 0 gives images back through a latent, and whose scales above refine the enlarged output of the one
     below: HP-VAE-GAN, FewGAN."""
-
-    @property
-    def top(self) -> int:
-        return self.num_scales - 1
 
     def coarse(self, images: Tensor) -> Tensor:
         return resize(images, self.size_at(0, images.shape[-2:]))

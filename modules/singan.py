@@ -109,13 +109,8 @@ class SinGAN(PyramidModule):
     def generators(self) -> nn.ModuleList:
         return self.pyramid.generators
 
-    @property
-    def _trained(self) -> int:
-        """Number of scales trained or in training; others only upsample."""
-        return max(self.stage, 0) + 1
-
     def _decode(self, batch_size: int, size: tuple[int, int], start: int = 0, images: Tensor | None = None) -> Tensor:
-        scales = range(start, self._trained)
+        scales = range(start, self.top + 1)
         noises = [self.pyramid.draw_noise(scale, batch_size, self.size_at(scale, size)) for scale in scales]
         return resize(self.pyramid(noises, start, images), size).clamp(-1, 1)
 
@@ -125,7 +120,7 @@ class SinGAN(PyramidModule):
         check_scale(self.num_scales, start_scale=start_scale)
         if start_scale == 0:
             return self._decode(num_images, size or self.image_size)
-        below = self.pyramid.reconstruction(min(start_scale, self._trained)).expand(num_images, -1, -1, -1)
+        below = self.pyramid.reconstruction(min(start_scale, self.top + 1)).expand(num_images, -1, -1, -1)
         return self._decode(num_images, size or self.canvas, start_scale, below)
 
     @torch.no_grad()
@@ -141,7 +136,7 @@ class SinGAN(PyramidModule):
         """The training image from its fixed noise, whatever `images` show, as there is no encoder; but of a tiling, an image of
         a tile's aspect gets the tile nearest to it."""
         size = tuple(images.shape[-2:])
-        image = self.pyramid.reconstruction(self._trained).clamp(-1, 1)
+        image = self.pyramid.reconstruction(self.top + 1).clamp(-1, 1)
         aspect = math.log(size[0] / size[1])
         tile, whole = (abs(aspect - math.log(height / width)) for height, width in (self.image_size, self.canvas))
         if tile >= whole:  # always without tiles
@@ -154,7 +149,7 @@ class SinGAN(PyramidModule):
     @torch.no_grad()
     def super_resolve(self, images: Tensor, factor: float) -> Tensor:
         """Applies the finest generator in steps of about 2^(1/3); for models of the small image with that `scale_factor`."""
-        (height, width), scale = images.shape[-2:], self._trained - 1
+        (height, width), scale = images.shape[-2:], self.top
         steps = max(1, round(3 * math.log2(factor)))
         for step in range(1, steps + 1):
             growth = factor ** (step / steps)
@@ -168,7 +163,7 @@ class SinGAN(PyramidModule):
         self, num_frames: int, alpha: Probability = 0.1, beta: Probability = 0.9, start_scale: NonNegativeInt = 0
     ) -> Tensor:
         check_scale(self.num_scales, start_scale=start_scale)
-        net, sizes = self.pyramid, enumerate(self.pyramid.canvas_sizes[: self._trained])
+        net, sizes = self.pyramid, enumerate(self.pyramid.canvas_sizes[: self.top + 1])
         maps = [(net.reconstruction_noise(scale), partial(net.draw_noise, scale, 1, size)) for scale, size in sizes]
         steps = islice(random_walks(maps, start_scale, alpha, beta, 0.05), num_frames)
         return torch.cat([resize(self.pyramid(step), self.canvas) for step in steps]).clamp(-1, 1)
@@ -242,7 +237,7 @@ class SinGAN(PyramidModule):
     @torch.no_grad()
     def diagnostics(self, sets: Mapping[str, Dataset]) -> dict[str, float]:
         image, output, numbers = sets["image"][0].unsqueeze(0).to(self.device), None, {}
-        for scale, size in enumerate(self.pyramid.canvas_sizes[: self._trained]):
+        for scale, size in enumerate(self.pyramid.canvas_sizes[: self.top + 1]):
             output = self.pyramid([self.pyramid.reconstruction_noise(scale)], scale, output)
             numbers[f"reconstruction_rmse_scale{scale}"] = float(rmse_by_image(output, resize(image, size)))
             numbers[f"noise_amplitude_scale{scale}"] = float(self.pyramid.noise_amplitudes[scale])

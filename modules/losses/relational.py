@@ -31,10 +31,8 @@ def distance_consistency(source: Sequence[Tensor], target: Sequence[Tensor]) -> 
 
 
 def contrastive_loss(anchors: Tensor, positives: Tensor, negatives: Tensor | None = None, temperature: float = 0.07) -> Tensor:
-    """DCL's terms (Zhao et al. 2022, arXiv 2203.04121): cross-entropy of each anchor [N, ...] for its positive [N, ...].
-
-    Against the other positives (Eq. 6) or, where given, against `negatives` [M, ...] only (Eq. 7).
-    """
+    """DCL's terms (Zhao et al. 2022, arXiv 2203.04121): cross-entropy of each anchor [N, ...] for its positive [N, ...] against
+    the other positives (Eq. 6) or, where given, against `negatives` [M, ...] only (Eq. 7)."""
     table = cosine_table(anchors, positives) / temperature
     if negatives is None:
         return F.cross_entropy(table, torch.arange(len(table), device=table.device))

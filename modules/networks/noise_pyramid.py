@@ -50,19 +50,18 @@ class NoisePyramid(nn.Module):
         paint_scale: int | None, paint_colors: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.canvas_sizes, self.margin, self.noisy_margin = canvas_sizes, depth + 1, noisy_margin
-        self.paint_scale = paint_scale
+        self.canvas_sizes, self.margin, self.paint_scale = canvas_sizes, depth + 1, paint_scale
+        self.drawn_margin = self.margin if noisy_margin else 0
         self.generators = nn.ModuleList(NoiseGenerator(width, depth, norm) for width in widths)
         self.register_buffer("zstar", torch.zeros(1, 1, *self._drawn(self.canvas_sizes[0])))
         self.register_buffer("noise_amplitudes", torch.ones(len(canvas_sizes)))
         self.register_buffer("palette", torch.zeros(paint_colors, 3))
 
     def _drawn(self, size: Size) -> Size:
-        around = 2 * self.margin if self.noisy_margin else 0
-        return size[0] + around, size[1] + around
+        return tuple(side + 2 * self.drawn_margin for side in size)
 
     def _with_margin(self, noise: Tensor) -> Tensor:
-        return F.pad(noise, [0 if self.noisy_margin else self.margin] * 4).expand(-1, 3, -1, -1)
+        return F.pad(noise, [self.margin - self.drawn_margin] * 4).expand(-1, 3, -1, -1)
 
     def draw_noise(self, scale: int, batch_size: int, size: Size) -> Tensor:
         """Unit Gaussian noise [N, 3, h + 2m, w + 2m] for an output of `size`; at scale 0 the three channels are equal."""

@@ -9,12 +9,8 @@ from modules.networks.patch_gan import dcgan_init
 
 
 class PatchDiscriminator(nn.Module):
-    """Logits [N, 1, h, w] of overlapping patches; receptive field 16, 34, 70 pixels for 1, 2, 3 `layers`.
-
-    Args:
-        width: channels of the first convolution.
-        norm: `batch`, or `spectral`, with which a logit does not depend on the batch.
-    """
+    """Logits [N, 1, h, w] of overlapping patches; receptive field 16, 34, 70 pixels for 1, 2, 3 `layers`. `width`: channels of
+    the first convolution. With spectral norm a logit does not depend on the batch."""
 
     def __init__(self, layers: int = 3, width: int = 64, norm: Literal["batch", "spectral"] = "batch") -> None:
         super().__init__()

@@ -17,8 +17,7 @@ def rows_of(maps: Tensor) -> Tensor:
 
 
 def nearest_codes(maps: Tensor, entries: Tensor) -> Tensor:
-    """Index [N, h, w] of the entry [K, L] nearest to each vector of maps [N, L, h, w], the first of equally near ones; float32
-    whatever the precision of training."""
+    """Index [N, h, w] of the nearest entry [K, L], of equals the first, for maps [N, L, h, w]; in float32 in any precision."""
     with torch.autocast(maps.device.type, enabled=False):
         indices = nearest(rows_of(maps.detach()), entries.detach().float())[1]
     return indices.view(len(maps), *maps.shape[-2:])
@@ -32,8 +31,7 @@ def look_up(codes: Tensor, entries: Tensor) -> Tensor:
 class VectorQuantizer(nn.Module):
     """Replaces each vector of a map by its nearest code book entry; gradients pass straight through.
 
-    `usage` [K] is a moving average of how many vectors an iteration gives each code, for the average code book and for
-    revival. Computes in float32 whatever the precision of training.
+    `usage` [K] is a moving average of how many vectors an iteration gives each code. Computes in float32 in any precision.
 
     Args:
         beta: weight of the commitment.

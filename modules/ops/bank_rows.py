@@ -5,13 +5,7 @@ from torch import Tensor, nn
 
 
 class Bank(nn.Module):
-    """Rows of one shape and type, up to a fixed capacity, in buffers: part of checkpoints, whose size is always the same.
-
-    Args:
-        capacity: largest number of rows.
-        shape: of a row.
-        dtype: of the values.
-    """
+    """At most `capacity` rows of one shape and type in buffers: part of checkpoints, whose size is always the same."""
 
     def __init__(self, capacity: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()

@@ -16,11 +16,8 @@ RIDGE = 1e-6  # added to variances, as a share of the mean variance of the point
 
 
 class GaussianMixture(nn.Module):
-    """K components in D dimensions: `weights` [K], `means` [K, D] and lower `factors` [K, D, D] of the covariances.
-
-    Args:
-        full: covariances are full matrices; else diagonal.
-    """
+    """K components in D dimensions: `weights` [K], `means` [K, D] and lower `factors` [K, D, D] of the covariances, which are
+    `full` matrices or diagonal."""
 
     def __init__(self, components: int, dim: int, full: bool) -> None:
         super().__init__()

@@ -66,10 +66,8 @@ DIMENSIONS = {"colors": 3 * COLOR_GRID**2} | {name: entry.dim for name, entry in
 
 
 class Extractor(nn.Module):
-    """Images [N, 3, H, W] in [-1, 1] of any size -> features [N, dim], without gradient, always in eval mode.
-
-    `colors` are the colors of the image at 8×8 pixels: the control for what a pretrained network adds.
-    """
+    """Images [N, 3, H, W] in [-1, 1] of any size -> features [N, dim], without gradient, always in eval mode; of `colors` the
+    image at 8×8 pixels: the control for what a pretrained network adds."""
 
     def __init__(self, name: str, state: Mapping[str, Tensor] | None = None, input_size: int = 224) -> None:
         super().__init__()
@@ -104,11 +102,8 @@ class Extractor(nn.Module):
 
 
 def load_extractor(name: str, weights: str | None = None) -> tuple[Extractor, str]:
-    """The extractor `name` with weights from a local file, and the file's SHA-256.
-
-    `weights` is a state dict with the authors' names; MobileNetV2 is read from the optional package without it. UserError
-    for a file that is missing, unsafe or of another network.
-    """
+    """The extractor `name` with weights from a local file, and the file's SHA-256. `weights` is a state dict with the authors'
+    names; MobileNetV2 is read from the optional package without it. UserError for a file that does not fit."""
     if name == "colors":
         return Extractor(name), ""
     path = Path(weights).expanduser() if weights else (package_file() if name == "mobilenet_v2" else None)

@@ -8,11 +8,8 @@ from torch import nn
 
 @torch.no_grad()
 def standing_statistics(net: nn.Module, draw: Callable[[], object], batches: int) -> None:
-    """Gives every batch norm of `net` the mean statistics of `batches` calls of `draw`, which passes samples through `net`.
-
-    Everything else stays in eval mode. The random state is fixed inside and afterwards as before, so that all ranks get the
-    same and training is not shifted. Without batches or batch norm nothing happens.
-    """
+    """Gives every batch norm of `net` the mean statistics of `batches` calls of `draw`, which passes samples through `net`; all
+    else stays in eval mode. The random state is fixed inside, so that ranks stay equal, and restored."""
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     if not batches or not norms:
         return

@@ -1,5 +1,7 @@
 """Networks that torchvision lacks, with the names of weights in their authors' files; without their heads."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,12 +22,7 @@ SHIFT_TOLERANT = (
 )  # fmt: skip
 
 
-def _convolution(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Module:
-    return nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
-
-
-def _norm(channels: int) -> nn.Module:
-    return nn.BatchNorm2d(channels, eps=1e-3)
+_convolution, _norm = partial(nn.Conv2d, bias=False), partial(nn.BatchNorm2d, eps=1e-3)
 
 
 def _same(images: Tensor, convolution: nn.Module) -> Tensor:
@@ -42,9 +39,9 @@ class _LiteBlock(nn.Module):
         super().__init__()
         width = inputs * expansion
         if expansion > 1:
-            self._expand_conv, self._bn0 = _convolution(inputs, width), _norm(width)
+            self._expand_conv, self._bn0 = _convolution(inputs, width, 1), _norm(width)
         self._depthwise_conv, self._bn1 = _convolution(width, width, kernel, stride, groups=width), _norm(width)
-        self._project_conv, self._bn2 = _convolution(width, outputs), _norm(outputs)
+        self._project_conv, self._bn2 = _convolution(width, outputs, 1), _norm(outputs)
         self.adds, self.expands = stride == 1 and inputs == outputs, expansion > 1
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -62,7 +59,7 @@ class EfficientNetLite0(nn.Module):
         self._conv_stem, self._bn0 = _convolution(3, 32, 3, 2), _norm(32)
         inputs = [32, *(block[-1] for block in LITE0)]
         self._blocks = nn.Sequential(*(_LiteBlock(channels, *block) for channels, block in zip(inputs, LITE0, strict=False)))
-        self._conv_head, self._bn1 = _convolution(320, 1280), _norm(1280)
+        self._conv_head, self._bn1 = _convolution(320, 1280, 1), _norm(1280)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self._blocks(F.relu6(self._bn0(_same(images, self._conv_stem))))

@@ -31,10 +31,8 @@ class Window(NamedTuple):
 def plan_windows(
     size: tuple[int, int], patch: int, stride: int, known: Tensor | None = None, masked: bool = True
 ) -> list[Window]:
-    """Windows of `patch` x `patch` cells that write each cell of a map once, but for those `known` (bool [h, w]).
-
-    A window writes what is missing when its turn comes. It compares the cells known by then if `masked`, else all.
-    """
+    """Windows of `patch` x `patch` cells that write each cell of a map once, but for those `known` (bool [h, w]). A window
+    writes what is missing when its turn comes, and compares the cells known by then if `masked`, else all."""
     cells = torch.arange(size[0] * size[1]).view(size)
     known = torch.zeros(size, dtype=torch.bool) if known is None else known.cpu().clone()
     tops, lefts = (sorted({*range(0, side - patch + 1, stride), side - patch}) for side in size)
@@ -57,10 +55,8 @@ def latent_sizes(size: tuple[int, int], scales: int, coarsest: float = 0.625) ->
 
 
 def project_codebook(codes: Tensor, codebook: Tensor, rank: int) -> Tensor:
-    """The code book [K, L] in the first principal axes of the latents of `codes`: [K, min(rank, L)], centered, not whitened.
-
-    Mean and covariance of all latents are those of the code book weighted by the histogram of the codes.
-    """
+    """The code book [K, L] in the first principal axes of the latents of `codes`: [K, min(rank, L)], centered, not whitened."""
+    # Mean and covariance of all latents are those of the code book weighted by the histogram of the codes.
     weights = torch.bincount(codes.flatten(), minlength=len(codebook)).to(codebook.device, torch.float64)
     weights /= weights.sum()
     centered = codebook.double() - weights @ codebook.double()
@@ -98,9 +94,8 @@ class SourceScale:
 
     A window's distance to all sources is a sum over tables [code, query] of its cells, as in product quantization: at the
     sources' own size of squared distances to each code; at another one, as interpolation is linear, of the products of
-    the codes with the query spread to the sources' cells, with norms added. These lose digits, so the nearest are compared
-    exactly afterwards.
-    """
+    the codes with the query spread to the sources' cells, with norms added, which loses digits: the nearest are compared
+    exactly afterwards."""
 
     def __init__(self, sources: LatentSources, size: tuple[int, int]) -> None:
         self.sources, self.size, self.own = sources, size, size == sources.size
@@ -140,10 +135,7 @@ class SourceScale:
         self, query: Tensor, cells: Tensor, shifts: Sequence[tuple[int, int]], neighbors: int, start: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Sources, and what to add to `cells`, [G, k] of the nearest windows, in order, among those moved by `shifts` (rows and
-        columns).
-
-        Of equal distances the earlier shift counts, then the source that follows first on `start` [G], cyclically.
-        """
+        columns). Of equals the earlier shift counts, then the source that follows first on `start` [G], cyclically."""
         images, width = len(self.sources), self.size[1]
         order = (torch.arange(images, device=query.device) - start.unsqueeze(1)) % images
         offsets = torch.tensor([dy * width + dx for dy, dx in shifts], device=query.device)

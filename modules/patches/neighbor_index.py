@@ -61,12 +61,9 @@ def halve(points: Tensor, size: int) -> Tensor:
 
 
 class NeighborIndex:
-    """Keys [M, D] prepared for exact searches on the CPU.
-
-    A block of keys is searched only if its bounding box, in the coordinates of `Projection`, is not farther from a block of
-    queries than the worst match there so far; and a key in it only if its projected distance to some query is below that
-    query's match. On photographs a few keys in a thousand remain.
-    """
+    """Keys [M, D] prepared for exact searches on the CPU. A block of keys is searched only if its bounding box, in the
+    coordinates of `Projection`, is not farther from a block of queries than the worst match there so far; and a key in it only
+    if its projected distance to some query is below that query's match. On photographs a few keys in a thousand remain."""
 
     def __init__(self, keys: Tensor) -> None:
         self.project = Projection(keys)

@@ -123,7 +123,7 @@ def test_numbers_of_parameters_of_the_released_code():
 def test_a_score_of_the_critic_sees_eleven_pixels():
     critic, images = valid_critic(64, 3, 0.05), torch.randn(1, 3, 27, 30, requires_grad=True)
     scores = critic(images)
-    assert scores.shape == (1, 1, 17, 20) and critic.receptive_field == 11
+    assert scores.shape == (1, 1, 17, 20)
     (gradient,) = torch.autograd.grad(scores[0, 0, 8, 6], images)
     rows, columns = gradient.abs().sum((0, 1)).nonzero().T
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 18, 6, 16)
@@ -240,10 +240,11 @@ def test_the_table_of_learning_rates(stage):
 def test_rates_drop_for_the_last_fifth_of_a_stage():
     rates = []
 
-    def note(module):
-        rates.append([[g["lr"] for g in o.param_groups] for o in module.current_optimizers()])
+    class Rates(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            rates.append([[g["lr"] for g in o.param_groups] for o in module.current_optimizers()])
 
-    fit(epochs=5, callbacks=[Watch(note)], samples=1, num_scales=3)
+    fit(epochs=5, callbacks=[Rates()], samples=1, num_scales=3)
     full = [[[5e-4, 5e-4, 5e-4], [5e-4]], [[5e-4, 5e-5, 5e-4, 5e-5], [5e-4]], [[5e-4, 5e-5, 5e-4], [5e-4]]]
     for epoch, found in enumerate(rates):
         expected = [[rate * (0.1 if epoch % 5 == 4 else 1.0) for rate in group] for group in full[epoch // 5]]

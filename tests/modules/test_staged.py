@@ -157,7 +157,7 @@ class FollowAverage(lightning.Callback):
         self.mean = module.generator[0].weight.detach().clone()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        weight = module.averages["generator_ema"].weight(len(batch["image"]), module.images_seen)
+        weight = module.averages["generator_ema"].weight(len(batch["image"]))
         self.mean = weight * self.mean + (1 - weight) * module.generator[0].weight.detach()
 
 
