@@ -16,7 +16,7 @@ from core.errors import UserError
 from core.files import shipped_file
 from modules.conditions import Condition
 from modules.ops.noise import image_generators
-from modules.ops.weights import read_hashed
+from modules.ops.weights import check_keys, read_hashed
 
 if not torch.cuda.is_available():  # Lightning makes torch look for GPUs anew in each optimizer step: 0.2 ms
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
@@ -229,16 +229,9 @@ class GenerativeModule(LightningModule):
         state, expected = self.convert(checkpoint), self.state_dict()
         if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
             raise UserError("the source checkpoint holds no state dict of tensors")
-        problems = [f"missing {key}" for key in sorted(expected.keys() - state.keys())]
-        problems += [f"unexpected {key}" for key in sorted(state.keys() - expected.keys())]
-        problems += [
-            f"{key} has shape {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
-            for key in sorted(state.keys() & expected.keys())
-            if state[key].shape != expected[key].shape
-        ]
-        if problems:
-            more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-            raise UserError(f"the source checkpoint does not fit {type(self).__name__}: {'; '.join(problems[:8])}{more}")
+        shapes = {key: (tuple(state[key].shape), tuple(expected[key].shape)) for key in sorted(state.keys() & expected.keys())}
+        further = [f"{key} has shape {given}, expected {own}" for key, (given, own) in shapes.items() if given != own]
+        check_keys(state.keys(), expected.keys(), type(self).__name__, further)
         self.load_state_dict(state)
 
     def read_source(self, path: str) -> tuple[Any, str]:

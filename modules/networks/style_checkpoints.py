@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from core.errors import UserError, report_user_errors
 from core.files import atomic_write
 from modules.ops.fir import TAPS
-from modules.ops.weights import read_hashed
+from modules.ops.weights import check_keys, read_hashed
 
 ROSINALITY_PARTS = {"g": "generator", "g_ema": "generator_ema", "d": "discriminator"}
 NVIDIA_PARTS = {"G": "generator", "G_ema": "generator_ema", "D": "discriminator"}
@@ -75,11 +75,7 @@ def source_networks(
     if differing:
         raise UserError(f"the source is a network of another size: {'; '.join(differing)}")
     expected = {key for key in keys if key.split(".")[0] in present}
-    problems = [f"missing {key}" for key in sorted(expected - loaded.keys())]
-    problems += [f"unexpected {key}" for key in sorted(loaded.keys() - expected)]
-    if problems:
-        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise UserError(f"the source checkpoint does not fit {method}: {'; '.join(problems[:8])}{more}")
+    check_keys(loaded.keys(), expected, method)
     for part, other in (("generator_ema.", "generator."), ("generator.", "generator_ema.")):
         if not any(key.startswith(part) for key in loaded):
             loaded |= {part + key.removeprefix(other): value for key, value in loaded.items() if key.startswith(other)}

@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 import zipfile
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +34,15 @@ def read_hashed(path: str | Path) -> tuple[Any, str]:
         raise UserError(f"{path}: refused, {reason}; a checkpoint holds tensors and plain values only") from None
     except Exception:  # torch raises nearly anything for files that are something else
         raise UserError(f"{path}: not a checkpoint, or a damaged one") from None
+
+
+def check_keys(keys: Set[str], expected: Set[str], method: str, further: Sequence[str] = ()) -> None:
+    """UserError with the first problems of a source checkpoint: keys that are missing or unexpected, and `further` ones."""
+    problems = [f"missing {key}" for key in sorted(expected - keys)] + [f"unexpected {key}" for key in sorted(keys - expected)]
+    problems += further
+    if problems:
+        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise UserError(f"the source checkpoint does not fit {method}: {'; '.join(problems[:8])}{more}")
 
 
 def file_sha256(path: str | Path) -> str:

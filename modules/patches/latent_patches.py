@@ -85,8 +85,7 @@ class LatentSources:
 
     def codes_of(self, origin: Tensor) -> Tensor:
         """The codes of cells, by source * h * w + cell; those without a source (-1) are 0."""
-        cells = self.codes.shape[1]
-        return self.codes[origin.clamp(min=0) // cells, origin.clamp(min=0) % cells].long()
+        return self.codes.flatten()[origin.clamp(min=0)].long()
 
 
 class SourceScale:

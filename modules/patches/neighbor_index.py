@@ -1,6 +1,7 @@
 """Exact nearest neighbors among many patches: most comparisons are left out because a bound shows that they cannot win."""
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -111,17 +112,12 @@ class NeighborIndex:
         return best.values, candidates[few.gather(1, best.indices.unsqueeze(1))[:, 0]]
 
 
-class NearestKeys:
+def nearest_keys(keys: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
     """`nearest_scored` among `keys` in the fastest way for the number and device of the points."""
+    index = cache(lambda: NeighborIndex(keys))
 
-    def __init__(self, keys: Tensor) -> None:
-        self.keys = keys
+    def search(queries: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        few = keys.is_cuda or len(queries) * len(keys) < SMALL
+        return nearest_scored(queries, keys, scale) if few else index().search(queries, scale)
 
-    @cached_property
-    def index(self) -> NeighborIndex:
-        return NeighborIndex(self.keys)
-
-    def __call__(self, queries: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if self.keys.is_cuda or len(queries) * len(self.keys) < SMALL:
-            return nearest_scored(queries, self.keys, scale)
-        return self.index.search(queries, scale)
+    return search

@@ -8,7 +8,7 @@ from torch import Tensor
 from modules.ops.nearest import extract
 from modules.ops.noise import randint
 from modules.patches.mosaic import PatchGrid
-from modules.patches.neighbor_index import NearestKeys, Projection
+from modules.patches.neighbor_index import Projection, nearest_keys
 from modules.patches.patchmatch import patchmatch
 
 FAR = 1e4  # a coordinate that keeps a patch from being near any other
@@ -26,14 +26,14 @@ class ExactSearch:
         self.patch, self.alpha, self.allowed = grid.patch, alpha, allowed
         patches = torch.cat([extract(key.unsqueeze(0), grid.patch)[0] for key in keys])
         self.keys = patches if allowed is None else patches[allowed]
-        self.nearest = NearestKeys(self.keys)
+        self.nearest = nearest_keys(self.keys)
 
     def __call__(self, image: Tensor, start: Tensor | None = None) -> Tensor:
         """Indices [h, w] for the patches of an image; `start` is not needed."""
         queries = extract(image.unsqueeze(0), self.patch)[0]
         scale = None
         if self.alpha is not None:
-            scale = 1 / (4 * queries.shape[1] * self.alpha + NearestKeys(queries)(self.keys)[0])
+            scale = 1 / (4 * queries.shape[1] * self.alpha + nearest_keys(queries)(self.keys)[0])
         matches = self.nearest(queries, scale)[1]
         matches = matches if self.allowed is None else self.allowed[matches]
         return matches.view(image.shape[-2] - self.patch + 1, -1)

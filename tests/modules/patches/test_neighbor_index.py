@@ -4,7 +4,7 @@ import torch
 from datamodules.folder import ImageFolder
 from datamodules.listing import list_images
 from modules.ops.nearest import extract
-from modules.patches.neighbor_index import NearestKeys, NeighborIndex, Projection, halve, nearest_scored
+from modules.patches.neighbor_index import NeighborIndex, Projection, halve, nearest_keys, nearest_scored
 
 
 def photographs(*size):
@@ -100,5 +100,5 @@ def test_blocks_are_compact():
 def test_minima_per_key_equal_direct_minima():
     queries, keys = points("noisy")
     for few in (queries[:50], queries):  # compared as a whole, and by the index
-        least = NearestKeys(few)(keys)[0]
+        least = nearest_keys(few)(keys)[0]
         torch.testing.assert_close(least.double(), direct(keys, few, None).min(1).values, rtol=1e-4, atol=1e-4)
