@@ -197,14 +197,14 @@ class GenerativeModule(LightningModule):
     def _untrained(self) -> list[nn.Module]:
         return [*self.frozen(), *(getattr(self, name) for name in self.averages)]
 
-    def trained(self) -> Iterable[nn.Module]:
+    def trained_modules(self) -> Iterable[nn.Module]:
         """Submodules that are in train mode while the method trains."""
         return self.children()
 
     def train(self, mode: bool = True) -> Self:
         super().train(False)
         self.training = mode
-        for module in self.trained():
+        for module in self.trained_modules():
             module.train(mode)
         for module in self._untrained():
             module.eval().requires_grad_(False)

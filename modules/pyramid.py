@@ -86,20 +86,20 @@ class RefiningModule(PyramidModule):
     def coarse(self, images: Tensor) -> Tensor:
         return resize(images, self.size_at(0, images.shape[-2:]))
 
-    def detail(self, images: Tensor, scale: int) -> Tensor:
+    def detail(self, images: Tensor, scale: int, noise: bool = False) -> Tensor:
         return self.generators[scale](images)
 
-    def refine(self, images: Tensor, start: int, end: int, size: Sequence[int], **options: bool) -> Tensor:
-        """Runs scales `start` ... `end` towards an output of `size`; `options` are those of `detail`."""
+    def refine(self, images: Tensor, start: int, end: int, size: Sequence[int], noise: bool = False) -> Tensor:
+        """Runs scales `start` ... `end` towards an output of `size`, with `noise` where the method has it."""
         for scale in range(start, end + 1):
-            images = self.detail(resize(images, self.size_at(scale, size)), scale, **options)
+            images = self.detail(resize(images, self.size_at(scale, size)), scale, noise)
         return images
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, size: Sequence[int] | None = None, **options: bool) -> Tensor:
-        """Images of latents of scale 0, by default of the training size; `options` as for `refine`."""
+    def decode(self, latents: Tensor, size: Sequence[int] | None = None, noise: bool = False) -> Tensor:
+        """Images of latents of scale 0, by default of the training size."""
         size = size or self.image_size
-        return resize(self.refine(self.generators[0].decode(latents), 1, self.top, size, **options), size).clamp(-1, 1)
+        return resize(self.refine(self.generators[0].decode(latents), 1, self.top, size, noise), size).clamp(-1, 1)
 
     def reconstruct_at(self, images: Tensor, scale: int) -> Tensor:
         return self.refine(self.generators[0](self.coarse(images)), 1, scale, images.shape[-2:])

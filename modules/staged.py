@@ -144,8 +144,8 @@ class StagedModule(GenerativeModule):
             for parameter in trained:
                 parameter.requires_grad_(True)
 
-    def trained(self) -> Iterable[nn.Module]:
-        return super().trained() if self.stage < 0 else self.stage_modules(self.stage)
+    def trained_modules(self) -> Iterable[nn.Module]:
+        return super().trained_modules() if self.stage < 0 else self.stage_modules(self.stage)
 
     def _sync_stage(self) -> None:
         """Brings stage, freezing and caches in line with the epoch (P 6.6)."""
