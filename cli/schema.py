@@ -22,7 +22,6 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.errors import PydanticUndefinedAnnotation
 
 from core.errors import ErrorCollector, UserError, nearest_hint
-from core.nodes import is_node
 
 ROOT = Path(__file__).parent.parent
 OWN = ("modules.", "datamodules.", "callbacks.", "experiment.", "tasks.", "reports.")
@@ -41,10 +40,6 @@ Parameters = dict[str, inspect.Parameter]
 
 class Foreign:
     """Stands for a class that only an import would give; no value of a YAML file is an instance."""
-
-
-def is_foreign(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, Foreign)
 
 
 @cache
@@ -85,7 +80,6 @@ class Source(dict):
         return otherwise
 
     def parameters(self, arguments: ast.arguments) -> Parameters:
-
         keyword, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
         names = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         defaults = [*arguments.defaults, *arguments.kw_defaults]
@@ -114,35 +108,33 @@ def complete(
         return node
     class_path = node.get("class_path")
     try:
-        parameters = signature_of(class_path)
+        parameters = {name: p for name, p in signature_of(class_path).items() if name not in injected}
     except UserError as error:
         errors.add(key, f"{key}.class_path: {error}")
         return node
     class_name = class_path.rpartition(".")[2]
     named = {name: p for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
-    values = {name: value for name, value in node.items() if name not in ("class_path", *named)}
-    for name in [*values, *(name for name in injected if name in node)]:
+    further = {name: value for name, value in node.items() if name not in ("class_path", *named)}
+    for name in further:
         close = nearest_hint(str(name), named)
-        if name in injected or close or len(named) == len(parameters):
+        if close or len(named) == len(parameters):
             option = f" An option of the method is set by {key}.options.{name}=…" if "options" in named else ""
             hint = close or f"{option} It has: {', '.join(named)}."
             errors.add(f"{key}.{name}", f"{key}.{name}: {class_name} has no such key.{hint}")
     completed = {"class_path": class_path}
     for name, parameter in named.items():
-        if name in injected:
-            continue
         if name in node:
             completed[name] = _checked(node[name], parameter, f"{key}.{name}", errors, texts or {})
         elif parameter.default is parameter.empty:
             errors.add(f"{key}.{name}", f"{key}.{name}: missing; {class_name} needs it.")
         elif class_path.startswith(OWN):
             completed[name] = parameter.default
-    return completed | values
+    return completed | further
 
 
 def _checked(value: Any, parameter: inspect.Parameter, key: str, errors: ErrorCollector, texts: Mapping[str, str]) -> Any:
     def nested(value: Any, key: str) -> Any:
-        if is_node(value):
+        if isinstance(value, Mapping) and "class_path" in value:
             return complete(value, key, errors, texts=texts)
         if isinstance(value, Mapping):
             return {name: nested(child, f"{key}.{name}") for name, child in value.items()}
@@ -154,11 +146,10 @@ def _checked(value: Any, parameter: inspect.Parameter, key: str, errors: ErrorCo
         return convert(value, hint)
     except ValueError:
         kinds = members(hint)
-        if not isinstance(value, Mapping | list) or not any(map(is_foreign, kinds)):
-            close = nearest_hint(str(value), (kind for kind in kinds if isinstance(kind, str)))
-            unquoted = str in kinds and not isinstance(value, str)
-            advice = close or (quoting_advice(key, texts.get(key, value)) if unquoted else "")
-            errors.add(key, f"{key}: expected {describe(hint)}, got {value!r}.{advice}")
+        close = nearest_hint(str(value), (kind for kind in kinds if isinstance(kind, str)))
+        unquoted = str in kinds and not isinstance(value, str)
+        advice = close or (quoting_advice(key, texts.get(key, value)) if unquoted else "")
+        errors.add(key, f"{key}: expected {describe(hint)}, got {value!r}.{advice}")
         return value
 
 
@@ -188,7 +179,7 @@ def describe(hint: Any) -> str:
         numbers = " and ".join(f"{SYMBOLS[name]} {getattr(limit, name):.10g}" for name, limit in limits)
         return next((field.description for field in fields if field.description), f"{describe(parts[0])} {numbers}".strip())
     if origin in (Union, UnionType):
-        names = dict.fromkeys(describe(part) for part in parts if not is_foreign(part))
+        names = dict.fromkeys(describe(part) for part in parts if getattr(part, "__base__", None) is not Foreign)
         # typing's cache returns float | int for int | float if that was written first anywhere in the process.
         return " or ".join(sorted(names, key=lambda name: {"float": 1, "null": 2}.get(name, 0)))
     if origin is Literal:

@@ -143,8 +143,8 @@ def test_defaults_are_completed_also_in_nested_nodes() -> None:
     assert completed() == (plain, [])
     labels = {"class_path": LABELS, "num_classes": 3}
     short = {"class_path": LABELS}
-    node, mistakes = completed(condition=short, labels=short, several=[short])
-    assert not mistakes and node == {**plain, "condition": labels, "labels": labels, "several": [labels]}
+    node, mistakes = completed(condition=short, several=[short])
+    assert not mistakes and node == {**plain, "condition": labels, "several": [labels]}
     assert completed(**{key: value for key, value in node.items() if key != "class_path"}) == (node, [])
 
 
@@ -157,8 +157,9 @@ def test_defaults_are_completed_also_in_nested_nodes() -> None:
                                                  "module.share: expected float < 1, got 1."]),
         ({"condition": {"class_path": LABELS, "num_classes": 0}},
          ["module.condition.num_classes: expected int >= 1, got 0."]),
-        ({"labels": {"class_path": LABELS, "classes": 3}},
-         ["module.labels.classes: Labels has no such key. Did you mean num_classes?"]),
+        ({"condition": {"class_path": LABELS, "classes": 3}},
+         ["module.condition.classes: Labels has no such key. Did you mean num_classes?"]),
+        ({"labels": {"class_path": LABELS}}, ["module.labels: expected null, got {'class_path': 'modules.first.Labels', "]),
         ({"several": [{"class_path": LABELS}, {"class_path": "os.system"}]},
          ["module.several.1.class_path: 'os.system' does not begin with one of modules."]),
         ({"several": [{"class_path": "modules.first.Label"}]},
