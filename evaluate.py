@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cli.build import build
 from cli.command import end_process, run_command
-from cli.evaluation import output_folder, rebuild, report_config, split_arguments, stored_config, task_config
+from cli.evaluation import output_folder, rebuild, split_arguments, stored_config, task_config
 from core.errors import UserError
 from core.files import atomic_folder
 
@@ -79,12 +79,11 @@ def run_task(path: Path, config: DictConfig, module: Any, folder: Path) -> None:
 
 
 def evaluate(arguments: list[str], *_: object) -> int:
-    checkpoints, settings = split_arguments(arguments)
-    config = report_config(settings)
+    checkpoints, settings, config = split_arguments(arguments)
     if config is not None:
         loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
-        report, out = build(config.task), Path(config.out)
-        print(report(checkpoints, out, lambda path: run_test(*open_checkpoint(path, settings)), loggers))
+        report = build(config.task)
+        print(report(checkpoints, Path(config.out), lambda path: run_test(*open_checkpoint(path, settings)), loggers))
         return 0
     used = set()
     for path in checkpoints:

@@ -18,24 +18,18 @@ from core.types import PathStr
 CHANGEABLE = ("out", "datamodule", "callbacks.metrics", "trainer.accelerator", "trainer.devices", "task", "logger")
 EXTRA_KEYS = {"out": PathStr | None, "task": dict}
 METRICS = {"class_path": "callbacks.sample_metrics.SampleMetrics"}
-TRAINER = {
-    "class_path": "lightning.Trainer",
-    "accelerator": "auto",
-    "devices": 1,
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
+UNUSED = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+TRAINER = {"class_path": "lightning.Trainer", "accelerator": "auto", "devices": 1, **dict.fromkeys(UNUSED, False)}
 
 
-def split_arguments(arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """Checkpoints, and the arguments that make the configuration; UserError for what is wrong before any file is read."""
+def split_arguments(arguments: list[str]) -> tuple[list[Path], list[str], DictConfig | None]:
+    """Checkpoints, the arguments that make the configuration, and task, loggers and `out` if the task is a report about all
+    checkpoints at once; UserError for what is wrong before any checkpoint is read."""
     checkpoints = [arg for arg in arguments if not arg.startswith("-") and not arg.endswith((".yaml", ".yml"))]
     checkpoints = [arg for arg in checkpoints if "=" not in arg or (arg.endswith(".ckpt") and Path(arg).is_file())]
     settings, paths = [arg for arg in arguments if arg not in checkpoints], [Path(arg).expanduser() for arg in checkpoints]
     errors = ErrorCollector()
-    config = read_config(settings, {"run_name": "unknown"}, EXTRA_KEYS, errors)
+    config = OmegaConf.to_container(read_config(settings, {"run_name": "unknown", "out": "report"}, EXTRA_KEYS, errors))
     texts = dict(arg.split("=", 1) for arg in settings if "=" in arg)
     groups = {"run_name", "callbacks", "trainer", *(key.split(".")[0] for key in texts)}
     for key in [*texts, *(key for key in config if key not in groups)]:
@@ -50,18 +44,12 @@ def split_arguments(arguments: list[str]) -> tuple[list[Path], list[str]]:
         if not path.is_file():
             errors.add(str(path), _missing(path))
     if "class_path" in config.get("task", {}):
-        complete(OmegaConf.to_container(config.task), "task", errors, texts=texts)
+        complete(config["task"], "task", errors, texts=texts)
     elif "task" in config:
         errors.add("task", "task.*: give the task's file too, such as configs/tasks/generate.yaml.")
     errors.raise_any()
-    return paths, settings
-
-
-def report_config(arguments: list[str]) -> DictConfig | None:
-    """Task, loggers and `out` of `arguments` if the task is a report about all checkpoints at once; else None."""
-    config = OmegaConf.to_container(read_config(arguments, {"run_name": "unknown", "out": "report"}, EXTRA_KEYS))
-    start = {key: config[key] for key in ("run_name", "out", "task", "logger") if key in config}
-    return load_config([], start, EXTRA_KEYS) if _is_report(config) else None
+    report = {key: config[key] for key in ("run_name", "out", "task", "logger") if key in config}
+    return paths, settings, load_config([], report, EXTRA_KEYS) if _is_report(config) else None
 
 
 def task_config(arguments: list[str]) -> DictConfig:

@@ -142,9 +142,8 @@ def nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Dotted key and node of every object of a configuration; loggers and callbacks that are null are left out."""
     yield from ((key, config[key]) for key in OBJECTS if key in config)
     for group in ("logger", "callbacks"):
-        entries = config.get(group)
-        entries = entries.items() if isinstance(entries, Mapping | DictConfig) else ()
-        yield from ((f"{group}.{name}", node) for name, node in entries if node is not None)
+        entries = config.get(group) if isinstance(config.get(group), Mapping) else {}
+        yield from ((f"{group}.{name}", node) for name, node in entries.items() if node is not None)
 
 
 def _file_name(argument: str) -> Path:

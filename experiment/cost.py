@@ -5,6 +5,7 @@ import logging
 import math
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,12 +32,13 @@ class CostEstimate(NamedTuple):
 def plan(module: GenerativeModule, datamodule: LightningDataModule, trainer: Trainer) -> str:
     """Table of what `fit` will do on the devices of `trainer`, with time and memory."""
     if isinstance(module, BankModule):
-        return _bank_plan(module, datamodule, trainer)
+        bank_plan = _bank_plan if module.cost_setting else _short_bank_plan
+        return bank_plan(module.to(trainer.strategy.root_device), datamodule.sets()["image"])
     cost = estimate_cost(module, datamodule, trainer)
     batch = datamodule.batch_size * module.reals_per_iteration
     iterations = max(1, datamodule.samples_per_epoch // (batch * trainer.world_size))
-    row, total = "{:<5}  {:<9}  {:<9}  {:<10}  {:<10}  {}", 0.0
-    lines = [row.format("stage", "", "size", "parameters", "iterations", "time")]
+    row = "{:<5}  {:<9}  {:<9}  {:<10}  {:<10}  {}"
+    lines, total = [row.format("stage", "", "size", "parameters", "iterations", "time")], 0.0
     for stage, seconds in enumerate(cost.seconds):
         parameters, (height, width) = _trained_parameters(module, stage), module.stage_size(stage)
         steps = iterations * module.stage_epochs(stage)
@@ -124,46 +126,45 @@ def _trained_parameters(module: StagedModule, stage: int) -> int:
     return sum(p.numel() for part in module.stage_modules(stage) for p in part.parameters())
 
 
-def _bank_plan(module: BankModule, datamodule: LightningDataModule, trainer: Trainer) -> str:
-    reals = datamodule.sets()["image"]
-    if module.cost_setting is None:
-        return _short_bank_plan(module.to(trainer.strategy.root_device), reals)
-    seconds, memory = sample_cost(module.to(trainer.strategy.root_device), reals)
+def _seconds(function: Callable[[Any], Any], argument: Any) -> float:
+    start = time.perf_counter()
+    function(argument)
+    return time.perf_counter() - start
+
+
+def _bank_plan(module: BankModule, images: Any) -> str:
+    seconds, memory = sample_cost(module, images)
     lines = [f"scale {scale}  {height}×{width}" for scale, (height, width) in enumerate(getattr(module, "sizes", []))]
     cost = f"about {human_time(seconds)} here and {human_bytes(memory)} of memory"
-    lines += ["no training: fit stores the images", f"a sample of {len(reals)} image(s): {cost}"]
+    lines += ["no training: fit stores the images", f"a sample of {len(images)} image(s): {cost}"]
     return "\n".join([*lines, "extrapolated from shorter samples; excludes libraries"])
 
 
 def _short_bank_plan(module: BankModule, images: Any) -> str:
     """The plan of a method whose samples take a moment, measured with the first images."""
     trial, num_images, memory = copy.deepcopy(module), min(len(images), 32), PeakMemory(module.device)
-    start = time.perf_counter()
-    trial.store(torch.stack([images[i] for i in range(num_images)]))
-    seconds = (time.perf_counter() - start) / num_images
+    storing = _seconds(trial.store, torch.stack([images[i] for i in range(num_images)])) / num_images * len(images)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         trial.sample(1)  # takes longer than the same again
-        start = time.perf_counter()
-        trial.sample(1)
-    lines = ["no training", f"fit stores {len(images)} image(s): about {human_time(seconds * len(images))}"]
-    lines.append(f"a sample of {num_images} of them: about {human_time(time.perf_counter() - start)} here")
-    return "\n".join([*lines, f"and {human_bytes(memory.growth())} of memory; excludes libraries"])
+        sampling = _seconds(trial.sample, 1)
+    return (
+        f"no training\nfit stores {len(images)} image(s): about {human_time(storing)}\n"
+        f"a sample of {num_images} of them: about {human_time(sampling)} here\n"
+        f"and {human_bytes(memory.growth())} of memory; excludes libraries"
+    )
 
 
 def sample_cost(module: BankModule, images: Any) -> tuple[float, float]:
     """Seconds and bytes that `sample(1)` takes with an image set stored, on the module's device; the time is extrapolated from
     two values of the setting that `cost_setting` names, on which it depends linearly."""
-    (name, few), memory = module.cost_setting, PeakMemory(module.device)
+    (name, few), memory, stacked = module.cost_setting, PeakMemory(module.device), torch.stack(list(images))
     target = module.hparams[name]
-    stacked = torch.stack(list(images))
 
     def seconds(value: int) -> float:
         trial = type(module)(**module.hparams | {name: value, "max_images": len(images)}).to(module.device)
         trial.store(stacked)
         torch.manual_seed(0)
-        start = time.perf_counter()
-        trial.sample(1)
-        return time.perf_counter() - start
+        return _seconds(trial.sample, 1)
 
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         first = seconds(few)  # takes longer than the same again

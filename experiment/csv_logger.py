@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping
-from io import TextIOWrapper
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,13 @@ class MetricsCSV(Logger):
         run_dir: folder of the file.
     """
 
+    name = "csv"
+    version = ""
+
     def __init__(self, run_dir: PathStr) -> None:
         super().__init__()
         self.file = Path(run_dir) / "metrics.csv"
         self._columns: list[str] = []
-
-    @property
-    def name(self) -> str:
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        return str(self.file.parent)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -60,11 +51,9 @@ class MetricsCSV(Logger):
             return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(file)]
 
     def _write(self, rows: list[dict[str, str]], newest: Mapping[str, Any]) -> None:
-        self._columns = list(dict.fromkeys(key for row in [{"step": 0, "epoch": 0}, *rows[:1], newest] for key in row))
+        self._columns = list({**(rows[0] if rows else {}), **newest})
+        writer = csv.DictWriter(table := StringIO(), self._columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
         with atomic_write(self.file) as file:
-            table = TextIOWrapper(file, encoding="utf-8", newline="")
-            writer = csv.DictWriter(table, self._columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-            table.flush()
-            table.detach()  # the file is closed by atomic_write
+            file.write(table.getvalue().encode())

@@ -1,5 +1,6 @@
 """From the configuration's `resume` to the checkpoint to resume from."""
 
+import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -72,14 +73,12 @@ def find_resume(resume: str | None, run_dir: str | Path) -> StoredCheckpoint | N
     # than last.ckpt only because the folder was copied hold fewer epochs. The times in a copy without last.ckpt do not show
     # the order.
     files.sort(key=lambda file: (file.stat().st_mtime_ns, file.name == "last.ckpt"), reverse=True)
-    newest, damaged, inodes, after_last = None, ErrorCollector(), set(), False
+    newest, damaged, after_last = None, ErrorCollector(), False
     for file in files:
-        if (inode := (file.stat().st_dev, file.stat().st_ino)) not in inodes:
-            inodes.add(inode)
-            with damaged.collect(str(file)):
-                stored = _load_resumable(file)
-                if newest is None or epochs_done(stored.checkpoint) > epochs_done(newest.checkpoint):
-                    newest = stored
+        with damaged.collect(str(file)):
+            stored = _load_resumable(file)
+            if newest is None or epochs_done(stored.checkpoint) > epochs_done(newest.checkpoint):
+                newest = stored
         after_last = after_last or file.name == "last.ckpt"
         if newest and after_last:
             break
@@ -113,13 +112,9 @@ def changes(stored: Mapping[str, Any], config: DictConfig, free: Collection[str]
     """Lines `key: old → new`: first of keys that have to stay equal, then of keys that may change, to which `free` are added.
     Paths that differ because the run folder does are not listed."""
     now = OmegaConf.to_container(config)
-    before, after = _comparable(stored, now), _comparable(now, stored)
     moved = [(str(stored.get(key)), str(now.get(key))) for key in ("run_dir", "run_name")]
     refused, allowed = [], []
-    for key in dict.fromkeys([*after, *before]):
-        old, new = before.get(key), after.get(key)
-        if old == new or key == "resume":
-            continue
+    for key, old, new in _differences(stored, now):
         line = f"{key}: {'null' if old is None else old} → {'null' if new is None else new}"
         if key in MUTABLE_KEYS or key in free:
             allowed.append(line)
@@ -130,24 +125,18 @@ def changes(stored: Mapping[str, Any], config: DictConfig, free: Collection[str]
     return refused, allowed
 
 
-def _comparable(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by dotted key, so that equal settings compare equal to those of `other` however they are written."""
-    groups = dict(config)
-    for group in ("module", "datamodule"):
-        node, other_node = groups.get(group) or {}, other.get(group) or {}
-        same_class = node.get("class_path") == other_node.get("class_path")
-        groups[group] = node if same_class else {"class_path": node.get("class_path")}
-    for group in ("logger", "callbacks"):
-        nodes, other_nodes = groups.get(group) or {}, other.get(group) or {}
-        switched = [name for name in nodes | other_nodes if bool(nodes.get(name)) != bool(other_nodes.get(name))]
-        groups[group] = {**nodes, **{name: "on" if nodes.get(name) else "off" for name in switched}}
-    return _leaves(groups)
-
-
-def _leaves(node: Any, key: str = "") -> dict[str, Any]:
-    if isinstance(node, Mapping) and node:
-        return {k: v for name, child in node.items() for k, v in _leaves(child, f"{key}.{name}" if key else name).items()}
-    return {key: list(node) if isinstance(node, tuple) else node}
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted key, old and new value of whatever differs. Module or data of another class are one difference, as is a logger or
+    a callback that was switched on or off."""
+    if re.fullmatch(r"(logger|callbacks)\.[^.]+", key) and bool(old) != bool(new):
+        yield key, "on" if old else "off", "on" if new else "off"
+    elif isinstance(old, Mapping) or isinstance(new, Mapping):
+        old, new = (value if isinstance(value, Mapping) else {} for value in (old, new))
+        is_other = key in ("module", "datamodule") and old.get("class_path") != new.get("class_path")
+        for name in ["class_path"] if is_other else dict.fromkeys([*new, *old]):
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new and key != "resume":
+        yield key, old, new
 
 
 def epochs_done(checkpoint: Mapping[str, Any]) -> int:
@@ -210,8 +199,8 @@ def _early_stopping(checkpoint: Mapping[str, Any], config: DictConfig) -> Iterat
     """Dotted key, node and stored state of each configured EarlyStopping that the checkpoint has a state of."""
     for name, node in (config.get("callbacks") or {}).items():
         if node and str(node.get("class_path")).endswith(".EarlyStopping"):
-            identity = {"monitor": node.monitor, "mode": node.get("mode", "min")}
-            if state := checkpoint.get("callbacks", {}).get(f"EarlyStopping{identity!r}"):
+            key = EarlyStopping(node.monitor, mode=node.get("mode", "min")).state_key
+            if state := checkpoint.get("callbacks", {}).get(key):
                 yield f"callbacks.{name}", node, state
 
 
