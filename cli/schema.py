@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origi
 
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.errors import PydanticUndefinedAnnotation
+from pydantic.fields import FieldInfo
 
 from core.errors import ErrorCollector, UserError, nearest_hint
 
@@ -174,10 +175,10 @@ def describe(hint: Any) -> str:
     """A type for people: int >= 1, list[float] or null, 'min' or 'max'."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        fields = [item for item in parts[1:] if hasattr(item, "metadata")]
-        limits = [(name, limit) for field in fields for limit in field.metadata for name in SYMBOLS if hasattr(limit, name)]
-        numbers = " and ".join(f"{SYMBOLS[name]} {getattr(limit, name):.10g}" for name, limit in limits)
-        return next((field.description for field in fields if field.description), f"{describe(parts[0])} {numbers}".strip())
+        field = FieldInfo.from_annotation(hint)
+        limits = [(SYMBOLS[name], getattr(limit, name)) for limit in field.metadata for name in SYMBOLS if hasattr(limit, name)]
+        numbers = " and ".join(f"{symbol} {limit:.10g}" for symbol, limit in limits)
+        return field.description or f"{describe(parts[0])} {numbers}".strip()
     if origin in (Union, UnionType):
         names = dict.fromkeys(describe(part) for part in parts if getattr(part, "__base__", None) is not Foreign)
         # typing's cache returns float | int for int | float if that was written first anywhere in the process.
@@ -225,23 +226,21 @@ def class_at(class_path: str) -> tuple[Source, ast.ClassDef, list[str | None]]:
 @cache
 def _constructor(class_path: str) -> Parameters:
     source, node, bases = class_at(class_path)
+    inherited = next((_constructor(base) for base in bases if base and base.startswith(OWN)), {})
     for member in node.body:
         if isinstance(member, ast.FunctionDef) and member.name == "__init__":
             parameters = source.parameters(member.args)
             named = {name: p for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
-            base = next((base for base in bases if base and base.startswith(OWN)), None)
-            if not base or len(named) == len(parameters):
+            if not inherited or len(named) == len(parameters):
                 return parameters
-            return named | {name: p for name, p in _constructor(base).items() if name not in named}  # **keywords are the base's
-    found = [_constructor(base) if base else OPEN_ENDED for base in bases]
+            return named | {name: p for name, p in inherited.items() if name not in named}  # **keywords are the base's
     if any(ast.unparse(decorator).startswith("dataclass") for decorator in node.decorator_list):
         items = [item for item in node.body if isinstance(item, ast.AnnAssign)]
         names = [ast.arg(item.target.id, item.annotation) for item in items]
         own = ast.arguments([], [ast.arg("self")], kwonlyargs=names, kw_defaults=[i.value for i in items], defaults=[])
         fields = source.parameters(own)
-        inherited = (item for base in bases if base and base.startswith(OWN) for item in _constructor(base).items())
-        return {name: p for name, p in inherited if name not in fields} | fields  # as for kw_only
-    return next(filter(None, found), {})
+        return {name: p for name, p in inherited.items() if name not in fields} | fields  # as for kw_only
+    return next(filter(None, (_constructor(base) if base else OPEN_ENDED for base in bases)), {})
 
 
 def _file(module: str) -> Path | None:

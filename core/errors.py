@@ -3,7 +3,7 @@
 import difflib
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 
 class UserError(ValueError):
@@ -22,13 +22,10 @@ def is_user_error(error: BaseException) -> bool:
     return isinstance(error, UserError | OSError) or type(error).__name__ == "MisconfigurationException"
 
 
-class report_user_errors:
+class report_user_errors(AbstractContextManager):
     """Context that a user error ends with a line on stderr for each of its messages; `exit_code` is 2 then, else 0."""
 
     exit_code = 0
-
-    def __enter__(self) -> "report_user_errors":
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if error is None or not is_user_error(error):

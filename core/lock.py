@@ -12,8 +12,8 @@ _held: dict[tuple[int, Path], IO[str]] = {}  # locks of this process
 
 
 def lock_folder(folder: str | Path, name: str = ".lock", wait: bool = False) -> IO[str]:
-    """Locks a folder for this process and those that inherit the open lock file, which is returned, until it is closed. With
-    `wait` waits for another holder to end, in place of a UserError that names it."""
+    """Locks a folder for this process, whose name it writes, and those that inherit the open lock file, which is returned, until
+    it is closed. With `wait` waits for another holder to end, in place of a UserError that names it."""
     key = os.getpid(), Path(folder).resolve() / name
     if key in _held and not _held[key].closed:
         return _held[key]
@@ -28,13 +28,10 @@ def lock_folder(folder: str | Path, name: str = ".lock", wait: bool = False) -> 
     except OSError:
         pass  # no locks on this file system
     _held[key] = file
-    return file
-
-
-def sign_lock(file: IO[str]) -> None:
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
+    return file
 
 
 def release_locks() -> None:

@@ -559,7 +559,7 @@ def test_a_signal_ends_a_measurement(signum, finished, tmp_path):
 
 
 def test_a_second_signal_ends_at_once(tmp_path):
-    from cli.signals import StopSignals
+    from cli.command import StopSignals
 
     def never_ends() -> int:
         with StopSignals():
@@ -580,7 +580,7 @@ def test_a_second_signal_ends_at_once(tmp_path):
 
 
 def test_signals_before_the_training_and_handlers_after_it(tmp_path):
-    from cli.signals import StopSignals
+    from cli.command import StopSignals
 
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with StopSignals() as stop:

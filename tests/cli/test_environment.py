@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.command import StopSignals
 from cli.environment import configure_openmp, cpu_quota, use_short_temporary_folder
-from cli.signals import StopSignals
 
 ROOT = Path(__file__).parents[2]
 
