@@ -13,10 +13,8 @@ from cli.loader import load_config, read_config
 from cli.schema import complete
 from core.errors import ErrorCollector, UserError, nearest_hint
 from core.nodes import find_class
-from core.types import PathStr
 
 CHANGEABLE = ("out", "datamodule", "callbacks.metrics", "trainer.accelerator", "trainer.devices", "task", "logger")
-EXTRA_KEYS = {"out": PathStr | None, "task": dict}
 METRICS = {"class_path": "callbacks.sample_metrics.SampleMetrics"}
 UNUSED = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
 TRAINER = {"class_path": "lightning.Trainer", "accelerator": "auto", "devices": 1, **dict.fromkeys(UNUSED, False)}
@@ -29,7 +27,7 @@ def split_arguments(arguments: list[str]) -> tuple[list[Path], list[str], DictCo
     checkpoints = [arg for arg in checkpoints if "=" not in arg or (arg.endswith(".ckpt") and Path(arg).is_file())]
     settings, paths = [arg for arg in arguments if arg not in checkpoints], [Path(arg).expanduser() for arg in checkpoints]
     errors = ErrorCollector()
-    config = OmegaConf.to_container(read_config(settings, {"run_name": "unknown", "out": "report"}, EXTRA_KEYS, errors))
+    config = OmegaConf.to_container(read_config(settings, {"run_name": "unknown", "out": "report"}, errors))
     texts = dict(arg.split("=", 1) for arg in settings if "=" in arg)
     groups = {"run_name", "callbacks", "trainer", *(key.split(".")[0] for key in texts)}
     for key in [*texts, *(key for key in config if key not in groups)]:
@@ -49,13 +47,13 @@ def split_arguments(arguments: list[str]) -> tuple[list[Path], list[str], DictCo
         errors.add("task", "task.*: give the task's file too, such as configs/tasks/generate.yaml.")
     errors.raise_any()
     report = {key: config[key] for key in ("run_name", "out", "task", "logger") if key in config}
-    return paths, settings, load_config([], report, EXTRA_KEYS) if _is_report(config) else None
+    return paths, settings, load_config([], report) if _is_report(config) else None
 
 
 def task_config(arguments: list[str]) -> DictConfig:
     """The task that `arguments` name, else the metrics, before a checkpoint is known."""
     files = [argument for argument in arguments if not argument.endswith(".ckpt")]
-    config = read_config(files, {"run_name": "unknown"}, EXTRA_KEYS, ErrorCollector())
+    config = read_config(files, {"run_name": "unknown"}, ErrorCollector())
     return OmegaConf.create({"task": config.task} if "task" in config else {"callbacks": {"metrics": METRICS}})
 
 
@@ -77,7 +75,7 @@ def stored_config(path: Path, checkpoint: Mapping[str, Any], arguments: list[str
         relative = [key for key in roots if isinstance(data.get(key), str) and not Path(data[key]).is_absolute()]
         found = [key for key in relative if any(p.is_file() for p in Path(roots[key]).parents) or Path(roots[key]).exists()]
         start["datamodule"] = {**data, **{key: roots[key] for key in found}}
-    config = load_config(arguments, start, EXTRA_KEYS)
+    config = load_config(arguments, start)
     if "datamodule" not in config and ("task" not in config or _is_report(config)):
         content, keys = checkpoint.get("description", "weights"), "root=…, datamodule.image_size=[height,width]"
         class_path = "datamodule.class_path=datamodules.image_datamodule.ImageDataModule"

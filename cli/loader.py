@@ -34,6 +34,7 @@ TOP_LEVEL: dict[str, Any] = {
     "logger": dict | None,
     "callbacks": dict | None,
 }
+EVALUATION_KEYS = {"out": PathStr | None, "task": dict}  # further ones of evaluate.py
 OBJECTS = ("module", "datamodule", "trainer", "task")  # nodes; loggers and callbacks are groups of nodes
 OPTIONS = ("--dry-run", "--help")
 # What Lightning takes and the methods do not: they optimize manually, with float32 noise and buffers.
@@ -67,16 +68,14 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, "-+0123456789")
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, "-+0123456789.")
 
 
-def load_config(
-    arguments: Iterable[str], start: Mapping[str, Any] | None = None, extra_keys: Mapping[str, Any] | None = None
-) -> DictConfig:
+def load_config(arguments: Iterable[str], start: Mapping[str, Any] | None = None) -> DictConfig:
     """`read_config`, every object checked and with all keywords of its class; one UserError for all messages."""
     arguments, errors = list(arguments), ErrorCollector()
-    config = OmegaConf.to_container(read_config(arguments, start, extra_keys, errors))
+    config = OmegaConf.to_container(read_config(arguments, start, errors))
     texts = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if start is None and "module" not in config:
         errors.add("module", "module: missing. Pass a YAML file that sets module.class_path, such as configs/fewgan.yaml.")
-        config.pop("datamodule")
+        config.pop("datamodule", None)
     for key, node in list(nodes(config)):
         group, _, name = key.rpartition(".")
         siblings = config[group] if group else config
@@ -86,8 +85,8 @@ def load_config(
             errors.add(key, f"{key}: no {key}.class_path is given.{known}")
         else:
             siblings[name] = complete(node, key, errors, texts=texts)
-    trainer = config.get("trainer") or {}
-    for name, (allowed, reason) in TRAINER_LIMITS.items() if isinstance(trainer, Mapping) else ():
+    trainer = config.get("trainer", {})
+    for name, (allowed, reason) in TRAINER_LIMITS.items():
         if trainer.get(name) not in allowed:
             errors.add(f"trainer.{name}", f"trainer.{name}: {trainer[name]!r} is not supported; {reason}.")
     errors.raise_any()
@@ -95,20 +94,14 @@ def load_config(
 
 
 def read_config(
-    arguments: Iterable[str],
-    start: Mapping[str, Any] | None = None,
-    extra_keys: Mapping[str, Any] | None = None,
-    errors: ErrorCollector | None = None,
+    arguments: Iterable[str], start: Mapping[str, Any] | None = None, errors: ErrorCollector | None = None
 ) -> DictConfig:
-    """The resolved configuration of a command line, its objects as they are written.
-
-    `start` replaces base.yaml; `extra_keys` are types of further top-level keys. `errors` gets a message by key or argument;
-    without it, and for a file that cannot be read, UserError is raised.
-    """
-    keys = {**TOP_LEVEL, **(extra_keys or {})}
+    """The resolved configuration of a command line, its objects as they are written; evaluate.py has `start` for base.yaml.
+    `errors` gets a message by key or argument; without it, and for a file that cannot be read, UserError is raised."""
+    keys = TOP_LEVEL if start is None else TOP_LEVEL | EVALUATION_KEYS
     found = ErrorCollector() if errors is None else errors
     unread = ErrorCollector()
-    layers = [("start", OmegaConf.create(dict(start)) if start else _read(FOLDER / "base.yaml"))]
+    layers = [("start", _read(FOLDER / "base.yaml") if start is None else OmegaConf.create(dict(start)))]
     for argument in sorted(arguments, key=lambda argument: "=" in argument):  # files first, each group in its order
         is_override = "=" in argument and not argument.startswith("-")
         with (found if is_override else unread).collect(argument):
@@ -127,12 +120,12 @@ def read_config(
             found.add(source, f"{source}: sets keys below one that has a value, or a value for one that has keys.")
     _resolve(merged, found)
     config = OmegaConf.create({key: merged[key] for key in keys if key in merged})  # in one order, for readers
-    for key in config:
-        value = OmegaConf.to_container(config)[key]
+    for key, value in OmegaConf.to_container(config).items():
         try:
             config[key] = convert(value, keys[key])
         except ValueError:
             found.add(key, f"{key}: expected {describe(keys[key])}, got {value!r}.")
+            del config[key]
     if errors is None:
         found.raise_any()
     return config
@@ -142,8 +135,7 @@ def nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Dotted key and node of every object of a configuration; loggers and callbacks that are null are left out."""
     yield from ((key, config[key]) for key in OBJECTS if key in config)
     for group in ("logger", "callbacks"):
-        entries = config.get(group) if isinstance(config.get(group), Mapping) else {}
-        yield from ((f"{group}.{name}", node) for name, node in entries.items() if node is not None)
+        yield from ((f"{group}.{name}", node) for name, node in (config.get(group) or {}).items() if node is not None)
 
 
 def _file_name(argument: str) -> Path:

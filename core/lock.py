@@ -12,8 +12,8 @@ _held: dict[tuple[int, Path], IO[str]] = {}  # locks of this process
 
 
 def lock_folder(folder: str | Path, name: str = ".lock", wait: bool = False) -> IO[str]:
-    """Locks a folder for this process, whose name it writes, and those that inherit the open lock file, which is returned, until
-    it is closed. With `wait` waits for another holder to end, in place of a UserError that names it."""
+    """Locks a folder for this process, and those that inherit the open lock file, which is returned, until it is closed. With
+    `wait` waits for another holder to end, in place of a UserError that names it."""
     key = os.getpid(), Path(folder).resolve() / name
     if key in _held and not _held[key].closed:
         return _held[key]
@@ -21,9 +21,9 @@ def lock_folder(folder: str | Path, name: str = ".lock", wait: bool = False) -> 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
+        with file:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
         raise UserError(f"{folder} is in use by {holder}. Wait for it to end, or choose another folder.") from None
     except OSError:
         pass  # no locks on this file system

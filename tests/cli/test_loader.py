@@ -53,7 +53,7 @@ def test_the_last_of_equal_keys_counts_also_when_an_argument_is_repeated():
 def test_base_yaml_is_the_start_unless_another_is_given():
     assert read_config([]).run_dir == "runs/run"
     given = {"run_name": "old", "datamodule": {"root": "a", "image_size": [3, 4]}}
-    config = read_config(["datamodule.root=b", "out=there"], start=given, extra_keys={"out": str})
+    config = read_config(["datamodule.root=b", "out=there"], start=given)
     assert plain(config) == {"run_name": "old", "datamodule": {"root": "b", "image_size": [3, 4]}, "out": "there"}
     assert given["datamodule"]["root"] == "a"
 
@@ -142,11 +142,10 @@ def test_a_broken_file_is_named_with_the_line(tmp_path, text, parts):
     assert "sede" in text or "broken.yaml" in message
 
 
-def test_extra_keys_have_types_too():
-    keys = {"task": dict, "out": str}
-    assert plain(read_config(["task.image=a.png"], extra_keys=keys).task) == {"image": "a.png"}
+def test_the_keys_of_evaluate_py_have_types_too():
+    assert plain(read_config(["task.image=a.png"], start={}).task) == {"image": "a.png"}
     assert "task" in refusal(read_config, ["task.image=a.png"])
-    assert "mapping" in refusal(read_config, ["task=5"], extra_keys=keys)
+    assert "mapping" in refusal(read_config, ["task=5"], start={})
 
 
 def test_nearest():

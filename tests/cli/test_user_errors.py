@@ -128,6 +128,7 @@ AT_ONCE: dict[str, tuple[str, list[str], list[str]]] = {
     "file that the checkpoint fixes": ("evaluate", ["{data}/old.ckpt", FEWGAN], ["module: fixed by the checkpoint"]),
     "trainer's key, evaluate": ("evaluate", ["{data}/old.ckpt", "trainer.device=2"],
         ["trainer.device", "Did you mean trainer.devices"]),
+    "task that is a number": ("evaluate", ["{data}/old.ckpt", "task=5"], ["task: expected mapping, got 5"]),
     "unknown task": ("evaluate", ["{data}/old.ckpt", f"{TASK}/generat.yaml"],
         ["generat.yaml: no such file", f"{TASK}/generate.yaml"]),
     "task without its picture": ("evaluate", ["{data}/old.ckpt", f"{TASK}/edit.yaml"], ["task.image", "needs a value"]),
