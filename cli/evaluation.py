@@ -1,7 +1,4 @@
-"""From the arguments of evaluate.py and a checkpoint to a module and a configuration.
-
-Imports neither torch nor lightning, so that user errors are reported at once.
-"""
+"""From the arguments of evaluate.py and a checkpoint to a module and a configuration."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,9 +25,8 @@ def split_arguments(arguments: list[str]) -> tuple[list[Path], list[str], DictCo
     settings, paths = [arg for arg in arguments if arg not in checkpoints], [Path(arg).expanduser() for arg in checkpoints]
     errors = ErrorCollector()
     config = OmegaConf.to_container(read_config(settings, {"run_name": "unknown", "out": "report"}, errors))
-    texts = dict(arg.split("=", 1) for arg in settings if "=" in arg)
-    groups = {"run_name", "callbacks", "trainer", *(key.split(".")[0] for key in texts)}
-    for key in [*texts, *(key for key in config if key not in groups)]:
+    groups = {"run_name", "callbacks", "trainer", *(key.split(".")[0] for key in errors.texts)}
+    for key in [*errors.texts, *(key for key in config if key not in groups)]:
         if not any(f"{key}.".startswith(f"{name}.") for name in CHANGEABLE):
             hint = nearest_hint(key, CHANGEABLE)
             errors.add(key, f"{key}: fixed by the checkpoint.{hint} Here: {', '.join(CHANGEABLE)}.")
@@ -42,7 +38,7 @@ def split_arguments(arguments: list[str]) -> tuple[list[Path], list[str], DictCo
         if not path.is_file():
             errors.add(str(path), _missing(path))
     if "class_path" in config.get("task", {}):
-        complete(config["task"], "task", errors, texts=texts)
+        complete(config["task"], "task", errors)
     elif "task" in config:
         errors.add("task", "task.*: give the task's file too, such as configs/tasks/generate.yaml.")
     errors.raise_any()
@@ -97,15 +93,12 @@ def output_folder(config: DictConfig, path: Path, checkpoints: list[Path]) -> Pa
 def rebuild(path: Path, checkpoint: Mapping[str, Any]) -> Any:
     """The module of a checkpoint, in eval mode on the CPU, from the file alone; UserError unless it was written by a class in
     `modules` whose constructor and parameters still fit."""
-    class_path, stored = str(checkpoint.get("class_path")), checkpoint.get("hyper_parameters", {})
+    class_path, errors = str(checkpoint.get("class_path")), ErrorCollector()
     if not class_path.startswith("modules."):
         raise UserError(f"{path} was not written by a method of this project: its class_path is {class_path}.")
-    if not isinstance(stored, Mapping):
-        raise UserError(f"{path}: its hyper_parameters are not a mapping of keys to values.")
-    errors = ErrorCollector()
-    complete({**stored, "class_path": class_path}, str(path), errors)
-    errors.raise_any()
     try:
+        complete({**checkpoint.get("hyper_parameters", {}), "class_path": class_path}, str(path), errors)
+        errors.raise_any()
         return find_class(class_path, ["modules."]).from_checkpoint(checkpoint)
     except (RuntimeError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not fit {class_path}: {str(error).splitlines()[-1].strip()}") from error

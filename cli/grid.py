@@ -1,4 +1,4 @@
-"""The trials of a grid: `key=a,b,c` on the command line of sweep.py. Imports neither torch nor lightning."""
+"""The trials of a grid: `key=a,b,c` on the command line of sweep.py."""
 
 import hashlib
 import itertools

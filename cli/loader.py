@@ -1,13 +1,10 @@
-"""From a command line to one configuration: base.yaml, then YAML files, then key=value; checked, and complete.
-
-Imports neither torch nor lightning, so that help and user errors are printed at once.
-"""
+"""From a command line to one configuration: base.yaml, then YAML files, then key=value; checked, and complete."""
 
 import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from unicodedata import normalize
@@ -68,11 +65,10 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, "-+0123456789")
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, "-+0123456789.")
 
 
-def load_config(arguments: Iterable[str], start: Mapping[str, Any] | None = None) -> DictConfig:
+def load_config(arguments: Sequence[str], start: Mapping[str, Any] | None = None) -> DictConfig:
     """`read_config`, every object checked and with all keywords of its class; one UserError for all messages."""
-    arguments, errors = list(arguments), ErrorCollector()
+    errors = ErrorCollector()
     config = OmegaConf.to_container(read_config(arguments, start, errors))
-    texts = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if start is None and "module" not in config:
         errors.add("module", "module: missing. Pass a YAML file that sets module.class_path, such as configs/fewgan.yaml.")
         config.pop("datamodule", None)
@@ -84,7 +80,7 @@ def load_config(arguments: Iterable[str], start: Mapping[str, Any] | None = None
             known = nearest_hint(key, others) or (f" There are: {', '.join(others)}." if others else "")
             errors.add(key, f"{key}: no {key}.class_path is given.{known}")
         else:
-            siblings[name] = complete(node, key, errors, texts=texts)
+            siblings[name] = complete(node, key, errors)
     trainer = config.get("trainer", {})
     for name, (allowed, reason) in TRAINER_LIMITS.items():
         if trainer.get(name) not in allowed:
@@ -94,13 +90,13 @@ def load_config(arguments: Iterable[str], start: Mapping[str, Any] | None = None
 
 
 def read_config(
-    arguments: Iterable[str], start: Mapping[str, Any] | None = None, errors: ErrorCollector | None = None
+    arguments: Sequence[str], start: Mapping[str, Any] | None = None, errors: ErrorCollector | None = None
 ) -> DictConfig:
     """The resolved configuration of a command line, its objects as they are written; evaluate.py has `start` for base.yaml.
     `errors` gets a message by key or argument; without it, and for a file that cannot be read, UserError is raised."""
     keys = TOP_LEVEL if start is None else TOP_LEVEL | EVALUATION_KEYS
-    found = ErrorCollector() if errors is None else errors
-    unread = ErrorCollector()
+    found, unread = ErrorCollector() if errors is None else errors, ErrorCollector()
+    found.texts = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     layers = [("start", _read(FOLDER / "base.yaml") if start is None else OmegaConf.create(dict(start)))]
     for argument in sorted(arguments, key=lambda argument: "=" in argument):  # files first, each group in its order
         is_override = "=" in argument and not argument.startswith("-")

@@ -96,13 +96,11 @@ class Source(dict):
         return found
 
 
-def complete(
-    node: Any, key: str, errors: ErrorCollector, injected: Collection[str] = (), texts: Mapping[str, str] | None = None
-) -> Any:
+def complete(node: Any, key: str, errors: ErrorCollector, injected: Collection[str] = ()) -> Any:
     """`node`, whose dotted key is `key`, with every keyword of its class, each converted to its type; also nodes within.
 
     A class of Lightning gets no defaults. One with **keywords takes other names, but no near misses of its named ones.
-    `injected` are keywords that the program adds and a configuration must not have, `texts` what the command line gave.
+    `injected` are keywords that the program adds and a configuration must not have.
     """
     if not isinstance(node, Mapping):
         errors.add(key, f"{key}: expected a mapping with class_path, got {node!r}.")
@@ -125,7 +123,7 @@ def complete(
     completed = {"class_path": class_path}
     for name, parameter in named.items():
         if name in node:
-            completed[name] = _checked(node[name], parameter, f"{key}.{name}", errors, texts or {})
+            completed[name] = _checked(node[name], parameter, f"{key}.{name}", errors)
         elif parameter.default is parameter.empty:
             errors.add(f"{key}.{name}", f"{key}.{name}: missing; {class_name} needs it.")
         elif class_path.startswith(OWN):
@@ -133,10 +131,10 @@ def complete(
     return completed | further
 
 
-def _checked(value: Any, parameter: inspect.Parameter, key: str, errors: ErrorCollector, texts: Mapping[str, str]) -> Any:
+def _checked(value: Any, parameter: inspect.Parameter, key: str, errors: ErrorCollector) -> Any:
     def nested(value: Any, key: str) -> Any:
         if isinstance(value, Mapping) and "class_path" in value:
-            return complete(value, key, errors, texts=texts)
+            return complete(value, key, errors)
         if isinstance(value, Mapping):
             return {name: nested(child, f"{key}.{name}") for name, child in value.items()}
         return [nested(child, f"{key}.{i}") for i, child in enumerate(value)] if isinstance(value, list | tuple) else value
@@ -149,7 +147,7 @@ def _checked(value: Any, parameter: inspect.Parameter, key: str, errors: ErrorCo
         kinds = members(hint)
         close = nearest_hint(str(value), (kind for kind in kinds if isinstance(kind, str)))
         unquoted = str in kinds and not isinstance(value, str)
-        advice = close or (quoting_advice(key, texts.get(key, value)) if unquoted else "")
+        advice = close or (quoting_advice(key, errors.texts.get(key, value)) if unquoted else "")
         errors.add(key, f"{key}: expected {describe(hint)}, got {value!r}.{advice}")
         return value
 

@@ -42,6 +42,7 @@ class ErrorCollector(dict[str, str]):
     def __init__(self) -> None:
         super().__init__()
         self.copies: dict[str, str] = {}  # key → the key from which it takes its value, and whose error is not repeated
+        self.texts: dict[str, str] = {}  # key → its value as the command line gives it, for advice
 
     def add(self, key: str, message: str) -> None:
         self.setdefault(key, message)

@@ -83,13 +83,10 @@ class StageTimer(Callback):
     """Measures the iterations of a fit with one epoch a stage, and ends it when the next stage would exceed the budget."""
 
     def __init__(self, budget: float) -> None:
-        self.budget, self.seconds, self.growths = budget, [], []
+        self.budget, self.seconds, self.growths, self.times = budget, [], [], []
 
     def on_train_start(self, trainer: Trainer, module: StagedModule) -> None:
         self.begin, self.memory = time.perf_counter(), PeakMemory(module.device)
-
-    def on_train_epoch_start(self, trainer: Trainer, module: StagedModule) -> None:
-        self.times: list[float] = []
 
     def on_train_batch_start(self, trainer: Trainer, module: StagedModule, batch: Any, batch_idx: int) -> None:
         self.since = self._now()
@@ -101,6 +98,7 @@ class StageTimer(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: StagedModule) -> None:
         self.seconds.append(min(self.times))
+        self.times = []
         self.growths.append(self.memory.growth())
         following, spent = self.cost(module).seconds[len(self.seconds) :], time.perf_counter() - self.begin
         trainer.should_stop = bool(following) and spent + following[0] > self.budget
