@@ -12,7 +12,7 @@ _held: dict[tuple[int, Path], IO[str]] = {}  # locks of this process
 
 
 def lock_folder(folder: str | Path, name: str = ".lock", wait: bool = False) -> IO[str]:
-    """Locks a folder for this process, and those that inherit the open lock file, which is returned, until it is closed. With
+    """Locks a folder for this process and those that inherit the open lock file, which is returned, until it is closed. With
     `wait` waits for another holder to end, in place of a UserError that names it."""
     key = os.getpid(), Path(folder).resolve() / name
     if key in _held and not _held[key].closed:

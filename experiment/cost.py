@@ -124,9 +124,9 @@ def _trained_parameters(module: StagedModule, stage: int) -> int:
     return sum(p.numel() for part in module.stage_modules(stage) for p in part.parameters())
 
 
-def _seconds(function: Callable[[Any], Any], argument: Any) -> float:
+def _seconds(function: Callable[[], Any]) -> float:
     start = time.perf_counter()
-    function(argument)
+    function()
     return time.perf_counter() - start
 
 
@@ -141,10 +141,10 @@ def _bank_plan(module: BankModule, images: Any) -> str:
 def _short_bank_plan(module: BankModule, images: Any) -> str:
     """The plan of a method whose samples take a moment, measured with the first images."""
     trial, num_images, memory = copy.deepcopy(module), min(len(images), 32), PeakMemory(module.device)
-    storing = _seconds(trial.store, torch.stack([images[i] for i in range(num_images)])) / num_images * len(images)
+    storing = _seconds(lambda: trial.store(torch.stack([images[i] for i in range(num_images)]))) / num_images * len(images)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         trial.sample(1)  # takes longer than the same again
-        sampling = _seconds(trial.sample, 1)
+        sampling = _seconds(lambda: trial.sample(1))
     return (
         f"no training\nfit stores {len(images)} image(s): about {human_time(storing)}\n"
         f"a sample of {num_images} of them: about {human_time(sampling)} here\n"
@@ -162,7 +162,7 @@ def sample_cost(module: BankModule, images: Any) -> tuple[float, float]:
         trial = type(module)(**module.hparams | {name: value, "max_images": len(images)}).to(module.device)
         trial.store(stacked)
         torch.manual_seed(0)
-        return _seconds(trial.sample, 1)
+        return _seconds(lambda: trial.sample(1))
 
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         first = seconds(few)  # takes longer than the same again
