@@ -31,7 +31,7 @@ from cli.build import build
 from cli.command import StopSignals, end_process, is_first_process, resume_hint, run_command
 from cli.loader import load_config
 from core.errors import UserError
-from core.lock import lock_folder, release_locks
+from core.lock import lock_folder, release_locks, sign_lock
 
 LIMIT_REACHED = 124  # as `timeout` ends a command
 
@@ -120,7 +120,7 @@ def prepare(config: DictConfig, dry_run: bool) -> tuple[Any, Any, Any, str | Non
     if not dry_run:
         if writes:
             Path(config.run_dir).mkdir(parents=True, exist_ok=True)
-            lock_folder(config.run_dir)
+            sign_lock(lock_folder(config.run_dir))
             remove_leftovers(config.run_dir)
             if not any(checkpoint_files(config)):
                 move_results_aside(config.run_dir)

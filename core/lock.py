@@ -28,10 +28,13 @@ def lock_folder(folder: str | Path, name: str = ".lock", wait: bool = False) -> 
     except OSError:
         pass  # no locks on this file system
     _held[key] = file
+    return file
+
+
+def sign_lock(file: IO[str]) -> None:
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
-    return file
 
 
 def release_locks() -> None:

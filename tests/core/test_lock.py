@@ -4,7 +4,7 @@ import signal
 import pytest
 
 from core.errors import UserError
-from core.lock import lock_folder, release_locks
+from core.lock import lock_folder, release_locks, sign_lock
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def is_locked(folder) -> int:
 
 
 def test_another_process_is_refused_with_the_holders_name(tmp_path):
-    lock_folder(tmp_path)
+    sign_lock(lock_folder(tmp_path))
     assert lock_folder(tmp_path) is lock_folder(tmp_path)
 
     def child() -> int:
