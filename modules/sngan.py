@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
+from torch.utils.data import Dataset
 
 from core.errors import UserError
 from core.types import BelowOne, Betas, ImageSize, Node, NonNegativeInt, PathStr, PositiveFloat, PositiveInt, Probability
@@ -134,6 +135,12 @@ class SNGAN(ConditionalModule):
         """Arguments of the generator that describe the condition."""
         known = self.condition
         return {"condition": known.dim, "embedding": known.embedding, "one_hot": known.one_hot} if known else {}
+
+    def check_data(self, sets: Mapping[str, Dataset]) -> None:
+        super().check_data(sets)
+        if self.hparams.freeze_blocks and self.hparams.source_checkpoint is None:
+            blocks = self.hparams.freeze_blocks
+            raise UserError(f"module.freeze_blocks is {blocks}, but module.source_checkpoint is null: random blocks would stay")
 
     # --- what trains --------------------------------------------------------------------------------------------------
 

@@ -330,6 +330,7 @@ def test_images_give_their_priors_to_new_ones(tmp_path):
         ("disp_sngan", ["module.condition.law=gmm"], "module.condition.components is 50, but there are 5 images"),
         ("disp_sngan", ["module.source_checkpoint={folder}/other.pt"], "other.pt: the file holds no generator"),
         ("sngan", ["module.freeze_blocks=3"], "freeze_blocks is 3; there are 2 blocks"),
+        ("sngan", ["module.freeze_blocks=1"], "module.freeze_blocks is 1, but module.source_checkpoint is null"),
         ("sngan", ["module.augment=diffaugment", "module.policy=colour"], "unknown operation 'colour'"),
         ("sngan", ["datamodule.labels=folder"], "datamodule.labels: SNGAN has no classes"),
         ("disp_sngan", ["datamodule.labels=folder"], "datamodule.labels: SNGAN has no classes"),
