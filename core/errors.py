@@ -61,6 +61,12 @@ class ErrorCollector(dict[str, str]):
             raise UserError(*messages)
 
 
+def check_counts(user: str, least: int, noun: str, *counts: int) -> None:
+    """UserError "`user` needs at least `least` `noun`, got …" if one of the counts is smaller."""
+    if min(counts) < least:
+        raise UserError(f"{user} needs at least {least} {noun}, got {' and '.join(map(str, counts))}")
+
+
 def nearest_hint(word: str, known: Iterable[str]) -> str:
     """" Did you mean a or b?" for the known words most like `word`, else an empty text; starts with a blank."""
     close = difflib.get_close_matches(word, dict.fromkeys(str(k) for k in known), n=3, cutoff=0.6)

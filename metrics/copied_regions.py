@@ -6,6 +6,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from core.errors import check_counts
 from modules.ops.nearest import extract, nearest
 
 PATCH, STRIDE = 5, 2
@@ -16,10 +17,11 @@ MAX_DISTANCES = 2**24  # computed at once, 64 MB
 def copied_shares(images: Tensor, sources: Tensor) -> Tensor:
     """Size of the largest region of each image that is in each source, as a share of the image: float64 [n, m] in 0…1.
 
-    Floats [n, 3, H, W] and [m, 3, H, W] in 0…1, of sides of 5 and more. Around every second pixel of an image the nearest patch
+    Floats [n, 3, H, W] and [m, 3, H, W] in 0…1. Around every second pixel of an image the nearest patch
     of the source and its mirror image is searched; 4-neighbors whose matches are equal within TOLERANCE and lie at the same
     offset are one region.
     """
+    check_counts("the search of copied regions", PATCH, "pixels on each side", *images.shape[-2:], *sources.shape[-2:])
     shape = [(side - PATCH) // STRIDE + 1 for side in images.shape[-2:]]
     width = sources.shape[-1] - PATCH + 1
     y, x = (STRIDE * torch.arange(side, device=images.device) for side in shape)

@@ -3,17 +3,19 @@
 import torch
 from torch import Tensor
 
+from core.errors import check_counts
 from metrics.feature_metric import FeatureDistance, FeatureMetric
 
 MIN_REFERENCE, MIN_SAMPLES = 2000, 1000  # rows that the extrapolation needs
 
 
 def frechet_distance(reals: Tensor, fakes: Tensor) -> Tensor:
-    """|mu_r - mu_f|^2 + Tr(S_r) + Tr(S_f) - 2 Tr((S_r S_f)^(1/2)) of feature rows [m, d] and [n, d], two and more: float64.
+    """|mu_r - mu_f|^2 + Tr(S_r) + Tr(S_f) - 2 Tr((S_r S_f)^(1/2)) of feature rows [m, d] and [n, d], float64 scalar.
 
     The trace of the root is the nuclear norm of X_r X_f^T with rows X centered and scaled: exact for any rank, without a
     constant on the diagonal. Biased upwards by about c / N: compare only at equal m and n.
     """
+    check_counts("the Fréchet distance", 2, "rows", len(reals), len(fakes))
     reals, fakes = reals.double(), fakes.double()
     shift = reals.mean(0) - fakes.mean(0)
     reals, fakes = _scaled(reals), _scaled(fakes)
@@ -38,6 +40,7 @@ def extrapolated_frechet(reals: Tensor, fakes: Tensor, points: int = 15) -> tupl
     The intercept of a line fitted to the distances of random subsets of n samples over 1 / n, n from a tenth of them, at
     least 500, up to all. The subsets are the same on every call. The bias of the reference [m, d] stays.
     """
+    check_counts("the extrapolation", MIN_SAMPLES, "samples", len(fakes))
     generator = torch.Generator().manual_seed(0)
     numbers = torch.linspace(max(500, len(fakes) // 10), len(fakes), points).long()
     picks = (torch.randperm(len(fakes), generator=generator)[:number].to(fakes.device) for number in numbers)

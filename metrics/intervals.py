@@ -7,6 +7,8 @@ import torch
 from scipy.special import betaincinv, stdtrit
 from torch import Tensor
 
+from core.errors import check_counts
+
 SUBSETS = 200
 MIN_SAMPLES = 10  # with fewer the spread is not known well enough
 
@@ -18,6 +20,7 @@ def subsample_interval(statistic: Callable[[Tensor], float], num_samples: int, v
     For n out of N samples the variance over subsets times n / (N - n) is that of the whole (Politis and Romano, "Large sample
     confidence regions based on subsamples under minimal assumptions", 1994; delete-d jackknife).
     """
+    check_counts("an interval", MIN_SAMPLES, "samples", num_samples)
     generator, half = torch.Generator().manual_seed(0), num_samples // 2
     picks = (torch.randperm(num_samples, generator=generator)[:half] for _ in range(SUBSETS))
     values = torch.tensor([float(statistic(pick)) for pick in picks], dtype=torch.float64)
@@ -25,8 +28,9 @@ def subsample_interval(statistic: Callable[[Tensor], float], num_samples: int, v
 
 
 def mean_interval(values: Tensor) -> list[float]:
-    """Student's 95 % interval [low, high] of the mean of independent values [n], two and more."""
+    """Student's 95 % interval [low, high] of the mean of independent values [n]."""
     values = torch.as_tensor(values, dtype=torch.float64).flatten()
+    check_counts("the interval of a mean", 2, "values", len(values))
     return student_interval(values.mean().item(), values.std().item() / math.sqrt(len(values)), len(values) - 1)
 
 

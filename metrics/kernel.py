@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from core.errors import check_counts
 from metrics.feature_metric import FeatureDistance
 
 FULL_SAMPLE = 1000  # up to this many rows on either side all pairs are used once
@@ -13,8 +14,8 @@ MAX_KERNELS = 2**24  # computed at once: 128 MB
 
 
 def kernel_distance(reals: Tensor, fakes: Tensor) -> Tensor:
-    """Unbiased squared MMD of two and more rows [m, d] and [n, d] under k(a, b) = (a.b / d + 1)^3: float64 scalar, may be
-    negative."""
+    """Unbiased squared MMD of rows [m, d] and [n, d] under k(a, b) = (a.b / d + 1)^3: float64 scalar, may be negative."""
+    check_counts("the kernel distance", 2, "rows", len(reals), len(fakes))
     reals, fakes = reals.double(), fakes.double()
     across = _kernel_sum(reals, fakes) / (len(reals) * len(fakes))
     return _mean_within(reals) + _mean_within(fakes) - 2 * across

@@ -4,6 +4,7 @@ Diversity Metrics for Generative Models", 2020)."""
 import torch
 from torch import Tensor
 
+from core.errors import check_counts
 from metrics.feature_metric import FeatureMetric
 from metrics.nearest_psnr import exact_distances
 
@@ -13,13 +14,14 @@ MIN_ROWS = 50  # of either side: with fewer the spheres are so large that everyt
 
 
 def manifold_scores(reals: Tensor, fakes: Tensor, neighbors: int = NEIGHBORS) -> dict[str, Tensor]:
-    """Shares of rows that lie in the spheres of the other side, from rows [m, d] and [n, d], more than k; float64 scalars.
+    """Shares of rows that lie in the spheres of the other side, from rows [m, d] and [n, d]; float64 scalars.
 
     The sphere of a row reaches to its k-th nearest other row of the same side. `precision`: samples in a sphere of a
     reference row, `recall`: the reverse, both with equality (<=). `density`: number of reference spheres around a sample over
     k, may exceed 1; `coverage`: reference rows with a sample in their sphere, both strictly (<). Compare only at equal m, n
     and k: two sets of one distribution do not reach 1.
     """
+    check_counts(f"a sphere of {neighbors} neighbors", neighbors + 1, "rows", len(reals), len(fakes))
     reals, fakes = reals.double(), fakes.double()
     across = exact_distances(reals, fakes)
     real_radii, fake_radii = (_radii(rows, neighbors) for rows in (reals, fakes))

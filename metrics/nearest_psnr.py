@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from core.errors import UserError
 from metrics.backbones.backbone import check_bytes
 from metrics.feature_metric import SampleSetMetric
 
@@ -14,6 +15,8 @@ def nearest_psnr(fakes: Tensor, reals: Tensor, flip: bool = True, chunk: int = 6
     [m, 3, H, W], of which floats of `chunk` are in memory; with `flip` mirrored training images count too."""
     check_bytes(fakes)
     check_bytes(reals)
+    if fakes.shape[1:] != reals.shape[1:]:
+        raise UserError(f"shapes differ: samples {tuple(fakes.shape[1:])}, training images {tuple(reals.shape[1:])}")
     smallest = []
     for part in fakes.split(chunk):
         rows = _unit_rows(part)

@@ -6,16 +6,21 @@ from typing import Any
 from scipy.stats import permutation_test
 from torch import Tensor
 
+from core.errors import check_counts
+
 MAX_EXACT = 16  # pairs up to which all signs are tried
 DRAWS = 20_000  # of random signs above that
 
 
 def paired_permutation(differences: Tensor) -> float:
-    """Two-sided p-value of the mean of `differences` [n], two and more, under the hypothesis that the signs are random.
+    """Two-sided p-value of the mean of `differences` [n] under the hypothesis that the signs are random.
 
     All 2^n signs up to 16 pairs; above, 20,000 random ones, the same on every call, with the observed signs counted in
     (Phipson & Smyth 2010, arXiv 1603.05766, eq. 2).
     """
+    check_counts("a paired test", 1, "pair", len(differences))
+    if len(differences) == 1:
+        return 1.0  # scipy needs two
     values = differences.double().cpu().numpy()
     scale = abs(values).max() or 1.0
 

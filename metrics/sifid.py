@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from core.errors import UserError
 from metrics.feature_metric import SampleSetMetric
 from metrics.frechet import frechet_distance
 
@@ -12,6 +13,9 @@ from metrics.frechet import frechet_distance
 def single_image_frechet(real_maps: Tensor, fake_maps: Tensor) -> Tensor:
     """Fréchet distance of each fake image's feature map [n, C, h, w] to that of the one real image [1, C, h', w']: float64 [n],
     on the CPU. Each position is one observation of C features, covariances divide by positions - 1."""
+    if len(real_maps) != 1 or real_maps.shape[1] != fake_maps.shape[1]:
+        shapes = f"{tuple(real_maps.shape)} and {tuple(fake_maps.shape)}"
+        raise UserError(f"one real map and fake maps of as many channels are compared, got {shapes}")
     reals, *fakes = (maps.flatten(1).T.cpu().double() for maps in (real_maps[0], *fake_maps))
     return torch.tensor([frechet_distance(reals, rows).item() for rows in fakes], dtype=torch.float64)
 

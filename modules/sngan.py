@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.types import BelowOne, Betas, ImageSize, Node, NonNegativeInt, PathStr, PositiveFloat, PositiveInt, Probability
 from modules.augment.named import Augmentation, named_augmentation, update_augmentation
 from modules.base import sampling_mode
-from modules.conditional import ConditionalModule
+from modules.conditional_gan import ConditionalGAN
 from modules.conditions import Clusters
 from modules.losses.adversarial import hinge_d, nonsaturating_d, nonsaturating_g, wasserstein_g
 from modules.networks.resnet import DiscriminatorOutput, ResNetDiscriminator, ResNetGenerator, check_widths
@@ -30,7 +30,7 @@ STANDING_BATCH = 64  # samples of one batch for the standing statistics
 Vectors = Tensor | None
 
 
-class SNGAN(ConditionalModule):
+class SNGAN(ConditionalGAN):
     """Residual networks, spectral norm in the discriminator, hinge loss.
 
     An iteration: `n_dis` discriminator steps, each with fresh reals and fakes, then a generator step. Every row of the tables

@@ -22,7 +22,7 @@ from core.types import (
     Probability,
 )
 from modules.augment.named import Augmentation, named_augmentation, update_augmentation
-from modules.conditional import ConditionalModule
+from modules.conditional_gan import ConditionalGAN
 from modules.losses.adversarial import nonsaturating_d, nonsaturating_g
 from modules.losses.penalties import path_lengths, r1_penalty
 from modules.networks.equalized import EqualConv, EqualLinear
@@ -46,7 +46,7 @@ class Phase(NamedTuple):
     optimizer: int
 
 
-class StyleGAN2(ConditionalModule):
+class StyleGAN2(ConditionalGAN):
     """Generator with mapping and style-modulated synthesis against a residual discriminator; logistic loss, lazy R1 and path
     length, an average of the generator's weights for samples.
 

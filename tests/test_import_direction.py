@@ -47,7 +47,7 @@ PACKAGES = {
     "reports.realism_classifier": ("metrics datamodules core modules.ops", "torch"),  # learns from images, not from models
     "modules": (
         "core modules.base modules.staged modules.pyramid modules.bank modules.capabilities modules.conditions "
-        "modules.conditional modules.networks modules.losses modules.augment modules.patches modules.ops",
+        "modules.conditional_gan modules.networks modules.losses modules.augment modules.patches modules.ops",
         "torch lightning pydantic",
     ),
     "modules.networks": ("core modules.networks modules.ops", "torch"),

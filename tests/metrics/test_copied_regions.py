@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.errors import UserError
 from metrics.copied_regions import copied_shares, largest_region, shrink
 
 
@@ -61,3 +62,8 @@ def test_shrink_keeps_the_aspect_and_small_images() -> None:
     images = torch.full((2, 3, 64, 96), 51, dtype=torch.uint8)
     assert shrink(images).shape == (2, 3, 32, 48) and shrink(images).unique().tolist() == pytest.approx([0.2])
     assert shrink(images[:, :, :20]).shape == (2, 3, 20, 96)
+
+
+def test_too_small_is_refused() -> None:
+    with pytest.raises(UserError, match="needs at least 5 pixels on each side, got 4"):
+        copied_shares(picture(height=4), picture())

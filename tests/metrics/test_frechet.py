@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from core.errors import UserError
 from metrics.frechet import FrechetDistance, extrapolated_frechet, frechet_distance
 
 SQUARE = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
@@ -105,3 +106,10 @@ def test_extrapolation_is_the_intercept_of_numpy() -> None:
     value, error = extrapolated_frechet(reals, fakes)
     assert value.item() == pytest.approx(line[1], rel=1e-6)
     assert error.item() == pytest.approx(covariance[1, 1] ** 0.5, rel=1e-6)
+
+
+def test_too_few_rows_are_refused() -> None:
+    with pytest.raises(UserError, match="needs at least 2 rows, got 1 and 9"):
+        frechet_distance(torch.randn(1, 4), torch.randn(9, 4))
+    with pytest.raises(UserError, match="needs at least 1000 samples, got 999"):
+        extrapolated_frechet(torch.randn(5, 4), torch.randn(999, 4))

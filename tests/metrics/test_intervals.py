@@ -5,6 +5,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from core.errors import UserError
 from metrics.frechet import frechet_distance
 from metrics.intervals import mean_interval, share_bounds, student_interval, subsample_interval
 from metrics.kernel import kernel_distance
@@ -68,3 +69,10 @@ def test_coverage(statistic, number: int, shift: float) -> None:  # noqa: ANN001
         low, high = subsample_interval(lambda picks, f=fakes: statistic(reals, f[picks]), number, statistic(reals, fakes))
         hits += low <= truth <= high
     assert 0.93 <= hits / trials <= 0.97
+
+
+def test_too_few_samples_are_refused() -> None:
+    with pytest.raises(UserError, match="needs at least 10 samples, got 9"):
+        subsample_interval(lambda picks: 0.0, 9, 0.0)
+    with pytest.raises(UserError, match="needs at least 2 values, got 1"):
+        mean_interval(torch.zeros(1))

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from core.errors import UserError
 from metrics import kernel
 from metrics.kernel import KernelDistance, kernel_distance, kernel_distance_of_subsets, subset_kernel_distance
 
@@ -89,3 +90,8 @@ def test_agrees_with_torch_fidelity() -> None:
     reals, fakes = torch.randn(50, 16).double(), torch.randn(50, 16).double() + 0.2
     theirs = kid_features_to_metric(reals, fakes, kid_subsets=1, kid_subset_size=50, verbose=False)
     assert kernel_distance(reals, fakes).item() == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+
+
+def test_one_row_is_refused() -> None:
+    with pytest.raises(UserError, match="the kernel distance needs at least 2 rows, got 5 and 1"):
+        kernel_distance(torch.randn(5, 4), torch.randn(1, 4))

@@ -4,6 +4,7 @@ import torch
 from prdc import compute_prdc
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
+from core.errors import UserError
 from metrics import manifold
 from metrics.manifold import balanced_scores, manifold_scores
 
@@ -91,3 +92,8 @@ def test_no_more_rows_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(manifold, "manifold_scores", scores)
     balanced_scores(reals, fakes)
     assert seen == [[60, 60]] * 20
+
+
+def test_too_few_rows_are_refused() -> None:
+    with pytest.raises(UserError, match="a sphere of 3 neighbors needs at least 4 rows, got 3 and 9"):
+        manifold_scores(torch.zeros(3, 2), torch.zeros(9, 2))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.errors import UserError
 from metrics.nearest_psnr import NearestPSNR, nearest_psnr
 
 
@@ -56,3 +57,8 @@ def test_other_than_bytes_are_refused() -> None:
     for images in ((floats, noise(2, 3, 6, 8)), (noise(4, 3, 6, 8), floats)):
         with pytest.raises(TypeError, match="uint8 .* got torch.float32"):
             nearest_psnr(*images)
+
+
+def test_other_size_is_refused() -> None:
+    with pytest.raises(UserError, match="12"):
+        nearest_psnr(noise(1, 3, 6, 8), noise(1, 3, 12, 16))

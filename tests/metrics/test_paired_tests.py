@@ -3,6 +3,7 @@ from itertools import product
 import pytest
 import torch
 
+from core.errors import UserError
 from metrics.paired_tests import holm, paired_permutation
 
 
@@ -45,3 +46,9 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 * 0.01; 2 * 0.03; max(0.06, 1 * 0.04)
     assert holm([0.5, 0.9, 0.001]) == pytest.approx([1.0, 1.0, 0.003])
     assert holm([]) == []
+
+
+def test_no_pair_is_refused_and_one_proves_nothing():
+    with pytest.raises(UserError, match="needs at least 1 pair, got 0"):
+        paired_permutation(torch.zeros(0))
+    assert paired_permutation(torch.ones(1)) == 1

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models import Inception_V3_Weights, inception_v3, mobilenet_v2
 
+from core.errors import UserError
 from metrics.backbones.backbone import Backbone
 from metrics.backbones.inception import IMAGENET_SHA256_PREFIXES, ImageNetInception, Inception, fid_inception
 from metrics.backbones.random_cnn import RandomCNN
@@ -229,3 +230,13 @@ def test_no_sample_is_refused() -> None:
     metric.update(noise(0, 3, 23, 31))
     with pytest.raises(ValueError, match="needs at least 1 sample, got 0"):
         metric.compute()
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    for reals, fakes, message in (
+        (torch.rand(2, 4, 3, 3), torch.rand(2, 4, 3, 3), "one real map"),
+        (torch.rand(1, 4, 3, 3), torch.rand(2, 5, 3, 3), "as many channels"),
+        (torch.rand(1, 4, 3, 3), torch.rand(1, 4, 1, 1), "at least 2 rows, got 9 and 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            single_image_frechet(reals, fakes)

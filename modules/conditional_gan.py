@@ -19,7 +19,7 @@ from modules.staged import StagedModule
 MAX_MATCHED = 100  # images of a diagnostic
 
 
-class ConditionalModule(StagedModule):
+class ConditionalGAN(StagedModule):
     """Codes of the condition for samples, classes chosen by number, and DISP's rendering of images and diagnostics.
 
     A method has an average `generator_ema` whose `embedding` gives codes of vectors, a `discriminator` with `terms`, and
