@@ -140,8 +140,12 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    kinds = {"iteration": int, "clusters": int, "protocol": str}  # of the others float
-    return [{key: kinds.get(key, float)(value) for key, value in row.items() if key in COLUMNS} for row in rows]
+    read = {"protocol": str}  # of the others numbers
+    return [{key: read.get(key, _number)(value) for key, value in row.items() if key in COLUMNS} for row in rows]
+
+
+def _number(text: str) -> float | int:
+    return int(text) if text.isdigit() else float(text)
 
 
 def plot(rows: list[dict[str, Any]]) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from core.errors import UserError
 from core.nodes import build_node
 from core.types import Node, NonNegativeInt, PositiveInt
+from modules.augment.named import Augmented
 from modules.base import sampling_mode
 from modules.conditions import Condition, DataInstancePrior
 from modules.ops import noise
@@ -19,7 +20,7 @@ from modules.staged import StagedModule
 MAX_MATCHED = 100  # images of a diagnostic
 
 
-class ConditionalGAN(StagedModule):
+class ConditionalGAN(Augmented, StagedModule):
     """Codes of the condition for samples, classes chosen by number, and DISP's rendering of images and diagnostics.
 
     A method has an average `generator_ema` whose `embedding` gives codes of vectors, a `discriminator` with `terms`, and

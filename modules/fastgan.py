@@ -9,7 +9,7 @@ from torch.optim import Adam
 
 from core.errors import UserError
 from core.types import BelowOne, Betas, ImageSize, NonNegativeFloat, NonNegativeInt, PathStr, PositiveFloat, PositiveInt
-from modules.augment.named import Augmentation, named_augmentation, update_augmentation
+from modules.augment.named import Augmentation, Augmented, named_augmentation
 from modules.losses.adversarial import soft_hinge_d, wasserstein_g
 from modules.losses.reconstruction import gradient_l1, outputs_of, perceptual
 from modules.networks.skip_excitation import (
@@ -30,7 +30,7 @@ STANDING_BATCH = 32
 STAGES = {"mobilenet_v2": (1, 3, 6, 13, 17), "vgg16": (3, 8, 15, 22, 29)}  # ends of the layers of each size
 
 
-class FastGAN(StagedModule):
+class FastGAN(Augmented, StagedModule):
     """Light networks, a hinge loss with random margins, and decoders that keep the discriminator's features informative.
 
     Both steps of an iteration have the same fakes with the same augmentation; big and small fakes are augmented by draws of
@@ -139,7 +139,7 @@ class FastGAN(StagedModule):
                 name = f"reconstruction_{self.hparams.reconstruction}"
                 terms[name] = weight * self.reconstruction_loss(real, reals, quadrant)
             self.optimize(d_opt, d_loss := soft_hinge_d(real.logits, fake.logits) + sum(terms.values()))
-            terms |= update_augmentation(self.augment, real.logits, self.mean_over_ranks, self.trainer.world_size)
+            terms |= self.update_augmentation(real.logits)
 
         with self.toggled_optimizer(g_opt):
             self.optimize(g_opt, g_loss := wasserstein_g(self.discriminator(big, small).logits))

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.types import Betas, ImageSize, Node, PositiveFloat, PositiveInt
-from modules.augment.named import update_augmentation
 from modules.conditions import Clusters
 from modules.losses.adversarial import nonsaturating_d, nonsaturating_g
 from modules.networks.resnet import DiscriminatorOutput, check_widths
@@ -112,7 +111,7 @@ class SelfCondGAN(SNGAN):
         with self.toggled_optimizer(d_opt):
             real, fake = self.discriminate(reals, vectors).logits, self.discriminate(fakes.detach(), vectors).logits
             self.optimize(d_opt, d_loss := nonsaturating_d(real, fake))
-        ada = update_augmentation(self.augment, real, self.mean_over_ranks, self.trainer.world_size)
+        ada = self.update_augmentation(real)
 
         with self.toggled_optimizer(g_opt):
             self.optimize(g_opt, g_loss := nonsaturating_g(self.discriminate(fakes, vectors).logits))

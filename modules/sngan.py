@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from core.errors import UserError
 from core.types import BelowOne, Betas, ImageSize, Node, NonNegativeInt, PathStr, PositiveFloat, PositiveInt, Probability
-from modules.augment.named import Augmentation, named_augmentation, update_augmentation
+from modules.augment.named import Augmentation, named_augmentation
 from modules.base import sampling_mode
 from modules.conditional_gan import ConditionalGAN
 from modules.conditions import Clusters
@@ -231,7 +231,7 @@ class SNGAN(ConditionalGAN):
             values |= {"linear": real.linear.mean(), "projection": real.projection.mean()}
         if isinstance(self.condition, Clusters):
             values["cluster_agreement"] = self.condition.agreement
-        values |= update_augmentation(self.augment, real.logits, self.mean_over_ranks, self.trainer.world_size)
+        values |= self.update_augmentation(real.logits)
         return values
 
     def _set_learning_rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:

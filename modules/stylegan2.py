@@ -21,7 +21,7 @@ from core.types import (
     PositiveInt,
     Probability,
 )
-from modules.augment.named import Augmentation, named_augmentation, update_augmentation
+from modules.augment.named import Augmentation, named_augmentation
 from modules.conditional_gan import ConditionalGAN
 from modules.losses.adversarial import nonsaturating_d, nonsaturating_g
 from modules.losses.penalties import path_lengths, r1_penalty
@@ -257,7 +257,7 @@ class StyleGAN2(ConditionalGAN):
         terms = self.discriminator_terms()
         loss = sum(terms.values(), nonsaturating_d(real_logits, fake_logits))
         values = {"d_loss": loss, **terms, "real_logits": real_logits.mean(), "fake_logits": fake_logits.mean()}
-        values |= update_augmentation(self.augment, real_logits, self.mean_over_ranks, self.trainer.world_size)
+        values |= self.update_augmentation(real_logits)
         return loss, values
 
     def r1_loss(self, reals: Tensor, fakes: Tensor) -> Loss:

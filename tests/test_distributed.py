@@ -288,7 +288,7 @@ def test_ranks_stay_equal_and_draw_noise_of_their_own(tmp_path, path, ranks):
     records = fit(module, tmp_path / "run", ranks, **data)
     assert_ranks_equal(records)
     draws = [record["draws"] for record in records]
-    assert min(map(len, draws)) > 8 // ranks
+    assert min(map(len, draws)) >= 8 // ranks  # at least one in each iteration
     assert len({tuple(drawn) for drawn in draws}) == ranks
     numbers = [digest for drawn in draws for digest in drawn if digest.startswith("f")]
     assert len(set(numbers)) == len(numbers)

@@ -1,6 +1,5 @@
 """The augmentations that configurations name."""
 
-from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
@@ -18,11 +17,14 @@ def named_augmentation(name: Augmentation, policy: str, ada_kimg: float) -> nn.M
     return DiffAugment(policy) if name == "diffaugment" else ADA(kimg=ada_kimg)
 
 
-def update_augmentation(
-    augment: nn.Module, real_logits: Tensor, mean: Callable[[Tensor], Tensor], ranks: int
-) -> dict[str, Tensor]:
-    """Of ADA, see `ADA.update`: what is logged of it. Others have no state."""
-    if not isinstance(augment, ADA):
-        return {}
-    augment.update(real_logits, mean, ranks)
-    return {"ada_p": augment.p, "ada_overfitting": augment.overfitting}
+class Augmented:
+    """Base of methods with `augment`, one of `named_augmentation`."""
+
+    augment: nn.Module
+
+    def update_augmentation(self, real_logits: Tensor) -> dict[str, Tensor]:
+        """After a discriminator's step: moves ADA's p, and gives what is logged of it. Others have no state."""
+        if not isinstance(self.augment, ADA):
+            return {}
+        self.augment.update(real_logits, self.mean_over_ranks, self.trainer.world_size)
+        return {"ada_p": self.augment.p, "ada_overfitting": self.augment.overfitting}
