@@ -99,7 +99,7 @@ def measured(trial: Trial, side: Path, runs: Path, extra: Sequence[str], call: C
         call("evaluate.py", str(run / "checkpoints/last.ckpt"), SAMPLES)
     facts = json.loads(results.read_text(encoding="utf-8"))
     kept = {key: facts[key] for key in ("metrics", "intervals", "verdict", "reference_points", "diagnostics", "protocol")}
-    head = {"set": trial.set_name, "method": trial.method, "seed": trial.seed, "words": list(extra)}
+    head = {"set": trial.set_name, "method": trial.method, "seed": trial.seed, "overrides": list(extra)}
     commit = (read_manifest(run).get("git") or {}).get("commit")
     minutes = json.loads(clock.read_text()) / 60 if clock.is_file() else None
     return {**head, "commit": commit, "cpu_minutes": minutes, **kept}
